@@ -1,0 +1,114 @@
+# inferd: one small inference server. `make help` lists the targets.
+#
+# Objects go to build/<config>/, so that a sanitizer build never mixes with the release build:
+#   make                    build/release/inferd
+#   make SAN=address        build/address/inferd   (AddressSanitizer + UndefinedBehaviorSanitizer)
+#   make SAN=undefined      build/undefined/inferd
+#   make SAN=thread         build/thread/inferd
+
+SHELL   := /bin/bash
+PREFIX  ?= /usr/local
+CC      := gcc
+VERSION := 0.1.0
+SAN     ?=
+CONFIG  := $(if $(SAN),$(SAN),release)
+B       := build/$(CONFIG)
+
+WARN    := -Wall -Wextra -Werror -Wvla -Walloca -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wundef
+HARDEN  := -fstack-protector-strong -fstack-clash-protection -fPIE
+# No contraction: a*b+c is fused only where the source says fma, so that every CPU level adds up in the same bits.
+CFLAGS  := -std=c17 -D_GNU_SOURCE -I. -g -fno-strict-aliasing -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -pthread $(WARN) $(HARDEN) -DINFERD_VERSION='"$(VERSION)"'
+LDFLAGS := -pie -Wl,-z,relro,-z,now -Wl,--as-needed -fopenmp -pthread
+LDLIBS  := -lmicrohttpd -ldnnl -lsqlite3 -lnettle -ljpeg -lpng -lwebp -lz -lseccomp -lm
+
+ifeq ($(SAN),)
+CFLAGS  += -O2 -D_FORTIFY_SOURCE=3
+else ifeq ($(SAN),address)
+CFLAGS  += -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(SAN),undefined)
+CFLAGS  += -O1 -fno-omit-frame-pointer -fsanitize=undefined -fno-sanitize-recover=undefined
+LDFLAGS += -fsanitize=undefined
+else ifeq ($(SAN),thread)
+CFLAGS  += -O1 -fno-omit-frame-pointer -fsanitize=thread
+LDFLAGS += -fsanitize=thread
+else
+$(error SAN is address, undefined or thread)
+endif
+
+# ISA flags by folder; the binary picks at run time by CPUID (kernels/dispatch.c). Never -march=native.
+ISA_avx2    := -O3 -mavx2 -mfma -mf16c -mbmi2
+ISA_avx512  := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+ISA_amx     := $(ISA_avx512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
+
+FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/amx engine engine/formats engine/graph engine/onnx model_store monitor api server
+SRC     := $(filter-out server/main.c,$(foreach d,$(FOLDERS),$(wildcard $(d)/*.c)))
+OBJ     := $(SRC:%.c=$(B)/%.o)
+LIB     := $(B)/libinferd.a
+TESTS   := $(sort $(wildcard tests/*/*_test.c))
+TESTBIN := $(TESTS:%.c=$(B)/%)
+FUZZ    := $(sort $(wildcard tests/fuzz/*_fuzz.c))
+FUZZBIN := $(FUZZ:%.c=$(B)/%)
+# Suites that start threads also run under ThreadSanitizer.
+THREADED := $(shell grep -lE '^/\* threaded' $(TESTS) 2>/dev/null)
+
+.PHONY: all help setup run test fuzz clean install dist check-includes check-map tests-build fuzz-build
+
+all: $(B)/inferd  ## build the release binary build/release/inferd
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+setup:  ## install the Debian packages that are missing
+	@tools/setup.sh
+
+$(B)/inferd: $(B)/server/main.o $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(LIB): $(OBJ)
+	@rm -f $@
+	@ar rcs $@ $^
+
+isa = $(ISA_$(word 3,$(subst /, ,$(patsubst kernels/cpu/%,kernels cpu %,$(1)))))
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(call isa,$<) -MMD -MP -c -o $@ $<
+
+$(B)/tests/%_test: $(B)/tests/%_test.o $(B)/tests/test.o $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/tests/fuzz/%_fuzz: $(B)/tests/fuzz/%_fuzz.o $(B)/tests/fuzz/driver.o $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+tests-build: $(TESTBIN) $(B)/inferd
+fuzz-build: $(FUZZBIN)
+
+run: setup  ## build, then serve the demo models on 127.0.0.1:8000
+	@$(MAKE) --no-print-directory all
+	$(B)/inferd serve --store models --http-port 8000
+
+T ?=
+test: setup  ## build and pass every test (T=name: one suite)
+	@tests/run.sh $(T)
+
+fuzz: fuzz-build  ## run every fuzz target for 60 s each (FUZZ_SECONDS)
+	@for f in $(FUZZBIN); do $$f --seconds $${FUZZ_SECONDS:-60} tests/fuzz/corpus/$$(basename $$f _fuzz) || exit 1; done
+
+check-includes:  ## fail when a folder includes a header of a folder above it in the walk
+	@tools/check_includes.sh
+
+check-map:  ## fail when README's map and the tree differ
+	@tools/check_map.sh
+
+install: all  ## install to PREFIX (/usr/local)
+	install -D -m 755 $(B)/inferd $(DESTDIR)$(PREFIX)/bin/inferd
+	install -d $(DESTDIR)$(PREFIX)/share/inferd
+	cp -r models $(DESTDIR)$(PREFIX)/share/inferd/
+
+dist:  ## a source archive of HEAD
+	git archive --prefix=inferd-$(VERSION)/ -o build/inferd-$(VERSION).tar.gz HEAD
+
+clean:  ## remove build/
+	rm -rf build
+
+-include $(OBJ:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
+.SECONDARY:

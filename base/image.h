@@ -1,0 +1,36 @@
+/* Pictures from outside: JPEG (libjpeg-turbo), PNG (libpng) and WebP (libwebp), decoded to 8-bit RGB or grey within limits (R18), and
+ * resized. The only file that names those libraries is image.c; jump buffers stay inside it. */
+#ifndef BASE_IMAGE_H
+#define BASE_IMAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct image {
+    int      width, height;     /* pixels */
+    int      channels;          /* 1 (grey) or 3 (RGB) */
+    uint8_t *pixels;            /* [height, width, channels], rows without padding; free() it */
+};
+
+struct image_limits { uint64_t pixels_max; uint64_t bytes_max; };   /* 0: 16 Mpx, 20 MiB */
+
+enum image_format { IMAGE_UNKNOWN, IMAGE_JPEG, IMAGE_PNG, IMAGE_WEBP };
+enum image_format image_sniff(const uint8_t *bytes, size_t length);
+
+/* Decodes to `channels` (1 or 3; 0: what the file has, alpha dropped onto black). Dimensions are read and checked before any pixel is
+ * allocated. A truncated or hostile file is ST_BAD_INPUT with a sentence; too large is ST_TOO_LARGE. CMYK JPEG and 16-bit PNG become 8-bit RGB. EXIF orientation is applied to JPEG. */
+enum status image_decode(struct image *out, const uint8_t *bytes, size_t length, int channels, const struct image_limits *limits, struct err *err);
+
+enum image_filter { IMAGE_NEAREST, IMAGE_BILINEAR, IMAGE_BICUBIC };
+/* Separable resampling with the filter's support widened when it shrinks (antialiased), pixel centres at +0.5, as PIL's resize does;
+ * results equal PIL's to +-1. */
+enum status image_resize(struct image *out, const struct image *in, int width, int height, enum image_filter filter, struct err *err);
+/* Cuts [y, y+height) x [x, x+width); parts outside are zero. */
+enum status image_crop(struct image *out, const struct image *in, int x, int y, int width, int height, struct err *err);
+/* 8-bit PNG of the picture; *out is from malloc. */
+enum status image_encode_png(uint8_t **out, size_t *length, const struct image *in, struct err *err);
+void        image_free(struct image *i);
+
+#endif

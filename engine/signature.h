@@ -1,0 +1,29 @@
+/* What a model takes and gives: told by the engine that opened it, read by the api (metadata), the scheduler and the store (a config
+ * is checked against it). Belongs to the engine and lives as long as it. */
+#ifndef ENGINE_SIGNATURE_H
+#define ENGINE_SIGNATURE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/tensor.h"
+
+struct port {
+    const char *name;
+    enum dtype  dtype;
+    int         rank;                      /* batch dimension included; -1: unknown rank */
+    int64_t     dims[TENSOR_RANK_MAX];     /* -1: free */
+    bool        optional;
+};
+
+struct signature {
+    const char        *platform;           /* as Triton says it: "onnxruntime_onnx" for ONNX files */
+    const struct port *inputs;  int input_count;
+    const struct port *outputs; int output_count;
+    bool               batchable;          /* first dimension of every port is one free row dimension, and rows were proven independent */
+};
+
+const struct port *signature_input(const struct signature *s, const char *name);     /* NULL if none */
+const struct port *signature_output(const struct signature *s, const char *name);
+
+#endif

@@ -1,0 +1,86 @@
+/* Numbers only: pointers in, pointers out, no allocation, no threads of their own making but parallel_for. Every function of the table
+ * has a complete scalar version; a level replaces what it does better. Contracts are here, code is in cpu/{scalar,avx2,avx512,amx}/.
+ *
+ * Order of addition (docs/DESIGN.md): every f32 product of matrices adds its k terms in ascending order with one fused multiply-add each,
+ * c = fma(a[k], b[k], c) from c = 0, whatever m, n, threads and level; then come the epilogue's steps. So a row's result never
+ * depends on its neighbours, and all levels agree in bits. */
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_LEVEL_COUNT };   /* AVX512 means F, BW, DQ, VL; VNNI and bf16 dot are asked for apart */
+enum cpu_level cpu_level_detect(void);                  /* by CPUID and XGETBV; for AMX also the kernel's permission (arch_prctl), asked once */
+const char    *cpu_level_name(enum cpu_level l);        /* "scalar", "avx2", "avx512", "amx" */
+bool           cpu_level_from_name(const char *name, enum cpu_level *out);
+
+/* Runs body(ctx, part, parts) on `threads` threads of the calling thread's team and returns when all are done. The only place that
+ * knows OpenMP. Parts run in any order. */
+void parallel_for(int threads, int parts, void (*body)(void *ctx, int part, int parts), void *ctx);
+
+enum activation {
+    ACT_NONE, ACT_RELU, ACT_CLIP /* alpha = low, beta = high */, ACT_LEAKY_RELU /* alpha */, ACT_SIGMOID, ACT_TANH, ACT_SILU /* x*sigmoid(x) */,
+    ACT_HARD_SIGMOID /* alpha, beta: max(0,min(1,a*x+b)) */, ACT_HARD_SWISH, ACT_GELU /* erf */, ACT_GELU_TANH, ACT_ELU /* alpha */, ACT_SOFTPLUS, ACT_EXP, ACT_COUNT
+};
+struct activation_spec { enum activation kind; float alpha, beta; };
+
+/* c = activation(product * alpha_scale + bias[n] + residual), in this order. */
+struct gemm_epilogue {
+    const float *bias;              /* [n], or NULL */
+    const float *residual;          /* [m, n] with row stride ldr, or NULL */
+    int64_t      ldr;
+    struct activation_spec act;
+};
+
+enum pool_kind { POOL_MAX, POOL_AVERAGE /* padding not counted */, POOL_AVERAGE_PADDED /* padding counted */ };
+
+/* A 2-D window over NHWC. out_h, out_w are given by the caller (ceil mode, auto_pad resolved). */
+struct window2d {
+    int64_t n, h, w, c;
+    int64_t out_h, out_w;
+    int     kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, pad_bottom, pad_right;
+};
+
+struct kernels {
+    enum cpu_level level;
+
+    /* ---- products of matrices. B is packed once into panels; a packed B is good for this level only. ---- */
+    size_t (*gemm_f32_packed_bytes)(int64_t k, int64_t n);
+    /* b[i, j] = b[i * row_stride + j * column_stride], i < k, j < n. So a transposed B needs no copy first. */
+    void (*gemm_f32_pack)(void *packed, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n);
+    /* c [m, n] row stride ldc; a [m, k] row stride lda, unit column stride. c may not overlap a. */
+    void (*gemm_f32)(float *c, int64_t ldc, const float *a, int64_t lda, const void *packed_b, int64_t m, int64_t n, int64_t k,
+                     const struct gemm_epilogue *ep, int threads);
+
+    /* ---- element by element; x and y may be the same ---- */
+    void (*activate_f32)(float *y, const float *x, int64_t n, struct activation_spec act, int threads);
+    void (*add_f32)(float *y, const float *a, const float *b, int64_t n, int threads);
+    void (*mul_f32)(float *y, const float *a, const float *b, int64_t n, int threads);
+    /* y[r, c] = act(x[r, c] * scale[c] + bias[c]); scale, bias may be NULL (1, 0). Rows contiguous: NHWC batch norm, bias. */
+    void (*scale_shift_f32)(float *y, const float *x, const float *scale, const float *bias, int64_t rows, int64_t columns, struct activation_spec act, int threads);
+
+    /* ---- rows ---- */
+    void (*softmax_f32)(float *y, const float *x, int64_t rows, int64_t columns, int threads);          /* maximum taken off first */
+    void (*layer_norm_f32)(float *y, const float *x, const float *scale, const float *bias, int64_t rows, int64_t columns, float epsilon, int threads);
+
+    /* ---- pictures, NHWC f32 ---- */
+    void (*pool2d_f32)(float *y, const float *x, const struct window2d *w, enum pool_kind kind, int threads);
+    void (*mean_rows_f32)(float *y, const float *x, int64_t n, int64_t rows, int64_t columns, int threads);   /* [n, rows, columns] -> [n, columns]; GlobalAveragePool in NHWC */
+    /* Depthwise: weight [kh, kw, c]; y = act(conv + bias + residual). */
+    void (*depthwise2d_f32)(float *y, const float *x, const float *weight, const float *bias, const float *residual, const struct window2d *w, struct activation_spec act, int threads);
+    /* Across-channel local response normalisation (ONNX LRN) on [rows, c]. */
+    void (*lrn_f32)(float *y, const float *x, int64_t rows, int64_t c, int size, float alpha, float beta, float bias, int threads);
+
+    /* ---- moving ---- */
+    /* [n, rows, columns] -> [n, columns, rows], elements of 1, 2, 4 or 8 bytes: NCHW <-> NHWC among others. */
+    void (*transpose_2d)(void *y, const void *x, int64_t n, int64_t rows, int64_t columns, int element_bytes, int threads);
+};
+
+/* Fills the table for min(cap, what the machine has). */
+void kernels_fill(struct kernels *k, enum cpu_level cap);
+
+/* ---- convolution: kernels/conv.h holds the layer object (packed weights) that chooses between our own kernels and oneDNN ---- */
+
+#endif
