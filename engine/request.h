@@ -65,23 +65,23 @@ struct request {
     /* who is told. Called from a scheduler thread; must not block and must not call back into the scheduler. */
     void (*event)(struct request *r, enum request_event e);
     void  *event_context;
-    void (*release)(struct request *r);    /* called when the last reference is dropped: the transport's own clean-up; may be NULL */
+    void (*release)(struct request *r);    /* called when the last reference is dropped: the transport's own clean-up, arena included; may be NULL */
 
     /* scheduler's own; nobody else looks */
-    struct request *next, *previous;
+    struct request *next, *previous;       /* the queue it waits in */
+    struct request *order_next;            /* preserve_ordering: the request that came after it */
     struct scheduler *scheduler;
-    uint64_t    sequence;
-    uint64_t    queue_deadline_ns;
-    int         heap_index;
-    int         level;
+    uint64_t    queue_deadline_ns;         /* 0: none */
+    uint64_t    expiry_ns;                 /* when the expiry thread will look at it; its key in the heap */
+    int         heap_index;                /* -1: not in the heap */
+    int         queue;                     /* level queue it waits in; the last one holds what was delayed */
     int         stage;
-    bool        delayed;                   /* past its queue timeout under DELAY */
 };
 
 /* Sets every field to its start, one reference, an arena of `arena_limit` bytes. */
 void  request_init(struct request *r, uint64_t arena_limit);
 void  request_hold(struct request *r);
-/* Drops a reference; the last one frees the arena and calls `release`. */
+/* Drops a reference. The last one calls `release`, which frees or recycles the arena with whatever the request is part of; without one it frees the arena. */
 void  request_drop(struct request *r);
 /* True for exactly one caller: it then sets outputs or error and sends the event. */
 bool  request_finish(struct request *r);

@@ -8,7 +8,7 @@
 
 struct stat_duration { atomic_uint_fast64_t count, ns; };
 
-/* Cumulative histogram of durations: bucket i counts what took <= stats_bucket_us[i]; the last one counts everything. */
+/* Histogram of durations: bucket i counts what took <= stats_bucket_us[i] and more than the bound before; the last one what is above all bounds. */
 enum { STATS_BUCKETS = 20, STATS_BATCH_SIZES = 64 };
 extern const uint32_t stats_bucket_us[STATS_BUCKETS - 1];
 struct stat_histogram { atomic_uint_fast64_t bucket[STATS_BUCKETS]; atomic_uint_fast64_t sum_ns; };

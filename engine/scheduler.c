@@ -1,0 +1,422 @@
+/* The queue side of the step scheduler: who may wait, who is told, and when. Transports and the expiry thread come in here; the workers
+ * (scheduler_worker.c) take from the other end. An event is always sent without the lock, by whoever won request_finish(). */
+#include "engine/scheduler_internal.h"
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/threads.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the queues ---- */
+
+static void count_in(struct scheduler *s, struct request *r)
+{
+    if (!s->waiting) s->uniform = true, s->queue_key = r->ride_key;
+    else if (r->ride_key != s->queue_key) s->uniform = false;
+    s->waiting++;
+    s->waiting_rows += r->rows;
+    r->stage = REQUEST_WAITING;
+    atomic_fetch_add_explicit(&s->stats.pending, 1, memory_order_relaxed);
+}
+
+void queue_append(struct scheduler *s, struct request *r, int queue)
+{
+    struct request_queue *q = &s->queues[queue];
+    r->queue = queue;
+    r->next = NULL;
+    r->previous = q->last;
+    if (q->last) q->last->next = r;
+    else q->first = r;
+    q->last = r;
+    q->count++;
+    count_in(s, r);
+}
+
+void queue_prepend(struct scheduler *s, struct request *r, int queue)
+{
+    struct request_queue *q = &s->queues[queue];
+    r->queue = queue;
+    r->previous = NULL;
+    r->next = q->first;
+    if (q->first) q->first->previous = r;
+    else q->last = r;
+    q->first = r;
+    q->count++;
+    count_in(s, r);
+}
+
+void queue_unlink(struct scheduler *s, struct request *r)
+{
+    struct request_queue *q = &s->queues[r->queue];
+    if (r->previous) r->previous->next = r->next;
+    else q->first = r->next;
+    if (r->next) r->next->previous = r->previous;
+    else q->last = r->previous;
+    r->next = r->previous = NULL;
+    q->count--;
+    s->waiting--;
+    s->waiting_rows -= r->rows;
+    atomic_fetch_sub_explicit(&s->stats.pending, 1, memory_order_relaxed);
+}
+
+struct request *queue_head(const struct scheduler *s)
+{
+    for (int i = 0; i < QUEUE_COUNT; i++)
+        if (s->queues[i].first) return s->queues[i].first;
+    return NULL;
+}
+
+/* ---- telling ---- */
+
+static void count_end(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind, uint64_t now)
+{
+    struct stats *t = &s->stats;
+    struct request_times *m = &r->times;
+    if (why) {
+        stats_add(&t->fail, now - m->queued);
+        atomic_fetch_add_explicit(&t->failures[kind], 1, memory_order_relaxed);
+        return;
+    }
+    stats_add(&t->success, now - m->queued);
+    stats_add(&t->queue, m->taken - m->queued);
+    stats_add(&t->compute_input, m->input_done - m->taken);
+    stats_add(&t->compute_infer, m->infer_done - m->input_done);
+    stats_add(&t->compute_output, m->output_done - m->infer_done);
+    stats_observe(&t->stage[STAGE_QUEUE], m->taken - m->queued);
+    stats_observe(&t->stage[STAGE_INPUT], m->input_done - m->taken);
+    stats_observe(&t->stage[STAGE_COMPUTE], m->infer_done - m->input_done);
+    stats_observe(&t->stage[STAGE_OUTPUT], m->output_done - m->infer_done);
+    stats_observe(&t->stage[STAGE_TOTAL], now - m->queued);
+    atomic_fetch_add_explicit(&t->inference_count, (uint64_t)r->rows, memory_order_relaxed);
+    atomic_store_explicit(&t->last_inference_ms, clock_wall_ms(), memory_order_relaxed);
+}
+
+static void tell(struct request *r) { r->event(r, r->error.status ? EVENT_FAILED : EVENT_DONE); }
+
+/* Hands out events from the head of the order list as far as it is over. Only one thread does at a time, so that the order holds;
+ * another that finds it busy leaves its request for it. */
+static void tell_in_order(struct scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!s->telling) {
+        s->telling = true;
+        while (s->order_first && s->order_first->stage == REQUEST_OVER) {
+            struct request *r = s->order_first;
+            s->order_first = r->order_next;
+            if (!s->order_first) s->order_last = NULL;
+            pthread_mutex_unlock(&s->lock);
+            tell(r);
+            request_drop(r);
+            pthread_mutex_lock(&s->lock);
+        }
+        s->telling = false;
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void scheduler_finish(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind)
+{
+    if (!request_finish(r)) return;
+    if (r->heap_index >= 0) expiry_disarm(s->expiry, r);
+    count_end(s, r, why, kind, clock_ns());
+    if (why) r->error = *why;
+    if (!s->o.preserve_ordering) {
+        r->stage = REQUEST_OVER;
+        tell(r);
+        return;
+    }
+    pthread_mutex_lock(&s->lock);
+    r->stage = REQUEST_OVER;
+    pthread_mutex_unlock(&s->lock);
+    tell_in_order(s);
+}
+
+/* ---- coming in ---- */
+
+static const struct queue_policy *policy_of(const struct scheduler *s, int level)
+{
+    return s->o.level_has_policy[level] ? &s->o.level_policy[level] : &s->o.policy;
+}
+
+static uint64_t forecast_ns(const struct scheduler *s, uint64_t now)
+{
+    /* The steps that what waits will take, spread over the workers, behind the one that is free first. */
+    uint64_t first_free = UINT64_MAX;
+    for (int i = 0; i < s->o.instances; i++) {
+        uint64_t until = s->workers[i].state == WORKER_BUSY ? s->workers[i].busy_until_ns : 0;
+        uint64_t wait = until > now ? until - now : 0;
+        if (wait < first_free) first_free = wait;
+    }
+    double steps = (double)((s->waiting_rows + s->o.max_batch_rows - 1) / s->o.max_batch_rows);
+    return first_free + (uint64_t)(steps * s->step_ns / s->o.instances);
+}
+
+static enum status may_enter(struct scheduler *s, struct request *r, const struct queue_policy *p, int level, uint64_t now, struct err *err)
+{
+    if (s->closing) return err_set(err, ST_UNAVAILABLE, "the model is being unloaded");
+    uint32_t most = p->max_queue_size ? p->max_queue_size : SCHEDULER_QUEUE_DEFAULT;
+    uint32_t here = p->max_queue_size ? s->queues[level].count : s->waiting;
+    if (here >= most) return err_set(err, ST_UNAVAILABLE, "Exceeds maximum queue size");
+    if (r->deadline_ns) {
+        uint64_t wait = forecast_ns(s, now), need = wait + (uint64_t)s->step_ns;
+        if (r->deadline_ns <= now || (s->step_ns > 0 && need > r->deadline_ns - now))
+            return err_set(err, ST_UNAVAILABLE, "the deadline cannot be met: it is %lld ms away, the queue's forecast is %llu ms",
+                           r->deadline_ns > now ? (long long)((r->deadline_ns - now) / 1000000) : 0LL, (unsigned long long)(need / 1000000));
+    }
+    return ST_OK;
+}
+
+/* Wakes a worker that gathers and has enough now, else an idle one. With the lock. */
+static void wake_worker(struct scheduler *s)
+{
+    struct worker *idle = NULL;
+    for (int i = 0; i < s->o.instances; i++) {
+        struct worker *w = &s->workers[i];
+        if (w->state == WORKER_GATHERING) {
+            if (s->waiting_rows >= w->gather_rows) pthread_cond_signal(&w->wake);
+            return;
+        }
+        if (w->state == WORKER_IDLE && !idle) idle = w;
+    }
+    if (!idle) return;
+    idle->state = WORKER_BUSY;
+    pthread_cond_signal(&idle->wake);
+}
+
+enum status scheduler_submit(struct scheduler *s, struct request *r, struct err *err)
+{
+    enum status st = s->ops->check(s->engine, r, err);
+    if (st) return st;
+    if (r->rows > s->o.max_batch_rows)
+        return err_set(err, ST_BAD_INPUT, "inference request batch-size must be <= %lld", (long long)s->o.max_batch_rows);
+    uint32_t levels = s->o.priority_levels ? s->o.priority_levels : 1;
+    uint32_t level = r->priority ? r->priority : s->o.default_priority ? s->o.default_priority : 1;
+    if (level > levels) level = levels;
+    const struct queue_policy *p = policy_of(s, (int)level - 1);
+    uint64_t timeout_us = p->default_timeout_us;
+    if (p->allow_timeout_override && r->queue_timeout_us && (!timeout_us || r->queue_timeout_us < timeout_us)) timeout_us = r->queue_timeout_us;
+
+    r->scheduler = s;
+    pthread_mutex_lock(&s->lock);
+    uint64_t now = clock_ns();
+    st = may_enter(s, r, p, (int)level - 1, now, err);
+    if (st) {
+        pthread_mutex_unlock(&s->lock);
+        atomic_fetch_add_explicit(&s->stats.failures[FAILURE_REJECTED], 1, memory_order_relaxed);
+        stats_add(&s->stats.fail, 0);
+        return st;
+    }
+    request_hold(r);
+    r->times.queued = now;
+    r->queue_deadline_ns = timeout_us ? now + timeout_us * 1000 : 0;
+    uint64_t look = r->deadline_ns;
+    if (r->queue_deadline_ns && (!look || r->queue_deadline_ns < look)) look = r->queue_deadline_ns;
+    if (look && !expiry_arm(s->expiry, r, look)) {
+        pthread_mutex_unlock(&s->lock);
+        request_drop(r);
+        return err_set(err, ST_NO_MEMORY, "no memory to keep the request's deadline");
+    }
+    if (s->o.preserve_ordering) {
+        request_hold(r);
+        r->order_next = NULL;
+        if (s->order_last) s->order_last->order_next = r;
+        else s->order_first = r;
+        s->order_last = r;
+    }
+    queue_append(s, r, (int)level - 1);
+    wake_worker(s);
+    pthread_mutex_unlock(&s->lock);
+    return ST_OK;
+}
+
+/* ---- going early ---- */
+
+/* When nobody wants what a running step computes, the step may let go at its next node. With the lock. */
+static void stop_unwanted_step(struct scheduler *s)
+{
+    for (int i = 0; i < s->o.instances; i++) {
+        struct worker *w = &s->workers[i];
+        bool wanted = w->step_count == 0;
+        for (int k = 0; k < w->step_count && !wanted; k++) {
+            struct request *r = w->step[k]->request;
+            wanted = !atomic_load(&r->cancelled) && !atomic_load(&r->finished);
+        }
+        if (!wanted) atomic_store(&w->stop, true);
+    }
+}
+
+/* Ends a waiting request for good; with the lock, which it releases. */
+static void end_waiting(struct scheduler *s, struct request *r, enum status status, const char *text, enum stats_failure kind)
+{
+    struct err why;
+    err_set(&why, status, "%s", text);
+    queue_unlink(s, r);
+    r->stage = REQUEST_OVER;
+    pthread_mutex_unlock(&s->lock);
+    scheduler_finish(s, r, &why, kind);
+    request_drop(r);
+}
+
+void scheduler_cancel(struct scheduler *s, struct request *r)
+{
+    pthread_mutex_lock(&s->lock);
+    atomic_store(&r->cancelled, true);
+    if (r->stage == REQUEST_WAITING) {
+        end_waiting(s, r, ST_CANCELLED, "the request was cancelled", FAILURE_CANCELED);
+        return;
+    }
+    stop_unwanted_step(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void scheduler_expire(struct scheduler *s, struct request *r)
+{
+    uint64_t now = clock_ns();
+    pthread_mutex_lock(&s->lock);
+    bool waiting = r->stage == REQUEST_WAITING;
+    if (r->deadline_ns && now >= r->deadline_ns) {
+        if (waiting) {
+            end_waiting(s, r, ST_EXPIRED, "Request timeout expired", FAILURE_REJECTED);
+            return;
+        }
+        bool riding = r->stage == REQUEST_RIDING;
+        pthread_mutex_unlock(&s->lock);
+        if (!riding) return;
+        /* The answer does not wait for the step; the worker retires the slot at its next boundary. */
+        struct err why;
+        err_set(&why, ST_EXPIRED, "Request timeout expired");
+        scheduler_finish(s, r, &why, FAILURE_OTHER);
+        pthread_mutex_lock(&s->lock);
+        stop_unwanted_step(s);
+        pthread_mutex_unlock(&s->lock);
+        return;
+    }
+    if (waiting && r->queue_deadline_ns && now >= r->queue_deadline_ns) {
+        if (!policy_of(s, r->queue == QUEUE_DELAYED ? 0 : r->queue)->delay) {
+            end_waiting(s, r, ST_EXPIRED, "Request timeout expired", FAILURE_REJECTED);
+            return;
+        }
+        r->queue_deadline_ns = 0;
+        queue_unlink(s, r);
+        queue_append(s, r, QUEUE_DELAYED);
+    }
+    if (waiting || r->stage == REQUEST_RIDING)
+        if (r->deadline_ns) expiry_arm(s->expiry, r, r->deadline_ns);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- life ---- */
+
+struct stats *scheduler_stats(struct scheduler *s) { return &s->stats; }
+
+uint32_t scheduler_waiting(const struct scheduler *s)
+{
+    return (uint32_t)atomic_load_explicit(&((struct scheduler *)s)->stats.pending, memory_order_relaxed);
+}
+
+uint64_t scheduler_forecast_ns(const struct scheduler *s)
+{
+    struct scheduler *m = (struct scheduler *)s;
+    pthread_mutex_lock(&m->lock);
+    uint64_t ns = forecast_ns(s, clock_ns());
+    pthread_mutex_unlock(&m->lock);
+    return ns;
+}
+
+static void scheduler_free(struct scheduler *s)
+{
+    for (int i = 0; s->workers && i < s->o.instances; i++) {
+        pthread_cond_destroy(&s->workers[i].wake);
+        free(s->workers[i].slots);
+        free(s->workers[i].step);
+        free(s->workers[i].taken);
+    }
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->started);
+    free(s->workers);
+    free(s);
+}
+
+static void stop_workers(struct scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->closing = true;
+    for (int i = 0; i < s->o.instances; i++) pthread_cond_signal(&s->workers[i].wake);
+    pthread_mutex_unlock(&s->lock);
+    for (int i = 0; i < s->o.instances; i++)
+        if (s->workers[i].started) pthread_join(s->workers[i].thread, NULL);
+}
+
+static bool worker_prepare(struct scheduler *s, int index)
+{
+    struct worker *w = &s->workers[index];
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    w->scheduler = s;
+    w->index = index;
+    w->slots = mem_calloc_array((uint64_t)s->slot_capacity, sizeof *w->slots);
+    w->step = mem_calloc_array((uint64_t)s->slot_capacity, sizeof *w->step);
+    w->taken = mem_calloc_array((uint64_t)s->slot_capacity, sizeof *w->taken);
+    return w->slots && w->step && w->taken;
+}
+
+enum status scheduler_open(struct scheduler **out, const struct engine_ops *ops, struct engine *engine, const struct scheduler_options *options,
+                           struct expiry *expiry, struct err *err)
+{
+    struct scheduler *s = calloc(1, sizeof *s);
+    if (!s) return err_set(err, ST_NO_MEMORY, "no memory for a scheduler");
+    s->ops = ops;
+    s->engine = engine;
+    s->o = *options;
+    s->expiry = expiry;
+    if (s->o.max_batch_rows < 1) s->o.max_batch_rows = 1;
+    if (s->o.instances < 1) s->o.instances = 1;
+    if (s->o.priority_levels > SCHEDULER_PRIORITIES_MAX) s->o.priority_levels = SCHEDULER_PRIORITIES_MAX;
+    s->slot_capacity = s->o.max_batch_rows < SLOTS_MAX ? (int)s->o.max_batch_rows : SLOTS_MAX;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->started, NULL);
+    s->workers = mem_calloc_array((uint64_t)s->o.instances, sizeof *s->workers);
+    bool ready = s->workers != NULL;
+    for (int i = 0; ready && i < s->o.instances; i++) ready = worker_prepare(s, i);
+    if (!ready) {
+        if (!s->workers) s->o.instances = 0;
+        scheduler_free(s);
+        return err_set(err, ST_NO_MEMORY, "no memory for %d workers", options->instances);
+    }
+    enum status st = ST_OK;
+    for (int i = 0; i < s->o.instances && !st; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "worker %d", i);
+        s->starting++;
+        st = thread_start(&s->workers[i].thread, name, scheduler_work, &s->workers[i], err);
+        if (st) s->starting--;
+        else s->workers[i].started = true;
+    }
+    pthread_mutex_lock(&s->lock);
+    while (s->starting > 0) pthread_cond_wait(&s->started, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    if (!st && s->start_error.status) {
+        st = s->start_error.status;
+        if (err) *err = s->start_error;
+    }
+    if (st) {
+        stop_workers(s);
+        scheduler_free(s);
+        return st;
+    }
+    *out = s;
+    return ST_OK;
+}
+
+void scheduler_close(struct scheduler *s)
+{
+    if (!s) return;
+    stop_workers(s);
+    expiry_quiesce(s->expiry, s);
+    scheduler_free(s);
+}

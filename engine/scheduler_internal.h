@@ -1,0 +1,72 @@
+/* Shared by scheduler.c (the queue: submit, cancel, expire, finish) and scheduler_worker.c (who rides together, the step loop). */
+#ifndef ENGINE_SCHEDULER_INTERNAL_H
+#define ENGINE_SCHEDULER_INTERNAL_H
+
+#include <pthread.h>
+
+#include "engine/expiry.h"
+
+enum { QUEUE_DELAYED = SCHEDULER_PRIORITIES_MAX, QUEUE_COUNT, SLOTS_MAX = 4096 };
+
+enum request_stage { REQUEST_NEW, REQUEST_WAITING, REQUEST_RIDING, REQUEST_OVER /* finished; may wait for its turn to be told */ };
+
+struct request_queue { struct request *first, *last; uint32_t count; };
+
+enum worker_state { WORKER_BUSY, WORKER_IDLE, WORKER_GATHERING };
+
+struct worker {
+    struct scheduler       *scheduler;
+    int                     index;
+    pthread_t               thread;
+    bool                    started;
+    pthread_cond_t          wake;          /* with the scheduler's lock */
+    enum worker_state       state;         /* guarded by the scheduler's lock */
+    int64_t                 gather_rows;   /* GATHERING: wake it when this many rows wait */
+    struct engine_instance *instance;
+    struct slot           **slots;         /* in flight [slot_count]; the worker writes, others read under the lock */
+    int                     slot_count;
+    int64_t                 slot_rows;
+    struct slot           **step;          /* of the step that runs [step_count], guarded as slots */
+    int                     step_count;
+    atomic_bool             stop;          /* handed to the engine: nobody wants this step any more */
+    struct request        **taken;         /* scratch of one admission round [slot_capacity] */
+    uint64_t                busy_until_ns; /* forecast: when the step that runs will end */
+};
+
+struct scheduler {
+    const struct engine_ops *ops;
+    struct engine           *engine;
+    struct scheduler_options o;
+    struct expiry           *expiry;
+    struct stats             stats;
+    int                      slot_capacity;
+
+    pthread_mutex_t      lock;             /* guards everything below, the workers' states, and the stage of each request */
+    struct request_queue queues[QUEUE_COUNT];
+    int64_t              waiting_rows;
+    uint32_t             waiting;
+    uint64_t             queue_key;        /* the one ride_key that waits, while `uniform` */
+    bool                 uniform;
+    bool                 closing;
+    int                  starting;         /* instances that have not said yet whether they started */
+    struct err           start_error;
+    pthread_cond_t       started;
+    struct request      *order_first, *order_last;   /* preserve_ordering: accepted and not yet told */
+    bool                 telling;          /* somebody hands out events in order */
+    double               step_ns;          /* moving average of a step's duration */
+    struct worker       *workers;
+};
+
+/* Ends a request: the winner of request_finish counts it and its event is sent (in order, if that was asked). `why` NULL: done.
+ * Without the lock. Drops no reference. */
+void scheduler_finish(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind);
+
+/* Queue operations, with the lock. */
+void queue_append(struct scheduler *s, struct request *r, int queue);
+void queue_prepend(struct scheduler *s, struct request *r, int queue);
+void queue_unlink(struct scheduler *s, struct request *r);
+struct request *queue_head(const struct scheduler *s);     /* most urgent, oldest; NULL when nothing waits */
+
+void *scheduler_work(void *worker);        /* body of a worker's thread */
+
+#endif
