@@ -74,6 +74,7 @@ struct request {
     uint64_t    queue_deadline_ns;         /* 0: none */
     uint64_t    expiry_ns;                 /* when the expiry thread will look at it; its key in the heap */
     int         heap_index;                /* -1: not in the heap */
+    bool        expires;                   /* has been in the heap; constant once queued */
     int         queue;                     /* level queue it waits in; the last one holds what was delayed */
     int         stage;
 };

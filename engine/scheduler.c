@@ -6,8 +6,8 @@
 #include "base/clock.h"
 #include "base/threads.h"
 
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* ---- the queues ---- */
 
@@ -119,11 +119,10 @@ static void tell_in_order(struct scheduler *s)
 void scheduler_finish(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind)
 {
     if (!request_finish(r)) return;
-    if (r->heap_index >= 0) expiry_disarm(s->expiry, r);
+    if (r->expires) expiry_disarm(s->expiry, r);
     count_end(s, r, why, kind, clock_ns());
     if (why) r->error = *why;
     if (!s->o.preserve_ordering) {
-        r->stage = REQUEST_OVER;
         tell(r);
         return;
     }
@@ -168,8 +167,7 @@ static enum status may_enter(struct scheduler *s, struct request *r, const struc
     return ST_OK;
 }
 
-/* Wakes a worker that gathers and has enough now, else an idle one. With the lock. */
-static void wake_worker(struct scheduler *s)
+void scheduler_wake_worker(struct scheduler *s)
 {
     struct worker *idle = NULL;
     for (int i = 0; i < s->o.instances; i++) {
@@ -213,6 +211,7 @@ enum status scheduler_submit(struct scheduler *s, struct request *r, struct err 
     r->queue_deadline_ns = timeout_us ? now + timeout_us * 1000 : 0;
     uint64_t look = r->deadline_ns;
     if (r->queue_deadline_ns && (!look || r->queue_deadline_ns < look)) look = r->queue_deadline_ns;
+    r->expires = look != 0;
     if (look && !expiry_arm(s->expiry, r, look)) {
         pthread_mutex_unlock(&s->lock);
         request_drop(r);
@@ -226,7 +225,7 @@ enum status scheduler_submit(struct scheduler *s, struct request *r, struct err 
         s->order_last = r;
     }
     queue_append(s, r, (int)level - 1);
-    wake_worker(s);
+    scheduler_wake_worker(s);
     pthread_mutex_unlock(&s->lock);
     return ST_OK;
 }
@@ -253,7 +252,7 @@ static void end_waiting(struct scheduler *s, struct request *r, enum status stat
     struct err why;
     err_set(&why, status, "%s", text);
     queue_unlink(s, r);
-    r->stage = REQUEST_OVER;
+    r->stage = REQUEST_ENDING;
     pthread_mutex_unlock(&s->lock);
     scheduler_finish(s, r, &why, kind);
     request_drop(r);
@@ -305,6 +304,7 @@ void scheduler_expire(struct scheduler *s, struct request *r)
     if (waiting || r->stage == REQUEST_RIDING)
         if (r->deadline_ns) expiry_arm(s->expiry, r, r->deadline_ns);
     pthread_mutex_unlock(&s->lock);
+    if (atomic_load(&r->finished)) expiry_disarm(s->expiry, r);      /* it ended while it was out of the heap */
 }
 
 /* ---- life ---- */
@@ -390,7 +390,7 @@ enum status scheduler_open(struct scheduler **out, const struct engine_ops *ops,
     }
     enum status st = ST_OK;
     for (int i = 0; i < s->o.instances && !st; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "worker %d", i);
         s->starting++;
         st = thread_start(&s->workers[i].thread, name, scheduler_work, &s->workers[i], err);

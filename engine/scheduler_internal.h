@@ -8,7 +8,8 @@
 
 enum { QUEUE_DELAYED = SCHEDULER_PRIORITIES_MAX, QUEUE_COUNT, SLOTS_MAX = 4096 };
 
-enum request_stage { REQUEST_NEW, REQUEST_WAITING, REQUEST_RIDING, REQUEST_OVER /* finished; may wait for its turn to be told */ };
+/* A rider's stage stays RIDING; `finished` is what tells that it is over. OVER is used under preserve_ordering only: finished, waits for its turn to be told. */
+enum request_stage { REQUEST_NEW, REQUEST_WAITING, REQUEST_RIDING, REQUEST_ENDING /* left the queue to fail */, REQUEST_OVER };
 
 struct request_queue { struct request *first, *last; uint32_t count; };
 
@@ -66,6 +67,9 @@ void queue_append(struct scheduler *s, struct request *r, int queue);
 void queue_prepend(struct scheduler *s, struct request *r, int queue);
 void queue_unlink(struct scheduler *s, struct request *r);
 struct request *queue_head(const struct scheduler *s);     /* most urgent, oldest; NULL when nothing waits */
+
+/* Wakes a worker that gathers and has enough now, else an idle one. With the lock. */
+void scheduler_wake_worker(struct scheduler *s);
 
 void *scheduler_work(void *worker);        /* body of a worker's thread */
 

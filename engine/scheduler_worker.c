@@ -5,7 +5,6 @@
 #include "base/clock.h"
 #include "base/threads.h"
 
-#include <assert.h>
 #include <string.h>
 
 /* Rows of `key` that wait; exact up to `enough`. With the lock. */
@@ -259,6 +258,7 @@ void *scheduler_work(void *p)
     while (!st) {
         int n = wait_and_take(w);
         if (!n && !w->slot_count) break;      /* closing, and nothing is left */
+        if (s->waiting) scheduler_wake_worker(s);      /* more than one worker's fill */
         pthread_mutex_unlock(&s->lock);
         admit_taken(w, n);
         drop_unwanted(w);
