@@ -1,0 +1,71 @@
+#include "base/digest.h"
+
+#include <errno.h>
+#include <nettle/memops.h>
+#include <nettle/sha2.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { READ_BYTES = 1 << 20, PROGRESS_BYTES = 16 << 20 };
+
+void digest_bytes(const void *data, size_t length, uint8_t out[DIGEST_BYTES])
+{
+    struct sha256_ctx c;
+    sha256_init(&c);
+    if (length) sha256_update(&c, length, data);
+    sha256_digest(&c, DIGEST_BYTES, out);
+}
+
+enum status digest_file(int fd, uint8_t out[DIGEST_BYTES], void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, struct err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st)) return err_set(err, ST_INTERNAL, "a file cannot be examined: %s", strerror(errno));
+    uint8_t *block = malloc(READ_BYTES);
+    if (!block) return err_set(err, ST_NO_MEMORY, "no memory to compute a digest");
+    struct sha256_ctx c;
+    sha256_init(&c);
+    uint64_t done = 0, told = 0;
+    ssize_t n;
+    for (;;) {
+        n = pread(fd, block, READ_BYTES, (off_t)done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        sha256_update(&c, (size_t)n, block);
+        done += (uint64_t)n;
+        if (progress && done - told >= PROGRESS_BYTES) progress(ctx, told = done, (uint64_t)st.st_size);
+    }
+    int cause = errno;
+    free(block);
+    if (n < 0) return err_set(err, ST_INTERNAL, "reading failed after %llu bytes: %s", (unsigned long long)done, strerror(cause));
+    if (progress && done != told) progress(ctx, done, (uint64_t)st.st_size);
+    sha256_digest(&c, DIGEST_BYTES, out);
+    return ST_OK;
+}
+
+void digest_hex(const uint8_t digest[DIGEST_BYTES], char out[DIGEST_HEX + 1])
+{
+    static const char hex[] = "0123456789abcdef";
+    for (int i = 0; i < DIGEST_BYTES; i++) {
+        out[2 * i] = hex[digest[i] >> 4];
+        out[2 * i + 1] = hex[digest[i] & 15];
+    }
+    out[DIGEST_HEX] = 0;
+}
+
+bool digest_from_hex(const char *hex, size_t length, uint8_t out[DIGEST_BYTES])
+{
+    if (length != DIGEST_HEX) return false;
+    uint8_t digest[DIGEST_BYTES];
+    for (int i = 0; i < DIGEST_HEX; i++) {
+        char c = hex[i];
+        int v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        if (v < 0) return false;
+        digest[i / 2] = (uint8_t)(i % 2 ? digest[i / 2] | v : v << 4);
+    }
+    memcpy(out, digest, DIGEST_BYTES);
+    return true;
+}
+
+bool digest_equal(const uint8_t a[DIGEST_BYTES], const uint8_t b[DIGEST_BYTES]) { return memeql_sec(a, b, DIGEST_BYTES); }
