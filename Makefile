@@ -49,6 +49,8 @@ TESTS   := $(sort $(wildcard tests/*/*_test.c))
 TESTBIN := $(TESTS:%.c=$(B)/%)
 FUZZ    := $(sort $(wildcard tests/fuzz/*_fuzz.c))
 FUZZBIN := $(FUZZ:%.c=$(B)/%)
+# Code that several suites share.
+TESTHELP := $(patsubst %.c,$(B)/%.o,$(filter-out %_test.c %_fuzz.c tests/test.c tests/fuzz/% tests/bench/%,$(wildcard tests/*/*.c)))
 # Suites that start threads also run under ThreadSanitizer.
 THREADED := $(shell grep -lE '^/\* threaded' $(TESTS) 2>/dev/null)
 
@@ -74,7 +76,7 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(call isa,$<) -MMD -MP -c -o $@ $<
 
-$(B)/tests/%_test: $(B)/tests/%_test.o $(B)/tests/test.o $(LIB)
+$(B)/tests/%_test: $(B)/tests/%_test.o $(B)/tests/test.o $(TESTHELP) $(LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/tests/fuzz/%_fuzz: $(B)/tests/fuzz/%_fuzz.o $(B)/tests/fuzz/driver.o $(LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
