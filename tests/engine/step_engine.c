@@ -71,9 +71,9 @@ static enum status step_submit(struct engine_instance *i, struct slot *const *sl
     if (n > atomic_load(&step_control.riders_peak)) atomic_store(&step_control.riders_peak, n);
     for (int k = 1; k < n; k++)
         if (slots[k]->request->ride_key != slots[0]->request->ride_key) atomic_store(&step_control.mixed_keys, 1);
-    for (unsigned us = atomic_load(&step_control.step_us); us > 0; us -= us < 100 ? us : 100) {
+    for (unsigned us = atomic_load(&step_control.step_us); us > 0; us -= us < 1000 ? us : 1000) {
         if (atomic_load(stop)) return err_set(err, ST_CANCELLED, "nobody wants this step");
-        usleep(us < 100 ? us : 100);
+        usleep(us < 1000 ? us : 1000);
     }
     return ST_OK;
 }
