@@ -48,11 +48,16 @@ static uint64_t shortest_digits(uint64_t c, int q, bool power, int *exponent)
     return s + (value > half || (value == half && (s & 1)));
 }
 
+/* Two digits at a time from the right; returns how many there are. */
 static int write_digits(char *out, uint64_t v)
 {
+    static const char pairs[] = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849"
+                                "5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
     char text[20];
     int at = 20;
-    do text[--at] = (char)('0' + v % 10); while (v /= 10);
+    for (; v >= 100; v /= 100) memcpy(text + (at -= 2), pairs + 2 * (v % 100), 2);
+    if (v >= 10) memcpy(text + (at -= 2), pairs + 2 * v, 2);
+    else text[--at] = (char)('0' + v);
     memcpy(out, text + at, (size_t)(20 - at));
     return 20 - at;
 }

@@ -72,7 +72,7 @@ static size_t mutate(uint8_t *b, size_t n)
         case 0: if (n) b[at] ^= (uint8_t)(1u << (rnd() % 8)); break;
         case 1: if (n) b[at] = (uint8_t)rnd(); break;
         case 2: if (n > 1) n = rnd() % n; break;
-        case 3: if (n) b[at] = (uint8_t)"\0\xff\x7f\x80\x01{}[]\",:0-9eE.\\u"[rnd() % 22]; break;
+        case 3: if (n) b[at] = (uint8_t)"\0\xff\x7f\x80\x01{}[]\",:0-9eE.\\u"[rnd() % 21]; break;
         case 4: for (int i = 0; i < 8 && at + (size_t)i < n; i++) b[at + (size_t)i] = (uint8_t)(rnd() % 3 ? 0xff : rnd()); break;
         case 5:
             if (n > 4) {
