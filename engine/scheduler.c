@@ -389,15 +389,14 @@ enum status scheduler_open(struct scheduler **out, const struct engine_ops *ops,
         return err_set(err, ST_NO_MEMORY, "no memory for %d workers", options->instances);
     }
     enum status st = ST_OK;
+    pthread_mutex_lock(&s->lock);      /* no worker counts itself before all were started */
     for (int i = 0; i < s->o.instances && !st; i++) {
         char name[24];
         snprintf(name, sizeof name, "worker %d", i);
-        s->starting++;
         st = thread_start(&s->workers[i].thread, name, scheduler_work, &s->workers[i], err);
-        if (st) s->starting--;
-        else s->workers[i].started = true;
+        s->workers[i].started = !st;
+        s->starting += !st;
     }
-    pthread_mutex_lock(&s->lock);
     while (s->starting > 0) pthread_cond_wait(&s->started, &s->lock);
     pthread_mutex_unlock(&s->lock);
     if (!st && s->start_error.status) {

@@ -17,6 +17,7 @@ struct ticket {
     int             over, partials;
     int             order;             /* which answer it was */
     int64_t         work[64];
+    atomic_int      gone;              /* the last reference was dropped */
 };
 
 static atomic_int answers, released;
@@ -39,6 +40,7 @@ static void ticket_release(struct request *r)
 {
     arena_free(&r->arena);
     atomic_fetch_add(&released, 1);
+    atomic_store(&((struct ticket *)r->event_context)->gone, 1);
 }
 
 static struct ticket *ticket_new(int64_t rows, int64_t steps, int64_t value)
@@ -437,8 +439,7 @@ static void *client_run(void *p)
         CHECK_INT(t->over, 1);
         request_drop(&t->request);
         /* the scheduler's reference may be the last: wait for its release before the memory of the ticket goes */
-        while (atomic_load(&t->request.references) > 0) usleep(10);
-        usleep(100);
+        while (!atomic_load(&t->gone)) usleep(10);
         free(t);
     }
     return NULL;
