@@ -25,6 +25,10 @@ struct conv_plan;        /* for one exact input shape and one instance */
 /* weight: ONNX order [out_c, in_c / groups, kh, kw], bias [out_c] or NULL; both only read during the call. */
 enum status conv_layer_open(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias,
                             const struct kernels *k, int threads, struct err *err);
+/* The same with the choice made by the caller: tests and benchmarks. ST_UNSUPPORTED when the choice cannot do this layer. */
+enum conv_choice { CONV_BY_RULE, CONV_BY_OWN, CONV_BY_IM2COL, CONV_BY_ONEDNN };
+enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias,
+                               const struct kernels *k, int threads, enum conv_choice choice, struct err *err);
 void        conv_layer_close(struct conv_layer *l);
 uint64_t    conv_layer_bytes(const struct conv_layer *l);           /* packed weights */
 const char *conv_layer_kernel(const struct conv_layer *l);          /* "onednn:jit:avx512_core", "gemm1x1", "depthwise", "im2col" ... for inspect */

@@ -1,0 +1,271 @@
+/* The convolution layer: packs weights once, chooses the kernel once, and runs it on any shape.
+ *
+ * Own kernels: a 1x1 convolution of stride 1 is gemm_f32 on the rows of pixels; a depthwise one is depthwise2d_f32; everything else goes by im2col: a band of output pixels
+ * becomes rows [pixels, kh kw in_c / groups] in scratch and is multiplied by the packed weights. Bands are shared out to threads and sized to stay in the
+ * second-level cache. All of them add in an order that knows nothing of bands, threads or batch. What oneDNN does is in conv_onednn.c. */
+#include "kernels/conv.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "kernels/conv_onednn.h"
+
+enum { BAND_FLOATS = 96 * 1024, BAND_PIXELS_MIN = 14, ALIGN = 64 };
+
+enum conv_kind { CONV_IM2COL, CONV_GEMM1X1, CONV_DEPTHWISE, CONV_ONEDNN, CONV_KIND_COUNT };
+static const char *const kind_names[CONV_KIND_COUNT] = { "im2col", "gemm1x1", "depthwise", "onednn" };
+
+struct conv_layer {
+    struct conv_spec spec;
+    struct kernels k;
+    enum conv_kind kind;
+    void *packed;                        /* per group a packed b [kh kw in_c/groups, out_c/groups]; depthwise: [kh, kw, c] */
+    float *bias;                         /* [out_c] or NULL */
+    uint64_t packed_stride;              /* bytes of one group */
+    uint64_t bytes;
+    struct conv_onednn *onednn;
+    char name[64];
+};
+
+struct conv_plan {
+    const struct conv_layer *l;
+    struct window2d w;
+    int threads;
+    int64_t band;                        /* output pixels per band */
+    uint64_t lane_bytes;                 /* scratch of one thread */
+    struct conv_onednn_plan *onednn;
+};
+
+static int64_t depth_of(const struct conv_spec *s) { return s->kh * s->kw * (s->in_c / s->groups); }
+
+static enum status check_spec(const struct conv_spec *s, struct err *err)
+{
+    uint64_t size;
+    if (s->in_c < 1 || s->out_c < 1 || s->groups < 1 || s->kh < 1 || s->kw < 1 || s->stride_h < 1 || s->stride_w < 1 || s->dilation_h < 1 || s->dilation_w < 1)
+        return err_set(err, ST_BAD_INPUT, "convolution: channels, groups, kernel, strides and dilations must be at least 1");
+    if (s->in_c % s->groups || s->out_c % s->groups)
+        return err_set(err, ST_BAD_INPUT, "convolution: %lld input and %lld output channels do not divide into %lld groups", (long long)s->in_c, (long long)s->out_c, (long long)s->groups);
+    if (!size_mul((uint64_t)s->in_c / (uint64_t)s->groups, (uint64_t)s->kh * (uint64_t)s->kw, &size) || !size_mul(size, (uint64_t)s->out_c, &size) || size > (uint64_t)1 << 40)
+        return err_set(err, ST_TOO_LARGE, "convolution: the weights have more elements than fit in memory");
+    return ST_OK;
+}
+
+static bool is_depthwise(const struct conv_spec *s) { return s->groups > 1 && s->groups == s->in_c && s->out_c == s->in_c; }
+static bool is_pointwise(const struct conv_spec *s) { return s->groups == 1 && s->kh == 1 && s->kw == 1 && s->stride_h == 1 && s->stride_w == 1; }
+
+/* [out_c, 1, kh, kw] -> [kh, kw, c] */
+static enum status pack_depthwise(struct conv_layer *l, const float *weight, struct err *err)
+{
+    const int64_t taps = (int64_t)l->spec.kh * l->spec.kw, c = l->spec.out_c;
+    uint64_t bytes;
+    if (!size_mul((uint64_t)taps * sizeof(float), (uint64_t)c, &bytes) || !(l->packed = mem_alloc_aligned(bytes, ALIGN))) return err_set(err, ST_NO_MEMORY, "convolution weights");
+    l->k.transpose_2d(l->packed, weight, 1, c, taps, sizeof(float), 1);
+    l->bytes += bytes;
+    return ST_OK;
+}
+
+/* [out_c, in_c / groups, kh, kw] -> per group packed [kh kw in_c/groups, out_c / groups]: rows in the order of the im2col rows */
+static enum status pack_gemm(struct conv_layer *l, const float *weight, struct err *err)
+{
+    const struct conv_spec *s = &l->spec;
+    const int64_t ic = s->in_c / s->groups, oc = s->out_c / s->groups, taps = (int64_t)s->kh * s->kw, depth = depth_of(s);
+    l->packed_stride = (l->k.gemm_f32_packed_bytes(depth, oc) + ALIGN - 1) & ~(uint64_t)(ALIGN - 1);
+    uint64_t bytes;
+    if (!size_mul(l->packed_stride, (uint64_t)s->groups, &bytes) || !(l->packed = mem_alloc_aligned(bytes, ALIGN))) return err_set(err, ST_NO_MEMORY, "convolution weights");
+    l->bytes += bytes;
+    float *turned = taps == 1 ? NULL : mem_alloc_array((uint64_t)oc, (uint64_t)depth * sizeof(float));
+    if (taps > 1 && !turned) return err_set(err, ST_NO_MEMORY, "convolution weights");
+    for (int64_t g = 0; g < s->groups; g++) {
+        const float *group = weight + g * oc * depth;
+        if (taps > 1) l->k.transpose_2d(turned, group, oc, ic, taps, sizeof(float), 1);       /* [oc, ic, taps] -> [oc, taps, ic] */
+        l->k.gemm_f32_pack((char *)l->packed + (uint64_t)g * l->packed_stride, taps > 1 ? turned : group, 1, depth, depth, oc);
+    }
+    free(turned);
+    return ST_OK;
+}
+
+static enum status copy_bias(struct conv_layer *l, const float *bias, struct err *err)
+{
+    if (!bias) return ST_OK;
+    l->bias = mem_alloc_array((uint64_t)l->spec.out_c, sizeof(float));
+    if (!l->bias) return err_set(err, ST_NO_MEMORY, "convolution bias");
+    memcpy(l->bias, bias, (size_t)l->spec.out_c * sizeof(float));
+    l->bytes += (uint64_t)l->spec.out_c * sizeof(float);
+    return ST_OK;
+}
+
+/* Our own kernel for this layer. */
+static enum conv_kind own_kind(const struct conv_spec *s) { return is_depthwise(s) ? CONV_DEPTHWISE : is_pointwise(s) ? CONV_GEMM1X1 : CONV_IM2COL; }
+
+enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias, const struct kernels *k, int threads,
+                               enum conv_choice choice, struct err *err)
+{
+    enum status st = check_spec(spec, err);
+    if (st) return st;
+    struct conv_layer *l = calloc(1, sizeof *l);
+    if (!l) return err_set(err, ST_NO_MEMORY, "convolution layer");
+    l->spec = *spec;
+    l->k = *k;
+    l->kind = choice == CONV_BY_IM2COL ? CONV_IM2COL : own_kind(spec);
+    if (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))) {
+        st = conv_onednn_open(&l->onednn, spec, weight, bias, k->level, threads, err);
+        if (st == ST_OK) {
+            l->kind = CONV_ONEDNN;
+            l->bytes = conv_onednn_bytes(l->onednn);
+            snprintf(l->name, sizeof l->name, "onednn:%s", conv_onednn_name(l->onednn));
+            *out = l;
+            return ST_OK;
+        }
+        if (st != ST_UNSUPPORTED || choice == CONV_BY_ONEDNN) goto close;
+    }
+    snprintf(l->name, sizeof l->name, "%s", kind_names[l->kind]);
+    st = l->kind == CONV_DEPTHWISE ? pack_depthwise(l, weight, err) : pack_gemm(l, weight, err);
+    if (!st) st = copy_bias(l, bias, err);
+    if (st) goto close;
+    *out = l;
+    return ST_OK;
+close:
+    conv_layer_close(l);
+    return st;
+}
+
+enum status conv_layer_open(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias, const struct kernels *k, int threads, struct err *err)
+{
+    return conv_layer_open_as(out, spec, weight, bias, k, threads, CONV_BY_RULE, err);
+}
+
+void conv_layer_close(struct conv_layer *l)
+{
+    if (!l) return;
+    conv_onednn_close(l->onednn);
+    free(l->packed);
+    free(l->bias);
+    free(l);
+}
+
+uint64_t conv_layer_bytes(const struct conv_layer *l) { return l->bytes; }
+const char *conv_layer_kernel(const struct conv_layer *l) { return l->name; }
+
+static enum status check_window(const struct conv_spec *s, const struct window2d *w, struct err *err)
+{
+    uint64_t in, out;
+    if (w->c != s->in_c || w->kh != s->kh || w->kw != s->kw || w->stride_h != s->stride_h || w->stride_w != s->stride_w || w->dilation_h != s->dilation_h || w->dilation_w != s->dilation_w)
+        return err_set(err, ST_BAD_INPUT, "convolution: the window of this shape is not the layer's");
+    if (w->n < 0 || w->h < 1 || w->w < 1 || w->out_h < 1 || w->out_w < 1 || w->pad_top < 0 || w->pad_left < 0 || w->pad_bottom < 0 || w->pad_right < 0)
+        return err_set(err, ST_BAD_INPUT, "convolution: input %lld x %lld cannot give output %lld x %lld", (long long)w->h, (long long)w->w, (long long)w->out_h, (long long)w->out_w);
+    const int64_t reach_h = (w->out_h - 1) * w->stride_h + (int64_t)(w->kh - 1) * w->dilation_h + 1, reach_w = (w->out_w - 1) * w->stride_w + (int64_t)(w->kw - 1) * w->dilation_w + 1;
+    if (reach_h > w->h + w->pad_top + w->pad_bottom || reach_w > w->w + w->pad_left + w->pad_right)
+        return err_set(err, ST_BAD_INPUT, "convolution: output %lld x %lld reaches beyond the padded input", (long long)w->out_h, (long long)w->out_w);
+    if (!size_mul((uint64_t)w->n * sizeof(float), (uint64_t)w->h, &in) || !size_mul(in, (uint64_t)w->w, &in) || !size_mul(in, (uint64_t)w->c, &in) ||
+        !size_mul((uint64_t)w->n * sizeof(float), (uint64_t)w->out_h, &out) || !size_mul(out, (uint64_t)w->out_w, &out) || !size_mul(out, (uint64_t)s->out_c, &out))
+        return err_set(err, ST_TOO_LARGE, "convolution: the shape has more elements than fit in memory");
+    return ST_OK;
+}
+
+/* A padded (or cropped) 1x1 goes by im2col rows, with the same packed weights and so the same bits. */
+static bool is_padded(const struct window2d *w) { return w->pad_top || w->pad_left || w->pad_bottom || w->pad_right || w->out_h != w->h || w->out_w != w->w; }
+
+enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, const struct window2d *w, int threads, struct err *err)
+{
+    enum status st = check_window(&l->spec, w, err);
+    if (st) return st;
+    struct conv_plan *p = calloc(1, sizeof *p);
+    if (!p) return err_set(err, ST_NO_MEMORY, "convolution plan");
+    *p = (struct conv_plan){ .l = l, .w = *w, .threads = threads < 1 ? 1 : threads };
+    if (l->kind == CONV_ONEDNN && w->n > 0) {
+        st = conv_onednn_plan_open(&p->onednn, l->onednn, w, p->threads, err);
+        if (st) {
+            free(p);
+            return st;
+        }
+    } else if (l->kind == CONV_IM2COL || (l->kind == CONV_GEMM1X1 && is_padded(w))) {
+        const int64_t depth = depth_of(&l->spec), pixels = w->out_h * w->out_w, each = (pixels + p->threads - 1) / p->threads;
+        p->band = BAND_FLOATS / depth / BAND_PIXELS_MIN * BAND_PIXELS_MIN;
+        if (p->band < BAND_PIXELS_MIN) p->band = BAND_PIXELS_MIN;
+        if (w->n < p->threads && p->band > each) p->band = each;
+        if (p->band > pixels) p->band = pixels;
+        if (!size_mul((uint64_t)p->band * sizeof(float), (uint64_t)depth, &p->lane_bytes) || !size_add(p->lane_bytes, ALIGN - 1, &p->lane_bytes)) {
+            free(p);
+            return err_set(err, ST_TOO_LARGE, "convolution: the window has more elements than fit in memory");
+        }
+        p->lane_bytes &= ~(uint64_t)(ALIGN - 1);
+    }
+    *out = p;
+    return ST_OK;
+}
+
+void conv_plan_close(struct conv_plan *p)
+{
+    if (!p) return;
+    conv_onednn_plan_close(p->onednn);
+    free(p);
+}
+
+uint64_t conv_plan_scratch(const struct conv_plan *p) { return p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads; }
+
+/* Output pixels [first, first + count) of picture n as rows [count, kh, kw, channels] of input channels [from, from + channels). */
+static void gather_rows(float *rows, const float *x, const struct window2d *w, int64_t n, int64_t first, int64_t count, int64_t from, int64_t channels)
+{
+    const size_t bytes = (size_t)channels * sizeof(float);
+    for (int64_t i = first; i < first + count; i++) {
+        const int64_t top = i / w->out_w * w->stride_h - w->pad_top, left = i % w->out_w * w->stride_w - w->pad_left;
+        for (int ky = 0; ky < w->kh; ky++) {
+            const int64_t y = top + (int64_t)ky * w->dilation_h;
+            const float *line = x + (n * w->h + y) * w->w * w->c + from;
+            for (int kx = 0; kx < w->kw; kx++, rows += channels) {
+                const int64_t at = left + (int64_t)kx * w->dilation_w;
+                if (y < 0 || y >= w->h || at < 0 || at >= w->w) memset(rows, 0, bytes);
+                else memcpy(rows, line + at * w->c, bytes);
+            }
+        }
+    }
+}
+
+struct im2col_job {
+    const struct conv_plan *p;
+    float *y;
+    const float *x, *residual;
+    char *scratch;
+};
+
+static void im2col_part(void *ctx, int part, int parts)
+{
+    const struct im2col_job *j = ctx;
+    const struct conv_plan *p = j->p;
+    const struct conv_layer *l = p->l;
+    const struct conv_spec *s = &l->spec;
+    const int64_t ic = s->in_c / s->groups, oc = s->out_c / s->groups, depth = depth_of(s), pixels = p->w.out_h * p->w.out_w;
+    const int64_t bands = (pixels + p->band - 1) / p->band, units = p->w.n * bands * s->groups;
+    float *rows = (float *)(j->scratch + (uint64_t)part * p->lane_bytes);
+    for (int64_t u = units * part / parts, end = units * (part + 1) / parts; u < end; u++) {
+        const int64_t g = u % s->groups, band = u / s->groups % bands, n = u / s->groups / bands, first = band * p->band;
+        const int64_t count = pixels - first < p->band ? pixels - first : p->band, at = (n * pixels + first) * s->out_c + g * oc;
+        const struct gemm_epilogue ep = { .bias = l->bias ? l->bias + g * oc : NULL, .residual = j->residual ? j->residual + at : NULL, .ldr = s->out_c, .act = s->act };
+        gather_rows(rows, j->x, &p->w, n, first, count, g * ic, ic);
+        l->k.gemm_f32(j->y + at, s->out_c, rows, depth, (const char *)l->packed + (uint64_t)g * l->packed_stride, count, oc, depth, &ep, 1);
+    }
+}
+
+enum status conv_plan_run(struct conv_plan *p, float *y, const float *x, const float *residual, void *scratch, struct err *err)
+{
+    const struct conv_layer *l = p->l;
+    const struct conv_spec *s = &l->spec;
+    assert(s->has_residual == (residual != NULL));
+    if (p->w.n == 0) return ST_OK;
+    if (l->kind == CONV_GEMM1X1 && !is_padded(&p->w)) {
+        const struct gemm_epilogue ep = { .bias = l->bias, .residual = residual, .ldr = s->out_c, .act = s->act };
+        l->k.gemm_f32(y, s->out_c, x, s->in_c, l->packed, p->w.n * p->w.h * p->w.w, s->out_c, s->in_c, &ep, p->threads);
+        return ST_OK;
+    }
+    if (l->kind == CONV_DEPTHWISE) {
+        l->k.depthwise2d_f32(y, x, l->packed, l->bias, residual, &p->w, s->act, p->threads);
+        return ST_OK;
+    }
+    if (l->kind == CONV_ONEDNN) return conv_onednn_plan_run(p->onednn, y, x, residual, scratch, err);
+    struct im2col_job j = { .p = p, .y = y, .x = x, .residual = residual, .scratch = scratch };
+    parallel_for(p->threads, p->threads, im2col_part, &j);
+    return ST_OK;
+}
