@@ -73,8 +73,8 @@ VEC_INLINE vec vec_tanh(vec x)
 VEC_INLINE vec vec_erfc_far(vec t)
 {
     vec u = vec_set(1.0f) / vec_fma(t, vec_set(0.5f), vec_set(1.0f));
-    vec p = VEC_POLY(u, 2.820927627e-01f, 2.821510778e-01f, 2.461749814e-01f, 1.804774579e-01f, 6.873669036e-02f, 2.249840947e-02f,
-                     -5.531192867e-02f, -1.628835457e-01f, 2.006090339e-01f, -6.468999068e-02f);
+    vec p = VEC_POLY(u, 2.820959519e-01f, 2.820537400e-01f, 2.474712117e-01f, 1.705572817e-01f, 1.170829198e-01f, -1.344222581e-01f,
+                     2.886144624e-01f, -6.661455728e-01f, 6.718056514e-01f, -3.199610984e-01f, 6.085143433e-02f);
     vec square = t * t, lost = vec_fma(t, t, vec_set(0.0f) - square);
     vec e = vec_exp(vec_set(0.0f) - square);
     return vec_fma(vec_set(0.0f) - lost, e, e) * (u * p);
