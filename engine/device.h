@@ -1,0 +1,17 @@
+/* What computes: the kernels of one CPU level and how many threads a call may use. One per engine instance's thread budget; the
+ * struct is plain and copied freely. */
+#ifndef ENGINE_DEVICE_H
+#define ENGINE_DEVICE_H
+
+#include "kernels/kernels.h"
+
+struct device {
+    const char    *name;       /* "cpu" */
+    struct kernels kernels;
+    int            threads;    /* >= 1 */
+};
+
+/* `cap`: the highest CPU level to use; values outside the enum mean what the machine has. */
+void device_cpu_open(struct device *d, int cap, int threads);
+
+#endif

@@ -1,0 +1,7 @@
+#include "engine/device.h"
+
+void device_cpu_open(struct device *d, int cap, int threads)
+{
+    *d = (struct device){ .name = "cpu", .threads = threads < 1 ? 1 : threads };
+    kernels_fill(&d->kernels, cap < 0 || cap >= CPU_LEVEL_COUNT ? CPU_AMX : (enum cpu_level)cap);
+}

@@ -1,0 +1,166 @@
+/* The graph core: values, nodes, and what an operator is.
+ *
+ * Shapes are never algebra here. A graph input may have free dimensions; everything behind it gets its shape by running the operators'
+ * `infer` functions with the free dimensions bound to numbers: at load to a few probing numbers (passes that need shapes, the proof
+ * that rows are independent), and for each exact input shape when a plan is made. Integer tensors that follow from shapes alone
+ * (Shape, Gather, Concat ... Reshape) are computed while planning, so exports that compute their shapes cost nothing at run time.
+ * A shape that depends on data is found while running, in a budgeted arena of the run.
+ *
+ * A value of rank >= 3 may be stored channels last (NHWC). Its dims stay in ONNX's order; the flag says how the bytes lie. */
+#ifndef ENGINE_GRAPH_GRAPH_H
+#define ENGINE_GRAPH_GRAPH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/err.h"
+#include "engine/device.h"
+#include "engine/formats/onnx.h"
+#include "engine/tensor.h"
+#include "kernels/kernels.h"
+
+enum { GRAPH_OPSET_MAX = 27, GRAPH_INPUTS_MAX = 256 };
+
+/* A tensor on its way through operators. */
+struct operand {
+    enum dtype dtype;
+    int        rank;
+    int64_t    dims[TENSOR_RANK_MAX];
+    void      *data;              /* NULL: not known (yet) */
+    uint64_t   bytes;
+    bool       channels_last;
+    bool       splat;             /* data holds one element that stands for all */
+    bool       batched;           /* analysis: dims[0] is the row dimension and row r depends on rows r only */
+    bool       tainted;           /* analysis: follows from the number of rows */
+    bool       dynamic;           /* dims are known only while running */
+};
+
+enum value_kind { VALUE_NODE, VALUE_INPUT, VALUE_CONSTANT };
+
+struct value {
+    const char     *name;
+    enum value_kind kind;
+    struct operand  type;         /* constants: whole; inputs: dtype and declared dims (-1 free); others: layout only */
+    const char     *symbols[TENSOR_RANK_MAX];
+    int             producer;     /* node index, -1 */
+    int             uses;         /* by live nodes */
+    bool            is_output;
+    bool            declared;     /* an output whose dtype and dims the file declares: in `said` */
+    struct operand  said;
+    struct operand  probe[2];     /* shapes under two bindings; rank -1 where unknown */
+};
+
+struct conv_layer;
+
+struct node {
+    const struct op *op;
+    const char *name;
+    int         opset;
+    int        *in, *out;         /* value numbers, -1: left out */
+    int         in_count, out_count;
+    struct onnx_attribute *attributes;
+    int         attribute_count;
+    bool        dead;
+
+    /* fused into this node */
+    struct activation_spec act;
+    int         residual;         /* index into in, -1 */
+    /* made by passes_pack: shared by all instances, read only */
+    struct conv_layer *conv;
+    void       *packed;           /* GEMM panels */
+    uint64_t    packed_bytes;
+    const float *bias;            /* dense [n] beside `packed` */
+    const float *weight;          /* depthwise and scale-shift: as the kernel wants it */
+};
+
+struct graph {
+    struct arena *arena;          /* names, constants: the model's budget */
+    struct device device;
+    uint64_t      memory_max;
+    uint64_t      packed_bytes;
+    struct value *values; int value_count, value_room;
+    struct node  *nodes;  int node_count, node_room;
+    int *inputs;  int input_count;
+    int *outputs; int output_count;
+    int64_t       max_rows;       /* hint for kernels */
+    bool          batchable;
+    const char   *batch_reason;   /* why not */
+};
+
+struct call {
+    const struct node *node;
+    struct operand **in, **out;   /* in[i] NULL: left out; out[i] NULL: nobody wants it */
+    int in_count, out_count;
+    const struct kernels *k;
+    int   threads;
+    void *scratch;                /* of op->scratch bytes, aligned to TENSOR_ALIGN */
+    void *state;                  /* of op->prepare */
+    bool  needs_data;             /* set by infer: the shape depends on data that is not there */
+};
+
+/* A row of the operator table. */
+struct op {
+    const char *name, *domain;
+    int      since, until;                    /* opsets; until 0: GRAPH_OPSET_MAX */
+    int      in_min, in_max, out_min, out_max;
+    unsigned flags;
+    int      code;                            /* tells rows of one family apart */
+    /* Fills dtype and dims of every out (each out[i] exists while inferring); checks everything that can be checked without data. */
+    enum status (*infer)(struct call *c, struct err *err);
+    enum status (*eval)(struct call *c, struct err *err);
+    uint64_t    (*scratch)(const struct call *c);                 /* NULL: none */
+    enum status (*prepare)(struct call *c, struct err *err);      /* once per plan; sets c->state */
+    void        (*release)(void *state);
+    /* Given operands with batched flags: is every output batched, rows independent? NULL: never. */
+    bool        (*rows)(const struct call *c);
+};
+
+enum op_flags {
+    OP_VIEW       = 1,     /* out[0] is in[0] with other dims */
+    OP_INPLACE    = 2,     /* out[0] may overwrite in[0] (or in[1]) of the same size */
+    OP_SHAPE_ONLY = 4,     /* eval looks at the dims of its inputs only */
+    OP_LAST       = 8,     /* takes channels-last operands, all ranks >= 3 in the same layout, and keeps the layout */
+    OP_UNARY      = 16,    /* elementwise, one tensor input */
+    OP_BROADCAST  = 32,    /* elementwise over broadcast inputs */
+    OP_SHAPE_IN1  = 64,    /* input 1 only says a shape */
+    OP_SPLAT      = 128,   /* inputs may be splats */
+    OP_DRAWS      = 256,   /* random: never folded */
+    OP_WANTS_LAST = 512,   /* convolution: input 0 must be channels last when it is f32 */
+};
+
+/* ---- operators: engine/operators/table.c ---- */
+/* The row for this name at this opset, or NULL. *known is set when the operator exists at another opset. */
+const struct op *op_find(const char *domain, const char *name, int opset, bool *known);
+
+/* ---- attributes ---- */
+const struct onnx_attribute *node_attribute(const struct node *n, const char *name);
+int64_t       node_int(const struct node *n, const char *name, int64_t otherwise);
+float         node_float(const struct node *n, const char *name, float otherwise);
+const int64_t *node_ints(const struct node *n, const char *name, int *count);       /* NULL and 0 if absent */
+bool          node_text_is(const struct node *n, const char *name, const char *text, bool otherwise);
+
+/* ---- for operators ---- */
+enum status call_error(const struct call *c, struct err *err, enum status st, const char *format, ...) __attribute__((format(printf, 4, 5)));
+uint64_t    operand_count(const struct operand *o);      /* elements; the shape was checked */
+int         operand_size(const struct operand *o);       /* bytes of an element */
+/* Sets dtype and dims of out[i], checking that the size fits. */
+enum status call_set(struct call *c, int i, enum dtype t, const int64_t *dims, int rank, struct err *err);
+/* Reads input i as a short list of integers (int32, int64 or uint8). False when its data is not known: needs_data is then set. */
+enum status call_ints(struct call *c, int i, int64_t *out, int max, int *count, bool *known, struct err *err);
+bool        axis_fix(int64_t *axis, int rank);           /* -rank..rank-1 -> 0..rank-1 */
+/* dims in the order the bytes lie in. */
+void        operand_physical(const struct operand *o, int64_t *dims);
+
+/* ---- building ---- */
+int          graph_add_value(struct graph *g, const char *name, enum value_kind kind);         /* -1: no memory */
+struct node *graph_add_node(struct graph *g, int in_count, int out_count);                   /* NULL: no memory; lists filled with -1 */
+int          graph_add_constant(struct graph *g, const char *name, enum dtype t, const int64_t *dims, int rank, void *data);   /* data in the arena */
+/* The constant's dense, aligned bytes. Materialised into the arena where the file's are not aligned or it is a splat. NULL: over budget. */
+const void  *graph_dense(struct graph *g, int value);
+void         graph_count_uses(struct graph *g);
+/* Sorts nodes so that producers come first (the file's order where it can); drops dead ones. */
+enum status  graph_sort(struct graph *g, struct err *err);
+void         graph_close(struct graph *g);               /* packed weights; the arena is the caller's */
+
+#endif

@@ -1,0 +1,263 @@
+/* Products of matrices. f32 goes to the GEMM of the kernels, whose order of addition does not depend on the number of rows; a constant right
+ * side was packed at load, another is packed into scratch. Other types are computed directly. */
+#include <string.h>
+
+#include "engine/operators/numbers.h"
+#include "engine/operators/operators.h"
+
+/* ---- Gemm: alpha * A' * B' + beta * C ---- */
+struct gemm { int64_t m, n, k; bool ta, tb; float alpha, beta; const struct operand *bias; };
+
+static enum status read_gemm(const struct call *c, struct gemm *g, struct err *err)
+{
+    const struct operand *a = c->in[0], *b = c->in[1];
+    *g = (struct gemm){ .ta = node_int(c->node, "transA", 0) != 0, .tb = node_int(c->node, "transB", 0) != 0, .alpha = node_float(c->node, "alpha", 1), .beta = node_float(c->node, "beta", 1), .bias = c->in_count > 2 ? c->in[2] : NULL };
+    bool numbers = dtype_is_real(a->dtype) || dtype_is_integer(a->dtype);
+    if (!numbers || a->dtype != b->dtype || (g->bias && g->bias->dtype != a->dtype)) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s and %s", dtype_name(a->dtype), dtype_name(b->dtype));
+    char s[80], t[80];
+    if (a->rank != 2 || b->rank != 2) goto wrong;
+    g->m = a->dims[g->ta];
+    g->k = a->dims[!g->ta];
+    g->n = b->dims[!g->tb];
+    if (b->dims[g->tb] != g->k) goto wrong;
+    if (!g->bias) return ST_OK;
+    const struct operand *o = g->bias;
+    int64_t rows = o->rank > 1 ? o->dims[o->rank - 2] : 1, columns = o->rank ? o->dims[o->rank - 1] : 1;
+    if (o->rank > 2 || (rows != 1 && rows != g->m) || (columns != 1 && columns != g->n)) return call_error(c, err, ST_BAD_INPUT, "C is %s, which does not broadcast to [%lld,%lld]", shape_text(o->dims, o->rank, s, sizeof s), (long long)g->m, (long long)g->n);
+    return ST_OK;
+wrong:
+    return call_error(c, err, ST_BAD_INPUT, "%s and %s cannot be multiplied (transA %d, transB %d)", shape_text(a->dims, a->rank, s, sizeof s), shape_text(b->dims, b->rank, t, sizeof t), g->ta, g->tb);
+}
+
+static enum status infer_gemm(struct call *c, struct err *err)
+{
+    struct gemm g;
+    enum status st = read_gemm(c, &g, err);
+    return st ? st : call_set(c, 0, c->in[0]->dtype, (int64_t[]){ g.m, g.n }, 2, err);
+}
+
+static uint64_t aligned(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
+
+static uint64_t scratch_gemm(const struct call *c)
+{
+    struct gemm g;
+    if (c->in[0]->dtype != DT_F32 || read_gemm(c, &g, NULL)) return 0;
+    return (g.ta ? aligned(c->in[0]->bytes) : 0) + (c->node->packed ? 0 : aligned(c->k->gemm_f32_packed_bytes(g.k, g.n)));
+}
+
+static void bias_strides(const struct gemm *g, int64_t *row, int64_t *column)
+{
+    const struct operand *o = g->bias;
+    int64_t rows = o->rank > 1 ? o->dims[o->rank - 2] : 1, columns = o->rank ? o->dims[o->rank - 1] : 1;
+    *column = columns == 1 ? 0 : 1;
+    *row = rows == 1 ? 0 : columns;
+}
+
+static void finish_gemm(float *y, const struct gemm *g)
+{
+    int64_t row = 0, column = 0;
+    const float *x = g->bias ? g->bias->data : NULL;
+    if (x) bias_strides(g, &row, &column);
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            float v = g->alpha * y[i * g->n + j];
+            y[i * g->n + j] = x ? v + g->beta * x[i * row + j * column] : v;
+        }
+}
+
+/* Any real or integer type: y[i,j] = alpha * sum + beta * c. */
+static void direct_gemm(const struct call *c, const struct gemm *g)
+{
+    const struct operand *a = c->in[0], *b = c->in[1];
+    struct operand *y = c->out[0];
+    int64_t row = 0, column = 0;
+    if (g->bias) bias_strides(g, &row, &column);
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            double sum = 0, p, q;
+            uint64_t whole = 0;
+            int64_t u, v;
+            for (int64_t k = 0; k < g->k; k++) {
+                uint64_t at = (uint64_t)(g->ta ? k * g->m + i : i * g->k + k), bt = (uint64_t)(g->tb ? j * g->k + k : k * g->n + j);
+                if (dtype_is_real(a->dtype)) {
+                    real_load(&p, a->dtype, a->data, at, 0, 1);
+                    real_load(&q, b->dtype, b->data, bt, 0, 1);
+                    sum += p * q;
+                } else {
+                    int_load(&u, a->dtype, a->data, at, 0, 1);
+                    int_load(&v, b->dtype, b->data, bt, 0, 1);
+                    whole += (uint64_t)u * (uint64_t)v;
+                }
+            }
+            bool real = dtype_is_real(a->dtype);
+            double r = (double)g->alpha * (real ? sum : (double)(int64_t)whole), e = 0;
+            if (g->bias) real_load(&e, g->bias->dtype, g->bias->data, (uint64_t)(i * row + j * column), 0, 1);
+            r += (double)g->beta * e;
+            int64_t k = real ? 0 : g->alpha == 1 && !g->bias ? (int64_t)whole : r >= 9.2e18 ? INT64_MAX : r <= -9.2e18 ? INT64_MIN : (int64_t)r;
+            if (real) real_store(y->data, y->dtype, (uint64_t)(i * g->n + j), &r, 1);
+            else int_store(y->data, y->dtype, (uint64_t)(i * g->n + j), &k, 1);
+        }
+}
+
+static enum status eval_gemm(struct call *c, struct err *err)
+{
+    struct gemm g;
+    enum status st = read_gemm(c, &g, err);
+    if (st || c->out[0]->bytes == 0) return st;
+    if (c->in[0]->dtype != DT_F32) {
+        direct_gemm(c, &g);
+        return ST_OK;
+    }
+    const float *a = c->in[0]->data;
+    char *scratch = c->scratch;
+    if (g.ta) {
+        c->k->transpose_2d(scratch, a, 1, g.k, g.m, 4, c->threads);
+        a = (const float *)scratch;
+        scratch += aligned(c->in[0]->bytes);
+    }
+    const void *packed = c->node->packed;
+    if (!packed) {
+        c->k->gemm_f32_pack(scratch, c->in[1]->data, g.tb ? 1 : g.n, g.tb ? g.k : 1, g.k, g.n);
+        packed = scratch;
+    }
+    bool vector = !g.bias || (g.alpha == 1 && g.beta == 1 && (g.bias->rank < 2 || g.bias->dims[0] == 1) && operand_count(g.bias) == (uint64_t)g.n);
+    bool simple = vector && g.alpha == 1;
+    struct gemm_epilogue ep = { .bias = simple ? c->node->bias ? c->node->bias : g.bias ? g.bias->data : NULL : NULL };
+    if (simple) ep.act = c->node->act;
+    c->k->gemm_f32(c->out[0]->data, g.n, a, g.k, packed, g.m, g.n, g.k, &ep, c->threads);
+    if (!simple) finish_gemm(c->out[0]->data, &g);
+    return ST_OK;
+}
+
+static bool rows_gemm(const struct call *c)
+{
+    const struct operand *bias = c->in_count > 2 ? c->in[2] : NULL;
+    return c->in[0]->batched && !node_int(c->node, "transA", 0) && !call_any_tainted(c, 1) && !(bias && bias->rank == 2 && bias->dims[0] != 1);
+}
+
+/* ---- MatMul: numpy's rules ---- */
+struct matmul { int64_t m, n, k, batch; int rank; int64_t dims[TENSOR_RANK_MAX]; bool row, column; };
+
+static enum status read_matmul(const struct call *c, struct matmul *g, struct err *err)
+{
+    const struct operand *a = c->in[0], *b = c->in[1];
+    char s[80], t[80];
+    *g = (struct matmul){ .batch = 1 };
+    if (!(dtype_is_real(a->dtype) || dtype_is_integer(a->dtype)) || a->dtype != b->dtype) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s and %s", dtype_name(a->dtype), dtype_name(b->dtype));
+    if (a->rank < 1 || b->rank < 1) goto wrong;
+    g->row = a->rank == 1;
+    g->column = b->rank == 1;
+    g->m = g->row ? 1 : a->dims[a->rank - 2];
+    g->k = a->dims[a->rank - 1];
+    g->n = g->column ? 1 : b->dims[b->rank - 1];
+    if ((g->column ? b->dims[0] : b->dims[b->rank - 2]) != g->k) goto wrong;
+    int ab = g->row ? 0 : a->rank - 2, bb = g->column ? 0 : b->rank - 2, n = ab > bb ? ab : bb;
+    for (int d = 0; d < n; d++) {
+        int64_t p = d < n - ab ? 1 : a->dims[d - (n - ab)], q = d < n - bb ? 1 : b->dims[d - (n - bb)];
+        if (p != q && p != 1 && q != 1) goto wrong;
+        g->dims[d] = p == 1 ? q : p;
+        if (__builtin_mul_overflow(g->batch, g->dims[d], &g->batch)) goto wrong;
+    }
+    g->rank = n;
+    if (!g->row) g->dims[g->rank++] = g->m;
+    if (!g->column) g->dims[g->rank++] = g->n;
+    return ST_OK;
+wrong:
+    return call_error(c, err, ST_BAD_INPUT, "%s and %s cannot be multiplied", shape_text(a->dims, a->rank, s, sizeof s), shape_text(b->dims, b->rank, t, sizeof t));
+}
+
+static enum status infer_matmul(struct call *c, struct err *err)
+{
+    struct matmul g;
+    enum status st = read_matmul(c, &g, err);
+    return st ? st : call_set(c, 0, c->in[0]->dtype, g.dims, g.rank, err);
+}
+
+static uint64_t scratch_matmul(const struct call *c)
+{
+    struct matmul g;
+    if (c->in[0]->dtype != DT_F32 || c->node->packed || read_matmul(c, &g, NULL)) return 0;
+    return aligned(c->k->gemm_f32_packed_bytes(g.k, g.n));
+}
+
+static int64_t batch_offset(const struct operand *o, const struct matmul *g, int64_t index, bool vector)
+{
+    int own = vector ? 0 : o->rank - 2, all = g->rank - !g->row - !g->column;
+    int64_t step = vector ? 0 : o->dims[o->rank - 1] * o->dims[o->rank - 2], at = 0;
+    for (int d = all - 1; d >= 0; d--) {
+        int64_t i = index % g->dims[d];
+        index /= g->dims[d];
+        int mine = d - (all - own);
+        if (mine < 0) continue;
+        if (o->dims[mine] != 1) at += i * step;
+        step *= o->dims[mine];
+    }
+    return at;
+}
+
+static void direct_product(const struct call *c, const struct matmul *g, int64_t a0, int64_t b0, int64_t y0)
+{
+    const struct operand *a = c->in[0], *b = c->in[1];
+    struct operand *y = c->out[0];
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            double sum = 0, p, q;
+            uint64_t whole = 0;
+            int64_t u, v;
+            for (int64_t k = 0; k < g->k; k++) {
+                uint64_t at = (uint64_t)(a0 + i * g->k + k), bt = (uint64_t)(b0 + k * g->n + j);
+                if (dtype_is_real(a->dtype)) {
+                    real_load(&p, a->dtype, a->data, at, 0, 1);
+                    real_load(&q, b->dtype, b->data, bt, 0, 1);
+                    sum += p * q;
+                } else {
+                    int_load(&u, a->dtype, a->data, at, 0, 1);
+                    int_load(&v, b->dtype, b->data, bt, 0, 1);
+                    whole += (uint64_t)u * (uint64_t)v;
+                }
+            }
+            int64_t w = (int64_t)whole;
+            if (dtype_is_real(a->dtype)) real_store(y->data, y->dtype, (uint64_t)(y0 + i * g->n + j), &sum, 1);
+            else int_store(y->data, y->dtype, (uint64_t)(y0 + i * g->n + j), &w, 1);
+        }
+}
+
+static enum status eval_matmul(struct call *c, struct err *err)
+{
+    struct matmul g;
+    enum status st = read_matmul(c, &g, err);
+    if (st || c->out[0]->bytes == 0) return st;
+    const float *a = c->in[0]->data;
+    float *y = c->out[0]->data;
+    struct gemm_epilogue ep = { .bias = c->node->bias, .act = c->node->act };
+    if (c->in[0]->dtype == DT_F32 && c->in[1]->rank <= 2) {      /* one right side for all: one tall product */
+        const void *packed = c->node->packed;
+        if (!packed) c->k->gemm_f32_pack(c->scratch, c->in[1]->data, g.n, 1, g.k, g.n);
+        c->k->gemm_f32(y, g.n, a, g.k, packed ? packed : c->scratch, g.m * g.batch, g.n, g.k, &ep, c->threads);
+        return ST_OK;
+    }
+    for (int64_t i = 0; i < g.batch; i++) {
+        int64_t ao = batch_offset(c->in[0], &g, i, g.row), bo = batch_offset(c->in[1], &g, i, g.column), yo = i * g.m * g.n;
+        if (c->in[0]->dtype != DT_F32) {
+            direct_product(c, &g, ao, bo, yo);
+            continue;
+        }
+        c->k->gemm_f32_pack(c->scratch, (const float *)c->in[1]->data + bo, g.n, 1, g.k, g.n);
+        c->k->gemm_f32(y + yo, g.n, a + ao, g.k, c->scratch, g.m, g.n, g.k, &ep, c->threads);
+    }
+    return ST_OK;
+}
+
+static bool rows_matmul(const struct call *c)
+{
+    const struct operand *a = c->in[0], *b = c->in[1];
+    if (call_any_tainted(c, 2) || (a->tainted && !a->batched) || (b->tainted && !b->batched) || !a->batched || a->rank < 2) return false;
+    if (b->batched) return a->rank >= 3 && b->rank == a->rank;
+    return b->rank < a->rank || a->rank == 2 || b->dims[0] == 1;
+}
+
+const struct op ops_matmul[] = {
+    { "Gemm", "", 1, 0, 2, 3, 1, 1, 0, 0, infer_gemm, eval_gemm, scratch_gemm, NULL, NULL, rows_gemm },
+    { "MatMul", "", 1, 0, 2, 2, 1, 1, 0, 0, infer_matmul, eval_matmul, scratch_matmul, NULL, NULL, rows_matmul },
+    { 0 }
+};

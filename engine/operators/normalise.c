@@ -1,0 +1,278 @@
+/* Normalisations and softmax. f32 rows go to kernels; other types and orders are computed in double. */
+#include <string.h>
+
+#include "engine/operators/numbers.h"
+#include "engine/operators/operators.h"
+
+static int64_t product(const int64_t *dims, int from, int to)
+{
+    int64_t n = 1;
+    for (int d = from; d < to; d++) n *= dims[d];
+    return n;
+}
+
+static double number_at(const struct operand *o, int64_t i)
+{
+    double v;
+    real_load(&v, o->dtype, o->data, (uint64_t)i, 0, 1);
+    return v;
+}
+
+static enum status need_real(const struct call *c, struct err *err)
+{
+    if (!dtype_is_real(c->in[0]->dtype)) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s", dtype_name(c->in[0]->dtype));
+    return ST_OK;
+}
+
+static enum status need_channels(const struct call *c, int i, int64_t n, struct err *err)
+{
+    const struct operand *o = i < c->in_count ? c->in[i] : NULL;
+    if (!o || !dtype_is_real(o->dtype) || operand_count(o) != (uint64_t)n) return call_error(c, err, ST_BAD_INPUT, "input %d must hold %lld numbers", i, (long long)n);
+    return ST_OK;
+}
+
+/* ---- y = act(x * scale[c] + bias[c]): what BatchNormalization becomes; scale and bias are on the node ---- */
+static enum status eval_scale_shift(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = product(x->dims, 2, x->rank), n = x->rank ? x->dims[0] : 1;
+    const float *scale = c->node->weight, *bias = c->node->bias;
+    (void)err;
+    if (x->channels_last || space == 1) {
+        c->k->scale_shift_f32(c->out[0]->data, x->data, scale, bias, n * space, channels, c->node->act, c->threads);
+        return ST_OK;
+    }
+    for (int64_t i = 0; i < n * channels; i++) {
+        const float *p = (const float *)x->data + i * space;
+        float *q = (float *)c->out[0]->data + i * space, s = scale ? scale[i % channels] : 1, b = bias ? bias[i % channels] : 0;
+        for (int64_t k = 0; k < space; k++) q[k] = p[k] * s + b;
+    }
+    if (c->node->act.kind != ACT_NONE) c->k->activate_f32(c->out[0]->data, c->out[0]->data, n * channels * space, c->node->act, c->threads);
+    return ST_OK;
+}
+
+const struct op op_scale_shift = { "ScaleShift", "inferd", 1, 0, 1, 1, 1, 1, OP_LAST | OP_INPLACE | OP_UNARY, 0, infer_same, eval_scale_shift, NULL, NULL, NULL, rows_first };
+
+/* ---- BatchNormalization(x, scale, bias, mean, variance) at inference ---- */
+static enum status infer_batch_norm(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    int64_t channels = x->rank > 1 ? x->dims[1] : 1;
+    enum status st = need_real(c, err);
+    for (int i = 1; i < 5 && !st; i++) st = need_channels(c, i, channels, err);
+    if (st) return st;
+    if (node_int(c->node, "training_mode", 0) || (c->node->opset < 9 && !node_int(c->node, "spatial", 1))) return call_error(c, err, ST_UNSUPPORTED, "training mode and spatial=0 are not computed");
+    for (int i = 1; i < c->out_count && !st; i++) st = call_set(c, i, c->in[1]->dtype, &channels, 1, err);
+    return st ? st : infer_same(c, err);
+}
+
+static enum status eval_batch_norm(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = product(x->dims, 2, x->rank), n = x->rank ? x->dims[0] : 1;
+    double epsilon = (double)node_float(c->node, "epsilon", 1e-5f), v[BLOCK];
+    (void)err;
+    for (int64_t i = 0; i < n * channels; i++) {
+        int64_t ch = i % channels;
+        double s = number_at(c->in[1], ch) / sqrt(number_at(c->in[4], ch) + epsilon), b = number_at(c->in[2], ch) - number_at(c->in[3], ch) * s;
+        for (int64_t k = 0; k < space; k += BLOCK) {
+            int m = space - k < BLOCK ? (int)(space - k) : BLOCK;
+            real_load(v, x->dtype, x->data, (uint64_t)(i * space + k), 1, m);
+            for (int j = 0; j < m; j++) v[j] = v[j] * s + b;
+            real_store(c->out[0]->data, x->dtype, (uint64_t)(i * space + k), v, m);
+        }
+    }
+    for (int i = 1; i < c->out_count; i++)
+        if (c->out[i]) memset(c->out[i]->data, 0, c->out[i]->bytes);
+    return ST_OK;
+}
+
+/* ---- rows normalised by their own mean and deviation ---- */
+struct rows { int64_t count, length, per; double epsilon; bool affine_by_row; };   /* affine_by_row: scale[(row / per) % channels]; else scale[i] */
+
+static void normalise_row(const struct call *c, const struct rows *r, int64_t row, int64_t channels)
+{
+    const struct operand *x = c->in[0], *scale = c->in_count > 1 ? c->in[1] : NULL, *bias = c->in_count > 2 ? c->in[2] : NULL;
+    double sum = 0, squares = 0;
+    int64_t at = row * r->length;
+    for (int64_t i = 0; i < r->length; i++) sum += number_at(x, at + i);
+    double mean = sum / (double)r->length;
+    for (int64_t i = 0; i < r->length; i++) {
+        double d = number_at(x, at + i) - mean;
+        squares += d * d;
+    }
+    double inverse = 1 / sqrt(squares / (double)r->length + r->epsilon);
+    for (int64_t i = 0; i < r->length; i++) {
+        int64_t k = r->affine_by_row ? row % channels : i;
+        double v = (number_at(x, at + i) - mean) * inverse * (scale ? number_at(scale, k) : 1) + (bias ? number_at(bias, k) : 0);
+        real_store(c->out[0]->data, x->dtype, (uint64_t)(at + i), &v, 1);
+    }
+    if (c->out_count > 1 && c->out[1]) real_store(c->out[1]->data, c->out[1]->dtype, (uint64_t)row, &mean, 1);
+    if (c->out_count > 2 && c->out[2]) real_store(c->out[2]->data, c->out[2]->dtype, (uint64_t)row, &inverse, 1);
+}
+
+static enum status infer_instance_norm(struct call *c, struct err *err)
+{
+    enum status st = need_real(c, err);
+    if (!st && c->in[0]->rank < 3) st = call_error(c, err, ST_BAD_INPUT, "its input has %d dimensions; at least 3 are needed", c->in[0]->rank);
+    for (int i = 1; i < 3 && !st; i++) st = need_channels(c, i, c->in[0]->dims[1], err);
+    return st ? st : infer_same(c, err);
+}
+
+static enum status eval_instance_norm(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    struct rows r = { x->dims[0] * x->dims[1], product(x->dims, 2, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), true };
+    (void)err;
+    for (int64_t i = 0; i < r.count && r.length; i++) normalise_row(c, &r, i, x->dims[1]);
+    return ST_OK;
+}
+
+static enum status infer_layer_norm(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis = node_int(c->node, "axis", -1), dims[TENSOR_RANK_MAX];
+    enum status st = need_real(c, err);
+    if (st) return st;
+    if (!axis_fix(&axis, x->rank)) return call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)axis, x->rank);
+    int64_t length = product(x->dims, (int)axis, x->rank);
+    st = need_channels(c, 1, length, err);
+    if (!st && c->in_count > 2 && c->in[2]) st = need_channels(c, 2, length, err);
+    for (int d = 0; d < x->rank; d++) dims[d] = d < axis ? x->dims[d] : 1;
+    for (int i = 1; i < c->out_count && !st; i++) st = call_set(c, i, DT_F32, dims, x->rank, err);
+    return st ? st : infer_same(c, err);
+}
+
+static enum status eval_layer_norm(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0], *bias = c->in_count > 2 ? c->in[2] : NULL;
+    int64_t axis = node_int(c->node, "axis", -1);
+    (void)err;
+    axis_fix(&axis, x->rank);
+    struct rows r = { product(x->dims, 0, (int)axis), product(x->dims, (int)axis, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), false };
+    bool extra = (c->out_count > 1 && c->out[1]) || (c->out_count > 2 && c->out[2]);
+    if (x->dtype == DT_F32 && c->in[1]->dtype == DT_F32 && (!bias || bias->dtype == DT_F32) && !extra && r.length) {
+        c->k->layer_norm_f32(c->out[0]->data, x->data, c->in[1]->data, bias ? bias->data : NULL, r.count, r.length, (float)r.epsilon, c->threads);
+        return ST_OK;
+    }
+    for (int64_t i = 0; i < r.count && r.length; i++) normalise_row(c, &r, i, 1);
+    return ST_OK;
+}
+
+static bool rows_layer_norm(const struct call *c)
+{
+    int64_t axis = node_int(c->node, "axis", -1);
+    return axis_fix(&axis, c->in[0]->rank) && axis != 0 && c->in[0]->batched && !call_any_tainted(c, 1);
+}
+
+/* ---- LRN across channels ---- */
+static enum status infer_lrn(struct call *c, struct err *err)
+{
+    int64_t size = node_int(c->node, "size", 0);
+    enum status st = need_real(c, err);
+    if (st) return st;
+    if (c->in[0]->rank < 2 || size < 1 || size > INT32_MAX) return call_error(c, err, ST_BAD_INPUT, "it needs at least 2 dimensions and a positive size");
+    return infer_same(c, err);
+}
+
+static enum status eval_lrn(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    int size = (int)node_int(c->node, "size", 1);
+    float alpha = node_float(c->node, "alpha", 1e-4f), beta = node_float(c->node, "beta", 0.75f), bias = node_float(c->node, "bias", 1);
+    int64_t channels = x->dims[1], space = product(x->dims, 2, x->rank);
+    (void)err;
+    if (x->dtype == DT_F32 && (x->channels_last || space == 1)) {
+        c->k->lrn_f32(c->out[0]->data, x->data, x->dims[0] * space, channels, size, alpha, beta, bias, c->threads);
+        return ST_OK;
+    }
+    int64_t before = (size - 1) / 2, after = size - 1 - before;
+    for (int64_t n = 0; n < x->dims[0]; n++)
+        for (int64_t ch = 0; ch < channels; ch++)
+            for (int64_t k = 0; k < space; k++) {
+                double sum = 0;
+                int64_t low = ch > before ? ch - before : 0, high = channels - 1 - ch < after ? channels - 1 : ch + after;
+                for (int64_t j = low; j <= high; j++) {
+                    double v = number_at(x, (n * channels + j) * space + k);
+                    sum += v * v;
+                }
+                int64_t at = (n * channels + ch) * space + k;
+                double v = number_at(x, at) / pow((double)bias + (double)alpha / size * sum, (double)beta);
+                real_store(c->out[0]->data, x->dtype, (uint64_t)at, &v, 1);
+            }
+    return ST_OK;
+}
+
+/* ---- Softmax, LogSoftmax, Hardmax: before opset 13 everything from the axis on is one row ---- */
+enum softmax { S_SOFTMAX, S_LOG, S_HARD };
+
+static bool softmax_axis(const struct call *c, int64_t *axis)
+{
+    *axis = node_int(c->node, "axis", c->node->opset < 13 ? 1 : -1);
+    if (c->node->opset < 13 && *axis == c->in[0]->rank) return true;
+    return axis_fix(axis, c->in[0]->rank);
+}
+
+static enum status infer_softmax(struct call *c, struct err *err)
+{
+    int64_t axis;
+    enum status st = need_real(c, err);
+    if (!st && !softmax_axis(c, &axis) && c->in[0]->rank) st = call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)axis, c->in[0]->rank);
+    return st ? st : infer_same(c, err);
+}
+
+static void softmax_row(const struct call *c, int64_t at, int64_t length, int64_t stride)
+{
+    const struct operand *x = c->in[0];
+    double best = -(double)INFINITY, sum = 0;
+    int64_t where = 0;
+    for (int64_t i = 0; i < length; i++) {
+        double v = number_at(x, at + i * stride);
+        if (v > best) { best = v; where = i; }
+    }
+    for (int64_t i = 0; i < length; i++) sum += exp(number_at(x, at + i * stride) - best);
+    for (int64_t i = 0; i < length; i++) {
+        double v = number_at(x, at + i * stride) - best;
+        v = c->node->op->code == S_HARD ? i == where : c->node->op->code == S_LOG ? v - log(sum) : exp(v) / sum;
+        real_store(c->out[0]->data, x->dtype, (uint64_t)(at + i * stride), &v, 1);
+    }
+}
+
+static enum status eval_softmax(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis, outer, length, inner = 1;
+    (void)err;
+    if (x->bytes == 0) return ST_OK;
+    if (x->rank == 0 || !softmax_axis(c, &axis)) axis = 0;
+    outer = product(x->dims, 0, (int)axis);
+    length = product(x->dims, (int)axis, c->node->opset < 13 || x->rank == 0 ? x->rank : (int)axis + 1);
+    inner = c->node->opset < 13 || x->rank == 0 ? 1 : product(x->dims, (int)axis + 1, x->rank);
+    if (x->channels_last) {                        /* the layout pass lets axis 1 through only */
+        outer *= inner;
+        inner = 1;
+    }
+    if (x->dtype == DT_F32 && inner == 1 && c->node->op->code == S_SOFTMAX) {
+        c->k->softmax_f32(c->out[0]->data, x->data, outer, length, c->threads);
+        return ST_OK;
+    }
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t i = 0; i < inner; i++) softmax_row(c, o * length * inner + i, length, inner);
+    return ST_OK;
+}
+
+static bool rows_softmax(const struct call *c)
+{
+    int64_t axis;
+    return c->in[0]->batched && softmax_axis(c, &axis) && axis != 0;
+}
+
+#define SOFTMAX(name, code) { name, "", 1, 0, 1, 1, 1, 1, 0, code, infer_softmax, eval_softmax, NULL, NULL, NULL, rows_softmax }
+const struct op ops_normalise[] = {
+    { "BatchNormalization", "", 1, 0, 5, 5, 1, 5, 0, 0, infer_batch_norm, eval_batch_norm, NULL, NULL, NULL, rows_first },
+    { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, 0, 0, infer_instance_norm, eval_instance_norm, NULL, NULL, NULL, rows_first },
+    { "LayerNormalization", "", 17, 0, 2, 3, 1, 3, 0, 0, infer_layer_norm, eval_layer_norm, NULL, NULL, NULL, rows_layer_norm },
+    { "LRN", "", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_lrn, eval_lrn, NULL, NULL, NULL, rows_first },
+    SOFTMAX("Softmax", S_SOFTMAX), SOFTMAX("LogSoftmax", S_LOG), SOFTMAX("Hardmax", S_HARD),
+    { 0 }
+};

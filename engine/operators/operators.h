@@ -1,0 +1,43 @@
+/* What the operator files share: one table per family, joined by table.c; helpers to check operands; strided walks. */
+#ifndef ENGINE_OPERATORS_OPERATORS_H
+#define ENGINE_OPERATORS_OPERATORS_H
+
+#include "engine/graph/graph.h"
+
+extern const struct op ops_unary[], ops_binary[], ops_shape[], ops_move[], ops_reduce[], ops_normalise[], ops_conv[], ops_pool[], ops_matmul[], ops_resize[], ops_index[];
+/* Made by passes only. */
+/* What kernels call this node, ACT_NONE where they do not know it. */
+struct activation_spec activation_of_node(const struct node *n);
+extern const struct op op_reorder, op_shuffle, op_scale_shift, op_silu;
+
+/* Infer of elementwise operators: out[0] like in[0]. */
+enum status infer_same(struct call *c, struct err *err);
+/* ---- proofs of row independence ---- */
+bool rows_elementwise(const struct call *c);     /* every batched input aligned with dimension 0 of the output, nothing tainted */
+bool rows_first(const struct call *c);           /* input 0 batched and dims[0] kept, all others neither batched nor tainted */
+bool call_any_tainted(const struct call *c, int from);
+
+/* ---- strided walks ---- */
+enum { WALK_MAX = 4 };
+/* Visits the elements of a shape in order; runs of the innermost dimension are handed over whole. offset[k] and stride[k] are in elements. */
+struct walk {
+    int     rank, count;                               /* operands */
+    int64_t dims[TENSOR_RANK_MAX], stride[WALK_MAX][TENSOR_RANK_MAX];
+    int64_t offset[WALK_MAX], index[TENSOR_RANK_MAX];
+    int64_t run;                                       /* length of the innermost dimension */
+    bool    more;
+};
+/* strides: stride[k][d] filled by the caller for dims[0..rank-1]; dimensions are merged where all operands allow it. */
+void walk_begin(struct walk *w);
+void walk_next(struct walk *w);
+static inline int64_t walk_step(const struct walk *w, int k) { return w->rank ? w->stride[k][w->rank - 1] : 0; }
+/* Element strides of an operand by ONNX dimension, whatever its layout. */
+void operand_strides(const struct operand *o, int64_t *strides);
+/* Sets up a walk over out (in the order its bytes lie) for inputs broadcast against it; legacy aligns input 1 at `axis` (opset < 7). */
+enum status walk_broadcast(struct walk *w, const struct call *c, struct err *err);
+enum status infer_broadcast_dims(struct call *c, int64_t *dims, int *rank, struct err *err);
+
+/* memcpy by element size with strides: y contiguous. */
+void copy_strided(void *y, const void *x, int64_t n, int64_t stride, int size);
+
+#endif

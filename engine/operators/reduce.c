@@ -1,0 +1,180 @@
+/* Reductions. One walk over what stays, one inside over what goes; sums are kept in double, so their order is the same for every row. */
+#include <string.h>
+
+#include "engine/operators/numbers.h"
+#include "engine/operators/operators.h"
+
+enum reduce { R_SUM, R_MEAN, R_MAX, R_MIN, R_PROD, R_L1, R_L2, R_LOG_SUM, R_LOG_SUM_EXP, R_SUM_SQUARE };
+
+static enum status read_axes(struct call *c, bool *gone, bool *known, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    int64_t axes[TENSOR_RANK_MAX];
+    int n = 0, from = c->node->op->code == R_SUM ? 13 : 18;
+    *known = true;
+    for (int d = 0; d < TENSOR_RANK_MAX; d++) gone[d] = false;
+    if (c->node->opset >= from && c->in_count > 1 && c->in[1]) {
+        enum status st = call_ints(c, 1, axes, TENSOR_RANK_MAX, &n, known, err);
+        if (st || !*known) return st;
+    } else {
+        const int64_t *a = node_ints(c->node, "axes", &n);
+        if (n > TENSOR_RANK_MAX) return call_error(c, err, ST_BAD_INPUT, "it names %d axes", n);
+        if (n) memcpy(axes, a, (size_t)n * sizeof *axes);
+    }
+    for (int i = 0; i < n; i++) {
+        if (!axis_fix(&axes[i], x->rank)) return call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)axes[i], x->rank);
+        gone[axes[i]] = true;
+    }
+    if (n == 0 && !node_int(c->node, "noop_with_empty_axes", 0))
+        for (int d = 0; d < x->rank; d++) gone[d] = true;
+    return ST_OK;
+}
+
+static enum status infer_reduce(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    bool gone[TENSOR_RANK_MAX], known, keep = node_int(c->node, "keepdims", 1) != 0;
+    int64_t dims[TENSOR_RANK_MAX];
+    int rank = 0, code = c->node->op->code;
+    bool extreme = code == R_MAX || code == R_MIN;
+    if (!dtype_is_real(x->dtype) && !dtype_is_integer(x->dtype) && !(extreme && x->dtype == DT_BOOL)) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s", dtype_name(x->dtype));
+    enum status st = read_axes(c, gone, &known, err);
+    if (st || !known) return st;
+    for (int d = 0; d < x->rank; d++) {
+        if (!gone[d]) dims[rank++] = x->dims[d];
+        else if (keep) dims[rank++] = 1;
+    }
+    return call_set(c, 0, x->dtype, dims, rank, err);
+}
+
+static double step(int code, double r, double v)
+{
+    switch (code) {
+    case R_MAX: return v != v || v > r ? v : r;
+    case R_MIN: return v != v || v < r ? v : r;
+    case R_PROD: return r * v;
+    case R_L1: return r + fabs(v);
+    case R_L2: case R_SUM_SQUARE: return r + v * v;
+    case R_LOG_SUM_EXP: return r + exp(v);
+    default: return r + v;
+    }
+}
+
+static double first(int code) { return code == R_MAX ? -(double)INFINITY : code == R_MIN ? (double)INFINITY : code == R_PROD ? 1 : 0; }
+
+static double last(int code, double r, int64_t n)
+{
+    switch (code) {
+    case R_MEAN: return r / (double)n;
+    case R_L2: return sqrt(r);
+    case R_LOG_SUM: case R_LOG_SUM_EXP: return log(r);
+    default: return r;
+    }
+}
+
+static uint64_t step_int(int code, uint64_t r, int64_t v, bool u)
+{
+    bool less = u ? (uint64_t)v < r : v < (int64_t)r;
+    switch (code) {
+    case R_MAX: return less ? r : (uint64_t)v;
+    case R_MIN: return less ? (uint64_t)v : r;
+    case R_PROD: return r * (uint64_t)v;
+    case R_L1: return r + (!u && v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
+    case R_L2: case R_SUM_SQUARE: return r + (uint64_t)v * (uint64_t)v;
+    default: return r + (uint64_t)v;
+    }
+}
+
+static uint64_t first_int(int code, enum dtype t)
+{
+    if (code == R_PROD) return 1;
+    if (code == R_MAX) return t == DT_U64 || t == DT_BOOL || t == DT_U8 || t == DT_U16 || t == DT_U32 ? 0 : (uint64_t)INT64_MIN;
+    if (code == R_MIN) return t == DT_U64 ? UINT64_MAX : t == DT_BOOL ? 1 : (uint64_t)INT64_MAX;
+    return 0;
+}
+
+static void reduce_one(const struct call *c, struct walk inner, int64_t base, uint64_t at, int64_t n)
+{
+    const struct operand *x = c->in[0];
+    int code = c->node->op->code;
+    bool real = dtype_is_real(x->dtype), doubled = real || code == R_LOG_SUM || code == R_LOG_SUM_EXP;
+    double r = first(code), v[BLOCK], shift = 0;
+    uint64_t q = first_int(code, x->dtype);
+    int64_t k[BLOCK];
+    if (code == R_LOG_SUM_EXP) {                       /* take the maximum off, so that exp does not overflow */
+        shift = -(double)INFINITY;
+        for (struct walk w = inner; w.more; walk_next(&w))
+            for (int64_t i = 0; i < w.run; i++) {
+                real_load(v, x->dtype, x->data, (uint64_t)(base + w.offset[0] + i * walk_step(&w, 0)), 0, 1);
+                if (v[0] > shift) shift = v[0];
+            }
+        if (!(fabs(shift) < (double)INFINITY)) shift = 0;
+    }
+    for (; inner.more; walk_next(&inner))
+        for (int64_t done = 0; done < inner.run; done += BLOCK) {
+            int m = inner.run - done < BLOCK ? (int)(inner.run - done) : BLOCK;
+            int64_t stride = walk_step(&inner, 0);
+            uint64_t from = (uint64_t)(base + inner.offset[0] + done * stride);
+            if (doubled) {
+                real_load(v, x->dtype, x->data, from, stride, m);
+                for (int i = 0; i < m; i++) r = step(code, r, v[i] - shift);
+            } else {
+                int_load(k, x->dtype, x->data, from, stride, m);
+                for (int i = 0; i < m; i++) q = step_int(code, q, k[i], x->dtype == DT_U64);
+            }
+        }
+    if (real) {
+        r = last(code, r, n) + (code == R_LOG_SUM_EXP ? shift : 0);
+        real_store(c->out[0]->data, x->dtype, at, &r, 1);
+        return;
+    }
+    if (doubled) k[0] = (int64_t)(last(code, r, n) + shift);
+    else if (code == R_L2) k[0] = (int64_t)sqrt((double)q);
+    else if (code == R_MEAN) k[0] = n ? (int64_t)q / n : 0;
+    else k[0] = (int64_t)q;
+    int_store(c->out[0]->data, x->dtype, at, k, 1);
+}
+
+static enum status eval_reduce(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    bool gone[TENSOR_RANK_MAX], known;
+    int64_t strides[TENSOR_RANK_MAX], n = 1, kept = 0;
+    enum status st = read_axes(c, gone, &known, err);
+    if (st || c->out[0]->bytes == 0) return st;
+    operand_strides(x, strides);
+    struct walk outer = { .count = 1 }, inner = { .count = 1 };
+    for (int d = 0; d < x->rank; d++) {
+        struct walk *w = gone[d] ? &inner : &outer;
+        w->dims[w->rank] = x->dims[d];
+        w->stride[0][w->rank++] = strides[d];
+        if (gone[d]) n *= x->dims[d];
+        else kept = d + 1;
+    }
+    bool tail = kept == outer.rank && !x->channels_last;
+    if (x->dtype == DT_F32 && c->node->op->code == R_MEAN && tail && n > 0) {       /* [rows, n] -> [rows] */
+        c->k->mean_rows_f32(c->out[0]->data, x->data, (int64_t)(x->bytes / 4) / n, n, 1, c->threads);
+        return ST_OK;
+    }
+    walk_begin(&inner);
+    walk_begin(&outer);
+    uint64_t at = 0;
+    for (; outer.more; walk_next(&outer))
+        for (int64_t i = 0; i < outer.run; i++) reduce_one(c, inner, outer.offset[0] + i * walk_step(&outer, 0), at++, n);
+    return ST_OK;
+}
+
+static bool rows_reduce(const struct call *c)
+{
+    bool gone[TENSOR_RANK_MAX], known;
+    struct call copy = *c;
+    struct err e;
+    return rows_first(c) && read_axes(&copy, gone, &known, &e) == ST_OK && known && !gone[0];
+}
+
+#define REDUCE(name, code) { name, "", 1, 0, 1, 2, 1, 1, 0, code, infer_reduce, eval_reduce, NULL, NULL, NULL, rows_reduce }
+const struct op ops_reduce[] = {
+    REDUCE("ReduceSum", R_SUM), REDUCE("ReduceMean", R_MEAN), REDUCE("ReduceMax", R_MAX), REDUCE("ReduceMin", R_MIN), REDUCE("ReduceProd", R_PROD),
+    REDUCE("ReduceL1", R_L1), REDUCE("ReduceL2", R_L2), REDUCE("ReduceLogSum", R_LOG_SUM), REDUCE("ReduceLogSumExp", R_LOG_SUM_EXP), REDUCE("ReduceSumSquare", R_SUM_SQUARE),
+    { 0 }
+};
