@@ -33,23 +33,6 @@ static inline void skip_space(struct parser *s)
     while (s->p < s->end && (*s->p == ' ' || *s->p == '\n' || *s->p == '\r' || *s->p == '\t')) s->p++;
 }
 
-/* Bytes of the UTF-8 sequence at p, 0 when it is not one: no overlong forms, no surrogates, nothing above U+10FFFF. */
-static int utf8_length(const unsigned char *p, const unsigned char *end)
-{
-    size_t left = (size_t)(end - p);
-    if (p[0] < 0x80) return 1;
-    if (p[0] < 0xc2) return 0;
-    if (p[0] < 0xe0) return left > 1 && (p[1] & 0xc0) == 0x80 ? 2 : 0;
-    if (p[0] < 0xf0) {
-        if (left < 3 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80) return 0;
-        if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f)) return 0;
-        return 3;
-    }
-    if (p[0] > 0xf4 || left < 4 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 || (p[3] & 0xc0) != 0x80) return 0;
-    if ((p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f)) return 0;
-    return 4;
-}
-
 /* Finds the closing quote of the string whose first byte is at `from`; checks its bytes; tells whether it holds escapes. */
 static enum status scan_string(struct parser *s, const char *from, const char **close, bool *escaped)
 {
@@ -74,7 +57,7 @@ static enum status scan_string(struct parser *s, const char *from, const char **
             p += 2;
             continue;
         }
-        int n = utf8_length((const unsigned char *)p, (const unsigned char *)s->end);
+        size_t n = json_utf8_length(p, (size_t)(s->end - p));
         if (!n) return fail_at(s, p, "invalid UTF-8");
         p += n;
     }

@@ -52,6 +52,9 @@ bool json_as_double(const struct json *j, double *out);                         
  * NULL when there is no JSON number. The kind is told as in struct json. For tensors of hundreds of thousands of numbers. */
 const char *json_number(const char *p, const char *end, struct json *out);
 
+/* Bytes of the UTF-8 sequence that begins at `text` (left > 0), 0 when it is none: no overlong form, no surrogate, nothing above U+10FFFF. */
+size_t json_utf8_length(const char *text, size_t left);
+
 /* Writers append to a buf. Strings are escaped; invalid UTF-8 becomes U+FFFD. */
 void json_write_string(struct buf *b, const char *text, size_t length);
 void json_write_text(struct buf *b, const char *text);                           /* NUL-terminated */

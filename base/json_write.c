@@ -122,9 +122,9 @@ void json_write_double(struct buf *b, double v)
     write_decimal(b, bits >> 63, digits, e);
 }
 
-/* Bytes of the UTF-8 sequence at p, 0 when it is not one. */
-static size_t utf8_length(const unsigned char *p, size_t left)
+size_t json_utf8_length(const char *text, size_t left)
 {
+    const unsigned char *p = (const unsigned char *)text;
     uint32_t first = p[0], second = left > 1 ? p[1] : 0;
     size_t n = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
     if (n > left) return 0;
@@ -141,7 +141,7 @@ void json_write_string(struct buf *b, const char *text, size_t length)
     buf_putc(b, '"');
     for (size_t i = 0, from = 0; i <= length;) {
         unsigned char c = i < length ? p[i] : 0;
-        size_t n = i < length ? utf8_length(p + i, length - i) : 0;
+        size_t n = i < length ? json_utf8_length(text + i, length - i) : 0;
         if (i < length && n && c >= 0x20 && c != '"' && c != '\\') {
             i += n;
             continue;

@@ -1,0 +1,23 @@
+/* What the parts of the model config share: model_config.c (ways in and out), config_read.c (tree to struct), config_complete.c (against
+ * the signature), config_picture.c (pictures). */
+#ifndef MODEL_STORE_CONFIG_INTERNAL_H
+#define MODEL_STORE_CONFIG_INTERNAL_H
+
+#include "base/json.h"
+#include "model_store/model_config.h"
+
+enum { CONFIG_INSTANCES_MAX = 64 };
+#define CONFIG_ARENA_MAX ((uint64_t)32 << 20)
+
+/* Fills the struct from c->tree. `where` names the text; log may be NULL. */
+enum status config_read_tree(struct model_config *c, const char *where, struct log *log, struct err *err);
+/* Reads the "picture." parameters; config_complete_picture then settles size, channels and layout. */
+enum status config_read_picture(struct model_config *c, struct err *err);
+enum status config_complete_picture(struct model_config *c, const struct signature *s, struct err *err);
+
+/* "" when absent */
+const char *config_text(const struct json *message, const char *field);
+int64_t     config_number(const struct json *message, const char *field, int64_t otherwise);
+bool        config_flag(const struct json *message, const char *field);
+
+#endif

@@ -1,0 +1,262 @@
+/* From the tree that pbtxt.c made, whose types and ranges are already right, to the struct: what is left to check is what numbers mean. */
+#include "model_store/config_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
+
+static enum status refuse_memory(struct err *err) { return err_set(err, ST_NO_MEMORY, "the config needs more memory than its budget"); }
+
+const char *config_text(const struct json *message, const char *field)
+{
+    const struct json *j = json_get(message, field);
+    return j && j->type == JSON_STRING ? j->string.text : "";
+}
+
+int64_t config_number(const struct json *message, const char *field, int64_t otherwise)
+{
+    const struct json *j = json_get(message, field);
+    if (j && j->type == JSON_UINT) return INT64_MAX;
+    json_as_int64(j, &otherwise);
+    return otherwise;
+}
+
+bool config_flag(const struct json *message, const char *field)
+{
+    const struct json *j = json_get(message, field);
+    return j && j->type == JSON_BOOL && j->boolean;
+}
+
+static size_t list_count(const struct json *list) { return list ? list->list.count : 0; }
+
+static enum dtype dtype_of(const struct json *message)
+{
+    const char *t = config_text(message, "data_type");
+    return dtype_from_config(t, strlen(t));
+}
+
+/* Dimensions are -1 (free) or more than 0; a shape of a reshape may be empty. */
+static enum status read_dims(const struct json *list, int64_t *dims, int *rank, struct err *err)
+{
+    *rank = 0;
+    if (list_count(list) > TENSOR_RANK_MAX) return REFUSE("%zu dimensions are given; at most %d are possible", list_count(list), TENSOR_RANK_MAX);
+    for (const struct json *d = list ? list->list.first : NULL; d; d = d->next) {
+        if (d->integer < -1 || d->integer == 0) return REFUSE("a dimension is %lld; it must be above 0, or -1 for a free one", (long long)d->integer);
+        dims[(*rank)++] = d->integer;
+    }
+    return ST_OK;
+}
+
+static enum status read_port(struct config_port *p, const struct json *j, struct err *err)
+{
+    const struct json *reshape = json_get(j, "reshape");
+    p->name = config_text(j, "name");
+    if (!*p->name) return REFUSE("it has no name");
+    p->dtype = dtype_of(j);
+    p->optional = config_flag(j, "optional");
+    p->format = *config_text(j, "format") ? config_text(j, "format") : "FORMAT_NONE";
+    if (*config_text(j, "label_filename")) {
+        p->label_filename = config_text(j, "label_filename");
+        if (!model_name_valid(p->label_filename, strlen(p->label_filename))) return REFUSE("its label_filename '%.100s' is not a plain file name", p->label_filename);
+    }
+    enum status st = read_dims(json_get(j, "dims"), p->dims, &p->rank, err);
+    if (st || !reshape) return st;
+    p->has_reshape = true;
+    return read_dims(json_get(reshape, "shape"), p->reshape, &p->reshape_rank, err);
+}
+
+static enum status read_ports(struct model_config *c, const char *field, const struct config_port **out, int *count, struct err *err)
+{
+    const struct json *list = json_get(c->tree, field);
+    size_t n = list_count(list), at = 0;
+    if (n > CONFIG_PORTS_MAX) return REFUSE("%zu entries of '%s' are given; at most %d are possible", n, field, CONFIG_PORTS_MAX);
+    struct config_port *ports = arena_calloc(&c->arena, n ? n : 1, sizeof *ports);
+    if (!ports) return refuse_memory(err);
+    for (const struct json *j = list ? list->list.first : NULL; j; j = j->next, at++) {
+        enum status st = read_port(&ports[at], j, err);
+        if (st) return err_prefix(err, "%s %zu '%.60s'", field, at, ports[at].name);
+        for (size_t i = 0; i < at; i++)
+            if (!strcmp(ports[i].name, ports[at].name)) return REFUSE("%s '%.60s' is given twice", field, ports[at].name);
+    }
+    *out = ports;
+    *count = (int)n;
+    return ST_OK;
+}
+
+static int compare_versions(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static enum status read_version_policy(struct model_config *c, struct err *err)
+{
+    const struct json *policy = json_get(c->tree, "version_policy"), *specific = json_get(policy, "specific");
+    c->policy = VERSION_LATEST;
+    c->latest = 1;
+    if (json_get(policy, "all")) c->policy = VERSION_ALL;
+    int64_t latest = config_number(json_get(policy, "latest"), "num_versions", 1);
+    if (latest > 1) c->latest = (uint32_t)latest;
+    if (!specific) return ST_OK;
+    const struct json *versions = json_get(specific, "versions");
+    size_t n = list_count(versions);
+    int64_t *sorted = arena_calloc(&c->arena, n ? n : 1, sizeof *sorted);
+    if (!sorted) return refuse_memory(err);
+    if (!n) return REFUSE("version_policy specific names no versions");
+    for (const struct json *v = versions->list.first; v; v = v->next) {
+        if (v->integer < 1 || v->integer > INT32_MAX) return REFUSE("version_policy names version %lld; versions are 1 to 2147483647", (long long)v->integer);
+        sorted[c->specific_count++] = v->integer;
+    }
+    qsort(sorted, n, sizeof *sorted, compare_versions);
+    c->policy = VERSION_SPECIFIC;
+    c->specific = sorted;
+    return ST_OK;
+}
+
+static enum status read_instances(struct model_config *c, const char *where, struct log *log, struct err *err)
+{
+    const struct json *groups = json_get(c->tree, "instance_group");
+    int64_t total = 0;
+    for (const struct json *g = groups ? groups->list.first : NULL; g; g = g->next) {
+        int64_t count = config_number(g, "count", 1);
+        if (count < 0) return REFUSE("instance_group count is %lld; it must not be negative", (long long)count);
+        if (!strcmp(config_text(g, "kind"), "KIND_GPU")) log_write(log, LOG_WARNING, "config", "%s: an instance group of KIND_GPU runs on the CPU", where);
+        if (!config_flag(g, "passive")) total += count ? count : 1;
+        if (total > CONFIG_INSTANCES_MAX) return REFUSE("more than %d instances are asked for", CONFIG_INSTANCES_MAX);
+    }
+    c->instances = (int)total;
+    return ST_OK;
+}
+
+static void read_queue_policy(struct queue_policy *p, const struct json *j)
+{
+    p->delay = !strcmp(config_text(j, "timeout_action"), "DELAY");
+    p->default_timeout_us = (uint64_t)config_number(j, "default_timeout_microseconds", 0);
+    p->allow_timeout_override = config_flag(j, "allow_timeout_override");
+    p->max_queue_size = (uint32_t)config_number(j, "max_queue_size", 0);
+}
+
+static enum status read_batching(struct model_config *c, struct err *err)
+{
+    const struct json *d = json_get(c->tree, "dynamic_batching"), *preferred = json_get(d, "preferred_batch_size"), *levels = json_get(d, "priority_queue_policy");
+    struct scheduler_options *o = &c->scheduling;
+    if (!d) return ST_OK;
+    o->dynamic_batching = true;
+    if (list_count(preferred) > SCHEDULER_PREFERRED_MAX) return REFUSE("%zu preferred batch sizes are given; at most %d are possible", list_count(preferred), SCHEDULER_PREFERRED_MAX);
+    for (const struct json *p = preferred ? preferred->list.first : NULL; p; p = p->next) {
+        if (p->integer < 1) return REFUSE("a preferred_batch_size is %lld; it must be at least 1", (long long)p->integer);
+        if (c->has_max_batch_size && p->integer > c->max_batch_size)
+            return REFUSE("preferred_batch_size %lld is above max_batch_size %lld", (long long)p->integer, (long long)c->max_batch_size);
+        o->preferred[o->preferred_count++] = p->integer;
+    }
+    o->max_queue_delay_us = (uint64_t)config_number(d, "max_queue_delay_microseconds", 0);
+    o->preserve_ordering = config_flag(d, "preserve_ordering");
+    int64_t count = config_number(d, "priority_levels", 0), usual = config_number(d, "default_priority_level", 0);
+    if (count > SCHEDULER_PRIORITIES_MAX) return REFUSE("priority_levels is %lld; at most %d are possible", (long long)count, SCHEDULER_PRIORITIES_MAX);
+    if (count && (usual < 1 || usual > count)) return REFUSE("default_priority_level is %lld; with %lld priority_levels it must be 1 to %lld", (long long)usual, (long long)count, (long long)count);
+    o->priority_levels = (uint32_t)count;
+    o->default_priority = count ? (uint32_t)usual : 0;
+    read_queue_policy(&o->policy, json_get(d, "default_queue_policy"));
+    for (const struct json *p = levels ? levels->list.first : NULL; p; p = p->next) {
+        long long level = atoll(p->key);
+        if (level < 1 || level > count) return REFUSE("priority_queue_policy names level %s, but there are %lld priority_levels", p->key, (long long)count);
+        o->level_has_policy[level - 1] = true;
+        read_queue_policy(&o->level_policy[level - 1], p);
+    }
+    return ST_OK;
+}
+
+static enum status read_parameters(struct model_config *c, struct err *err)
+{
+    const struct json *map = json_get(c->tree, "parameters");
+    struct config_parameter *all = arena_calloc(&c->arena, list_count(map) + 1, sizeof *all);
+    if (!all) return refuse_memory(err);
+    for (const struct json *p = map ? map->list.first : NULL; p; p = p->next)
+        all[c->parameter_count++] = (struct config_parameter){ p->key, config_text(p, "string_value") };
+    c->parameters = all;
+    return ST_OK;
+}
+
+static enum status read_warmup(struct model_config *c, struct config_warmup *w, const struct json *j, struct err *err)
+{
+    const struct json *map = json_get(j, "inputs");
+    int64_t batch = config_number(j, "batch_size", 0), count = config_number(j, "count", 1);
+    w->name = config_text(j, "name");
+    if (batch < 1 || batch > 65536) return REFUSE("batch_size is %lld; it must be 1 to 65536", (long long)batch);
+    if (count > 1000) return REFUSE("count is %lld; at most 1000 are run", (long long)count);
+    w->batch_size = (uint32_t)batch;
+    w->count = count ? (uint32_t)count : 1;
+    struct config_warmup_input *inputs = arena_calloc(&c->arena, list_count(map) + 1, sizeof *inputs);
+    if (!inputs) return refuse_memory(err);
+    if (list_count(map) > CONFIG_PORTS_MAX) return REFUSE("it has more than %d inputs", CONFIG_PORTS_MAX);
+    w->inputs = inputs;
+    for (const struct json *i = map ? map->list.first : NULL; i; i = i->next) {
+        struct config_warmup_input *in = &inputs[w->input_count++];
+        in->name = i->key;
+        in->dtype = dtype_of(i);
+        in->data = json_get(i, "random_data") ? WARMUP_RANDOM : json_get(i, "input_data_file") ? WARMUP_FILE : WARMUP_ZERO;
+        if (in->dtype == DT_NONE) return REFUSE("input '%.60s' has no data_type", in->name);
+        if (in->data == WARMUP_FILE) {
+            in->file = config_text(i, "input_data_file");
+            if (!model_name_valid(in->file, strlen(in->file))) return REFUSE("input_data_file '%.100s' is not a plain file name", in->file);
+        }
+        enum status st = read_dims(json_get(i, "dims"), in->dims, &in->rank, err);
+        if (st) return err_prefix(err, "input '%.60s'", in->name);
+        for (int d = 0; d < in->rank; d++)
+            if (in->dims[d] < 0) return REFUSE("input '%.60s' has a free dimension; a sample needs numbers", in->name);
+    }
+    return ST_OK;
+}
+
+static enum status read_warmups(struct model_config *c, struct err *err)
+{
+    const struct json *list = json_get(c->tree, "model_warmup");
+    if (list_count(list) > WARMUPS_MAX) return REFUSE("%zu entries of model_warmup are given; at most %d are possible", list_count(list), WARMUPS_MAX);
+    struct config_warmup *all = arena_calloc(&c->arena, list_count(list) + 1, sizeof *all);
+    if (!all) return refuse_memory(err);
+    for (const struct json *j = list ? list->list.first : NULL; j; j = j->next) {
+        enum status st = read_warmup(c, &all[c->warmup_count], j, err);
+        if (st) return err_prefix(err, "model_warmup '%.60s'", all[c->warmup_count].name);
+        c->warmup_count++;
+    }
+    c->warmups = all;
+    return ST_OK;
+}
+
+/* One line for all of them: an operator who moves a config here sees what has no effect. */
+static void name_unused(const struct model_config *c, const char *where, struct log *log)
+{
+    static const char *const unused[] = { "runtime", "batch_input", "batch_output", "optimization", "sequence_batching", "ensemble_scheduling", "cc_model_filenames", "metric_tags", "model_operations",
+        "model_transaction_policy", "model_repository_agents", "response_cache", "model_metrics" };
+    char names[256] = "";
+    for (size_t i = 0; i < sizeof unused / sizeof *unused; i++) {
+        if (!json_get(c->tree, unused[i])) continue;
+        if (*names) strncat(names, ", ", sizeof names - strlen(names) - 1);
+        strncat(names, unused[i], sizeof names - strlen(names) - 1);
+    }
+    if (*names) log_write(log, LOG_WARNING, "config", "%s: accepted but not used: %s", where, names);
+}
+
+enum status config_read_tree(struct model_config *c, const char *where, struct log *log, struct err *err)
+{
+    enum status st;
+    c->name = config_text(c->tree, "name");
+    c->platform = config_text(c->tree, "platform");
+    c->backend = config_text(c->tree, "backend");
+    c->has_max_batch_size = json_get(c->tree, "max_batch_size") != NULL;
+    c->max_batch_size = config_number(c->tree, "max_batch_size", 0);
+    if (*c->name && !model_name_valid(c->name, strlen(c->name))) st = REFUSE("'%.130s' is no model name: letters, digits, '.', '_' and '-', beginning with a letter or digit, at most %d", c->name, MODEL_NAME_MAX);
+    else if (c->max_batch_size < 0 || c->max_batch_size > 65536) st = REFUSE("max_batch_size is %lld; it must be 0 to 65536", (long long)c->max_batch_size);
+    else st = read_ports(c, "input", &c->inputs, &c->input_count, err);
+    if (!st) st = read_ports(c, "output", &c->outputs, &c->output_count, err);
+    if (!st) st = read_version_policy(c, err);
+    if (!st) st = read_instances(c, where, log, err);
+    if (!st) st = read_batching(c, err);
+    if (!st) st = read_parameters(c, err);
+    if (!st) st = read_warmups(c, err);
+    if (!st) st = config_read_picture(c, err);
+    if (st) return err_prefix(err, "%.150s", where);
+    name_unused(c, where, log);
+    return ST_OK;
+}
