@@ -1,0 +1,524 @@
+/* The only file that names libmicrohttpd. The library reads bytes and parses HTTP; this file checks what it lets through (R5), gathers the body
+ * into one aligned piece of memory, and turns its callbacks into the calls of http.h. A suspended connection leaves the library's epoll set, so a
+ * client that goes away is not seen there: the guard's watcher looks at suspended sockets. */
+#include "server/http_internal.h"
+
+#include "base/checked.h"
+#include "base/clock.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <microhttpd.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+enum { POOL_BYTES = 64 << 10, ALIGN = 64, GONE_AFTER_NS = 20 * 1000 * 1000, GONE_BATCH = 512, HEADER_PARTS = 2 * HTTP_ANSWER_HEADERS_MAX };
+
+struct http {
+    struct MHD_Daemon  *daemon;
+    struct http_guard  *guard;
+    struct http_handler handler;
+    struct log         *log;
+    atomic_uint         busy;
+    pthread_mutex_t     lock;                    /* recursive: `gone` may lead to http_resume. Guards the list of suspended calls */
+    struct http_call   *suspended;
+    atomic_int          suspended_count;
+    pthread_mutex_t     spare_lock;              /* guards the spare calls */
+    struct http_call   *spare;
+    int                 spare_count;
+};
+
+enum call_gone { GONE_NO, GONE_SEEN, GONE_TOLD };
+
+struct http_call {
+    struct http           *http;
+    struct MHD_Connection *connection;
+    int                    fd;
+    uint64_t               received_ns, suspended_ns;
+    void                  *user;
+    size_t                 line_length;          /* of the request target as sent */
+    const char            *method, *path;
+    char                   peer[INET6_ADDRSTRLEN];
+    /* body */
+    uint64_t               declared, limit, align_offset;
+    char                  *body_base, *body;
+    size_t                 body_length, body_capacity;
+    bool (*sink)(void *context, struct http_call *c, const void *data, size_t n);
+    bool                   begun, ready, queued, has_answer;
+    atomic_bool            is_suspended;
+    enum call_gone         gone;                 /* guarded by http.lock */
+    /* answer */
+    int                    status;
+    const char            *content_type;
+    struct buf             answer;
+    uint64_t               answer_bytes;
+    const char            *header_parts[HEADER_PARTS];
+    int                    header_count;
+    size_t                 text_used;
+    char                   text[HTTP_ANSWER_TEXT_MAX];
+    struct http_call      *next, *previous;      /* in http.suspended, or among the spare */
+};
+
+/* ---- calls are recycled: none is allocated while the load is steady ---- */
+
+static struct http_call *call_new(struct http *h)
+{
+    pthread_mutex_lock(&h->spare_lock);
+    struct http_call *c = h->spare;
+    if (c) h->spare = c->next, h->spare_count--;
+    pthread_mutex_unlock(&h->spare_lock);
+    if (!c && !(c = malloc(sizeof *c))) return NULL;
+    memset(c, 0, offsetof(struct http_call, text));
+    c->http = h;
+    c->limit = HTTP_BODY_MAX;
+    return c;
+}
+
+static void call_free(struct http_call *c)
+{
+    struct http *h = c->http;
+    free(c->body_base);
+    buf_free(&c->answer);
+    pthread_mutex_lock(&h->spare_lock);
+    bool keep = h->spare_count < 256;
+    if (keep) c->next = h->spare, h->spare = c, h->spare_count++;
+    pthread_mutex_unlock(&h->spare_lock);
+    if (!keep) free(c);
+}
+
+/* ---- R5: what the library lets through ---- */
+
+struct header_scan { size_t bytes; int count, lengths, encodings, hosts; bool bad_length, bad_text; uint64_t length; const char *encoding; };
+
+static enum MHD_Result scan_header(void *p, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    struct header_scan *s = p;
+    (void)kind;
+    s->count++;
+    s->bytes += strlen(name) + (value ? strlen(value) : 0) + 4;
+    for (const char *t = value ? value : ""; *t; t++)
+        if ((unsigned char)*t < 0x20 && *t != '\t') s->bad_text = true;
+    if (!strcasecmp(name, "content-length")) {
+        s->lengths++;
+        const char *t = value ? value : "";
+        uint64_t n = 0;
+        if (!*t) s->bad_length = true;
+        for (; *t; t++) {
+            if (*t < '0' || *t > '9' || !size_mul(n, 10, &n) || !size_add(n, (uint64_t)(*t - '0'), &n)) {
+                s->bad_length = true;
+                break;
+            }
+        }
+        s->length = n;
+    } else if (!strcasecmp(name, "transfer-encoding")) {
+        s->encodings++;
+        s->encoding = value;
+    } else if (!strcasecmp(name, "host")) {
+        s->hosts++;
+    }
+    return MHD_YES;
+}
+
+static void answer_error(struct http_call *c, enum status st, const char *text)
+{
+    struct buf b;
+    buf_init(&b, 0);
+    buf_printf(&b, "{\"error\":\"%s\"}", text);
+    http_answer_header(c, "Connection", "close");
+    http_answer(c, status_http(st), "application/json", &b);
+}
+
+static void check_headers(struct http_call *c, const char *version)
+{
+    struct header_scan s = { 0 };
+    MHD_get_connection_values(c->connection, MHD_HEADER_KIND, scan_header, &s);
+    c->declared = s.encodings ? UINT64_MAX : s.length;
+    if (c->line_length > HTTP_LINE_MAX) answer_error(c, ST_URI_TOO_LONG, "the request line is longer than 8 KiB");
+    else if (s.bytes > HTTP_HEADERS_MAX || s.count > HTTP_HEADER_COUNT_MAX) answer_error(c, ST_HEADERS_TOO_LARGE, "the headers are larger than 32 KiB or more than 100");
+    else if (s.bad_length) answer_error(c, ST_BAD_INPUT, "Content-Length is not a decimal number");
+    else if (s.lengths > 1) answer_error(c, ST_BAD_INPUT, "more than one Content-Length");
+    else if (s.lengths && s.encodings) answer_error(c, ST_BAD_INPUT, "both Content-Length and Transfer-Encoding");
+    else if (s.encodings > 1 || (s.encoding && strcasecmp(s.encoding, "chunked"))) answer_error(c, ST_BAD_INPUT, "the only Transfer-Encoding taken is chunked");
+    else if (s.bad_text) answer_error(c, ST_BAD_INPUT, "a header holds a control character");
+    else if (s.hosts != 1 && !strcmp(version, MHD_HTTP_VERSION_1_1)) answer_error(c, ST_BAD_INPUT, "exactly one Host header is needed");
+}
+
+/* ---- body ---- */
+
+static bool body_room(struct http_call *c, size_t more)
+{
+    uint64_t need;
+    if (!size_add(c->body_length, more, &need) || need > c->limit) return false;
+    if (need <= c->body_capacity) return true;
+    uint64_t capacity = c->declared != UINT64_MAX ? c->declared : c->body_capacity * 2 > need ? c->body_capacity * 2 : need + 4096;
+    if (capacity < need) capacity = need;
+    char *base = mem_alloc_array(capacity + 2 * ALIGN, 1);
+    if (!base) return false;
+    /* so placed that base + align_offset is a multiple of ALIGN */
+    uintptr_t at = (uintptr_t)base + (size_t)(c->align_offset % ALIGN), up = (at + ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
+    char *body = base + (up - at);
+    if (c->body_length) memcpy(body, c->body, c->body_length);
+    free(c->body_base);
+    c->body_base = base;
+    c->body = body;
+    c->body_capacity = capacity;
+    return true;
+}
+
+/* The library cannot send an answer in the middle of a body: a short one goes straight to the socket, then the connection closes. */
+static void refuse_body(struct http_call *c, enum status st, const char *text)
+{
+    char answer[256];
+    int n = snprintf(answer, sizeof answer, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n{\"error\":\"%s\"}",
+                     status_http(st), status_words(st), strlen(text) + 12, text);
+    c->status = status_http(st);
+    if (send(c->fd, answer, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return;
+}
+
+static bool take_body(struct http_call *c, const char *data, size_t n)
+{
+    atomic_fetch_add_explicit(&http_guard_connection(c->http->guard, c->fd)->body_bytes, n, memory_order_relaxed);
+    if (c->has_answer) return true;      /* answered early: the rest is thrown away */
+    if (c->sink) return c->sink(c->http->handler.context, c, data, n);
+    if (!body_room(c, n)) {
+        refuse_body(c, ST_TOO_LARGE, "the body is larger than its limit");
+        return false;
+    }
+    memcpy(c->body + c->body_length, data, n);
+    c->body_length += n;
+    return true;
+}
+
+/* ---- answers ---- */
+
+static enum MHD_Result queue_answer(struct http_call *c)
+{
+    size_t length = c->answer.length;
+    struct MHD_Response *r = length ? MHD_create_response_from_buffer(length, c->answer.data, MHD_RESPMEM_MUST_FREE)
+                                    : MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
+    if (!r) return MHD_NO;
+    if (!length) free(c->answer.data);
+    c->answer.data = NULL;
+    c->answer.length = c->answer.capacity = 0;
+    c->answer_bytes = length;
+    if (c->content_type) MHD_add_response_header(r, "Content-Type", c->content_type);
+    for (int i = 0; i < c->header_count; i += 2) MHD_add_response_header(r, c->header_parts[i], c->header_parts[i + 1]);
+    http_guard_phase(c->http->guard, c->fd, PHASE_SEND);
+    c->queued = true;
+    enum MHD_Result done = MHD_queue_response(c->connection, (unsigned)c->status, r);
+    MHD_destroy_response(r);
+    return done;
+}
+
+void http_answer_header(struct http_call *c, const char *name, const char *value)
+{
+    size_t n = strlen(value) + 1;
+    if (c->header_count + 2 > HEADER_PARTS || n > sizeof c->text - c->text_used) return;
+    char *copy = c->text + c->text_used;
+    memcpy(copy, value, n);
+    c->text_used += n;
+    c->header_parts[c->header_count++] = name;
+    c->header_parts[c->header_count++] = copy;
+}
+
+void http_answer(struct http_call *c, int status, const char *content_type, struct buf *body)
+{
+    assert(!c->has_answer);
+    c->has_answer = true;
+    c->status = status;
+    c->content_type = content_type;
+    if (body) c->answer = *body, *body = (struct buf){ 0 };
+    if (c->answer.failed) {
+        buf_free(&c->answer);
+        c->status = 503;
+    }
+    c->answer_bytes = c->answer.length;
+}
+
+/* ---- the library's callbacks ---- */
+
+static void *on_request_line(void *p, const char *uri, struct MHD_Connection *connection)
+{
+    struct http *h = p;
+    struct http_call *c = call_new(h);
+    if (!c) return NULL;
+    c->line_length = strlen(uri);
+    c->connection = connection;
+    c->received_ns = clock_ns();
+    const union MHD_ConnectionInfo *i = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    c->fd = i ? i->connect_fd : -1;
+    if (i) http_guard_phase(h->guard, c->fd, PHASE_BODY);
+    return c;
+}
+
+static void peer_text(struct http_call *c)
+{
+    const struct in6_addr *a = &http_guard_connection(c->http->guard, c->fd)->address;
+    if (IN6_IS_ADDR_V4MAPPED(a)) inet_ntop(AF_INET, a->s6_addr + 12, c->peer, sizeof c->peer);
+    else inet_ntop(AF_INET6, a, c->peer, sizeof c->peer);
+}
+
+static void call_begin(struct http_call *c, const char *path, const char *method, const char *version)
+{
+    struct http *h = c->http;
+    c->begun = true;
+    c->path = path;
+    c->method = method;
+    peer_text(c);
+    atomic_fetch_add(&h->busy, 1);
+    check_headers(c, version);
+    h->handler.begin(h->handler.context, c);
+    if (!c->has_answer && !c->sink && c->declared != UINT64_MAX && c->declared > c->limit)
+        answer_error(c, ST_TOO_LARGE, "the body is larger than its limit");
+}
+
+static enum MHD_Result on_access(void *p, struct MHD_Connection *connection, const char *path, const char *method, const char *version,
+                                 const char *data, size_t *size, void **state)
+{
+    struct http *h = p;
+    struct http_call *c = *state;
+    (void)connection;
+    if (!c || c->fd < 0) return MHD_NO;
+    if (!c->begun) {
+        call_begin(c, path, method, version);
+        if (c->has_answer && c->declared > 0) return queue_answer(c);      /* the body is not read; the library closes */
+        return MHD_YES;
+    }
+    if (*size) {
+        bool taken = take_body(c, data, *size);
+        *size = 0;
+        return taken ? MHD_YES : MHD_NO;
+    }
+    if (!c->ready) {
+        c->ready = true;
+        http_guard_phase(h->guard, c->fd, PHASE_WORK);
+        if (!c->has_answer) h->handler.ready(h->handler.context, c);
+        if (c->is_suspended) return MHD_YES;
+    } else if (!c->queued && !c->has_answer) {
+        if (c->is_suspended) return MHD_YES;
+        h->handler.resume(h->handler.context, c);
+    }
+    if (c->queued) return MHD_YES;
+    if (!c->has_answer) return MHD_YES;      /* suspended meanwhile */
+    return queue_answer(c);
+}
+
+static void on_completed(void *p, struct MHD_Connection *connection, void **state, enum MHD_RequestTerminationCode code)
+{
+    struct http *h = p;
+    struct http_call *c = *state;
+    (void)connection;
+    if (!c) return;
+    *state = NULL;
+    if (c->begun) {
+        h->handler.end(h->handler.context, c, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+        atomic_fetch_sub(&h->busy, 1);
+    }
+    if (c->fd >= 0) http_guard_phase(h->guard, c->fd, PHASE_HEADERS);
+    call_free(c);
+}
+
+static void on_connection(void *p, struct MHD_Connection *connection, void **state, enum MHD_ConnectionNotificationCode code)
+{
+    struct http *h = p;
+    (void)state;
+    if (code != MHD_CONNECTION_NOTIFY_CLOSED) return;
+    const union MHD_ConnectionInfo *i = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (i) http_guard_closed(h->guard, i->connect_fd);
+}
+
+static void on_library_log(void *p, const char *format, va_list list)
+{
+    struct http *h = p;
+    char text[256];
+    vsnprintf(text, sizeof text, format, list);
+    text[strcspn(text, "\r\n")] = 0;
+    log_write(h->log, LOG_VERBOSE, "http", "%s", text);
+}
+
+/* ---- life ---- */
+
+bool http_adopt(struct http *h, int fd, const struct sockaddr *address, socklen_t length)
+{
+    return MHD_add_connection(h->daemon, fd, address, length) == MHD_YES;
+}
+
+enum status http_open(struct http **out, const char *address, uint16_t port, const struct http_handler *handler, const struct http_limits *limits,
+                      struct log *log, struct err *err)
+{
+    struct http *h = calloc(1, sizeof *h);
+    if (!h) return err_set(err, ST_NO_MEMORY, "no memory for a listener");
+    h->handler = *handler;
+    h->log = log;
+    pthread_mutexattr_t recursive;
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&h->lock, &recursive);
+    pthread_mutexattr_destroy(&recursive);
+    pthread_mutex_init(&h->spare_lock, NULL);
+    struct http_limits none = { 0 };
+    enum status st = http_guard_open(&h->guard, h, address, port, limits ? limits : &none, log, err);
+    if (st) goto free_http;
+    h->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
+                                 0, NULL, NULL, on_access, h,
+                                 MHD_OPTION_EXTERNAL_LOGGER, on_library_log, h,
+                                 MHD_OPTION_URI_LOG_CALLBACK, on_request_line, h,
+                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+                                 MHD_OPTION_CONNECTION_LIMIT, 100000u,
+                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES,
+                                 MHD_OPTION_CONNECTION_MEMORY_INCREMENT, (size_t)(16 << 10),
+                                 MHD_OPTION_STRICT_FOR_CLIENT, 1,
+                                 MHD_OPTION_END);
+    if (!h->daemon) {
+        st = err_set(err, ST_INTERNAL, "the HTTP library did not start on port %u", port);
+        http_guard_stop(h->guard);
+        http_guard_free(h->guard);
+        goto free_http;
+    }
+    st = http_guard_start(h->guard, err);
+    if (st) {
+        http_guard_stop(h->guard);
+        MHD_stop_daemon(h->daemon);
+        http_guard_free(h->guard);
+        goto free_http;
+    }
+    *out = h;
+    return ST_OK;
+free_http:
+    pthread_mutex_destroy(&h->lock);
+    pthread_mutex_destroy(&h->spare_lock);
+    free(h);
+    return st;
+}
+
+uint16_t http_port(const struct http *h) { return http_guard_port(h->guard); }
+uint32_t http_connections(const struct http *h) { return http_guard_connections(h->guard); }
+uint32_t http_busy(const struct http *h) { return atomic_load(&((struct http *)h)->busy); }
+void     http_stop_listening(struct http *h) { http_guard_stop_listening(h->guard); }
+
+void http_close(struct http *h)
+{
+    if (!h) return;
+    assert(atomic_load(&h->suspended_count) == 0);      /* the library panics otherwise */
+    http_guard_stop(h->guard);
+    MHD_stop_daemon(h->daemon);
+    http_guard_free(h->guard);
+    for (struct http_call *c = h->spare, *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
+    pthread_mutex_destroy(&h->lock);
+    pthread_mutex_destroy(&h->spare_lock);
+    free(h);
+}
+
+/* ---- a call ---- */
+
+const char *http_method(const struct http_call *c) { return c->method; }
+const char *http_path(const struct http_call *c) { return c->path; }
+const char *http_query(const struct http_call *c, const char *name) { return MHD_lookup_connection_value(c->connection, MHD_GET_ARGUMENT_KIND, name); }
+const char *http_header(const struct http_call *c, const char *name) { return MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, name); }
+const char *http_peer(const struct http_call *c) { return c->peer; }
+void       *http_user(const struct http_call *c) { return c->user; }
+void        http_set_user(struct http_call *c, void *user) { c->user = user; }
+uint64_t    http_received_ns(const struct http_call *c) { return c->received_ns; }
+void        http_body_limit(struct http_call *c, uint64_t bytes) { c->limit = bytes; }
+void        http_body_align(struct http_call *c, uint64_t offset) { c->align_offset = offset; }
+void        http_body_sink(struct http_call *c, bool (*write)(void *, struct http_call *, const void *, size_t)) { c->sink = write; }
+uint64_t    http_body_declared(const struct http_call *c) { return c->declared; }
+bool        http_answered(const struct http_call *c) { return c->has_answer; }
+int         http_answer_status(const struct http_call *c) { return c->status; }
+uint64_t    http_answer_bytes(const struct http_call *c) { return c->answer_bytes; }
+
+const char *http_body(const struct http_call *c, size_t *length)
+{
+    *length = c->body_length;
+    return c->body_length ? c->body : "";
+}
+
+char *http_body_take(struct http_call *c, void **base, size_t *length)
+{
+    char *body = c->body;
+    *base = c->body_base;
+    *length = c->body_length;
+    c->body_base = c->body = NULL;
+    c->body_length = c->body_capacity = 0;
+    return body;
+}
+
+/* ---- waiting ---- */
+
+void http_suspend(struct http_call *c)
+{
+    struct http *h = c->http;
+    assert(!c->is_suspended && !c->has_answer);
+    pthread_mutex_lock(&h->lock);
+    c->is_suspended = true;
+    c->suspended_ns = clock_ns();
+    c->previous = NULL;
+    c->next = h->suspended;
+    if (c->next) c->next->previous = c;
+    h->suspended = c;
+    atomic_fetch_add(&h->suspended_count, 1);
+    MHD_suspend_connection(c->connection);
+    pthread_mutex_unlock(&h->lock);
+}
+
+void http_resume(struct http_call *c)
+{
+    struct http *h = c->http;
+    pthread_mutex_lock(&h->lock);
+    assert(c->is_suspended);
+    c->is_suspended = false;
+    if (c->previous) c->previous->next = c->next;
+    else h->suspended = c->next;
+    if (c->next) c->next->previous = c->previous;
+    c->next = c->previous = NULL;
+    atomic_fetch_sub(&h->suspended_count, 1);
+    MHD_resume_connection(c->connection);      /* the last touch: the listener's thread may free the call from here on */
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* Marks the suspended calls whose peer has closed; with the lock. Returns how many. */
+static int mark_gone(struct http *h, uint64_t now_ns)
+{
+    struct pollfd polls[GONE_BATCH];
+    struct http_call *calls[GONE_BATCH];
+    int marked = 0;
+    for (struct http_call *c = h->suspended; c;) {
+        int n = 0;
+        for (; c && n < GONE_BATCH; c = c->next) {
+            if (c->gone != GONE_NO || now_ns - c->suspended_ns < GONE_AFTER_NS) continue;
+            polls[n] = (struct pollfd){ .fd = c->fd, .events = POLLRDHUP };
+            calls[n++] = c;
+        }
+        if (!n || poll(polls, (nfds_t)n, 0) <= 0) continue;
+        for (int i = 0; i < n; i++)
+            if (polls[i].revents & (POLLRDHUP | POLLHUP | POLLERR)) calls[i]->gone = GONE_SEEN, marked++;
+    }
+    return marked;
+}
+
+int http_look_for_gone(struct http *h, uint64_t now_ns)
+{
+    int count = atomic_load(&h->suspended_count);
+    if (!count) return 0;
+    pthread_mutex_lock(&h->lock);
+    int left = mark_gone(h, now_ns);
+    while (left > 0) {
+        /* from the head each time: telling one may resume others (answers that leave in order) */
+        struct http_call *c = h->suspended;
+        while (c && c->gone != GONE_SEEN) c = c->next;
+        if (!c) break;
+        c->gone = GONE_TOLD;
+        h->handler.gone(h->handler.context, c);
+        left--;
+    }
+    pthread_mutex_unlock(&h->lock);
+    return count;
+}

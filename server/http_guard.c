@@ -1,0 +1,319 @@
+/* Who may connect and for how long. We accept ourselves: at the library's own limit it would stop accepting, here the 10,001st gets its 503, and
+ * descriptors are kept in reserve for the store and the log (R8). A watcher measures what the library does not: the header's deadline,
+ * the rate of a body, an idle keep-alive, an answer that nobody reads (R5). It ends a connection by shutdown(2); the library sees that and closes. */
+#include "server/http_internal.h"
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/threads.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { TICK_BUSY_MS = 20, TICK_IDLE_MS = 250, SCAN_MS = 500, BACKLOG = 4096 };
+
+struct http_guard {
+    struct http            *http;
+    struct log             *log;
+    struct http_limits      limits;
+    int                     listener, wake;       /* wake: an eventfd that ends both threads */
+    uint16_t                port;
+    struct http_connection *connections;          /* [fd_max], by descriptor */
+    int                     fd_max;
+    atomic_int              fd_top;               /* one above the highest descriptor met */
+    atomic_uint             count;
+    atomic_bool             stopping;
+    pthread_t               accepter, watcher;
+    bool                    accepting, watching;
+    atomic_bool             listening;
+};
+
+struct http_connection *http_guard_connection(struct http_guard *g, int fd) { return &g->connections[fd]; }
+uint16_t http_guard_port(const struct http_guard *g) { return g->port; }
+uint32_t http_guard_connections(const struct http_guard *g) { return atomic_load(&((struct http_guard *)g)->count); }
+
+void http_guard_phase(struct http_guard *g, int fd, enum connection_phase phase)
+{
+    struct http_connection *c = &g->connections[fd];
+    atomic_store_explicit(&c->since_ns, clock_ns(), memory_order_relaxed);
+    if (phase == PHASE_BODY) {
+        atomic_store_explicit(&c->body_bytes, 0, memory_order_relaxed);
+        atomic_store_explicit(&c->fresh, false, memory_order_relaxed);
+    }
+    atomic_store_explicit(&c->phase, phase, memory_order_release);
+}
+
+void http_guard_closed(struct http_guard *g, int fd)
+{
+    atomic_store(&g->connections[fd].phase, PHASE_CLOSED);
+    atomic_fetch_sub(&g->count, 1);
+}
+
+/* ---- accepting ---- */
+
+static void refuse(int fd)
+{
+    static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: application/json\r\nContent-Length: 32\r\n\r\n"
+                                 "{\"error\":\"too many connections\"}";
+    if (send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL | MSG_DONTWAIT) > 0) shutdown(fd, SHUT_WR);
+    close(fd);
+}
+
+static bool address_full(struct http_guard *g, const struct in6_addr *address)
+{
+    if (!g->limits.per_address_max) return false;
+    uint32_t same = 0;
+    for (int fd = 0, top = atomic_load(&g->fd_top); fd < top; fd++)
+        if (atomic_load(&g->connections[fd].phase) != PHASE_CLOSED && !memcmp(&g->connections[fd].address, address, sizeof *address)) same++;
+    return same >= g->limits.per_address_max;
+}
+
+static void map_address(struct in6_addr *out, const struct sockaddr_storage *a)
+{
+    *out = (struct in6_addr){ 0 };
+    if (a->ss_family == AF_INET6) {
+        *out = ((const struct sockaddr_in6 *)a)->sin6_addr;
+    } else {
+        out->s6_addr[10] = out->s6_addr[11] = 0xff;
+        memcpy(out->s6_addr + 12, &((const struct sockaddr_in *)a)->sin_addr, 4);
+    }
+}
+
+static void take(struct http_guard *g, int fd, const struct sockaddr_storage *from, socklen_t length)
+{
+    struct in6_addr address;
+    int one = 1;
+    map_address(&address, from);
+    if (fd >= g->fd_max || atomic_load(&g->count) >= g->limits.connections_max || address_full(g, &address)) {
+        refuse(fd);
+        return;
+    }
+    struct http_connection *c = &g->connections[fd];
+    c->address = address;
+    c->shut = false;
+    c->seen_phase_ns = 0;
+    atomic_store(&c->fresh, true);
+    http_guard_phase(g, fd, PHASE_HEADERS);
+    if (fd >= atomic_load(&g->fd_top)) atomic_store(&g->fd_top, fd + 1);
+    atomic_fetch_add(&g->count, 1);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (http_adopt(g->http, fd, (const struct sockaddr *)from, length)) return;
+    /* the library closes what it refuses */
+    http_guard_closed(g, fd);
+}
+
+static void *accept_run(void *p)
+{
+    struct http_guard *g = p;
+    struct pollfd polls[2] = { { .fd = g->listener, .events = POLLIN }, { .fd = g->wake, .events = POLLIN } };
+    while (!atomic_load(&g->stopping) && atomic_load(&g->listening)) {
+        if (poll(polls, 2, -1) < 0 && errno != EINTR) break;
+        if (!(polls[0].revents & POLLIN)) continue;
+        for (int burst = 0; burst < 256 && atomic_load(&g->listening); burst++) {
+            struct sockaddr_storage from;
+            socklen_t length = sizeof from;
+            int fd = accept4(g->listener, (struct sockaddr *)&from, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+            if (fd >= 0) {
+                take(g, fd, &from, length);
+                continue;
+            }
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) usleep(10000);      /* never a spin */
+            break;
+        }
+    }
+    return NULL;
+}
+
+/* ---- watching ---- */
+
+static bool tcp_bytes(int fd, uint64_t *received, uint64_t *acked)
+{
+    struct tcp_info i;
+    socklen_t length = sizeof i;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &length)) return false;
+    *received = i.tcpi_bytes_received;
+    *acked = i.tcpi_bytes_acked;
+    return true;
+}
+
+static void end(struct http_connection *c, int fd, const char *answer)
+{
+    if (answer && send(fd, answer, strlen(answer), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) answer = NULL;
+    c->shut = true;
+    shutdown(fd, SHUT_RDWR);
+}
+
+/* Looks at one open connection; its phase may change at any moment: what we then do hits a request that began within this tick, which is
+ * only possible when the limits were passed just before. */
+static void watch_one(struct http_guard *g, int fd, uint64_t now)
+{
+    struct http_connection *c = &g->connections[fd];
+    static const char slow[] = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    enum connection_phase phase = (enum connection_phase)atomic_load_explicit(&c->phase, memory_order_acquire);
+    uint64_t since = atomic_load_explicit(&c->since_ns, memory_order_relaxed), age_ms = now > since ? (now - since) / 1000000 : 0, received, acked;
+    if (phase == PHASE_CLOSED || phase == PHASE_WORK || c->shut) return;
+    if (phase == PHASE_BODY) {
+        uint64_t bytes = atomic_load_explicit(&c->body_bytes, memory_order_relaxed);
+        if (age_ms > g->limits.body_grace_ms && bytes * 1000 / age_ms < g->limits.body_bytes_per_s) end(c, fd, slow);
+        return;
+    }
+    if (phase == PHASE_HEADERS && atomic_load_explicit(&c->fresh, memory_order_relaxed)) {
+        if (age_ms > g->limits.header_ms) end(c, fd, slow);
+        return;
+    }
+    if (!tcp_bytes(fd, &received, &acked)) return;
+    uint64_t bytes = phase == PHASE_SEND ? acked : received;
+    bool first_look = c->seen_phase_ns != since;
+    if (first_look || (bytes != c->seen_bytes && phase == PHASE_SEND)) {
+        c->seen_phase_ns = since;
+        c->seen_bytes = bytes;
+        c->moved_ns = now;
+        return;
+    }
+    if (phase == PHASE_SEND) {
+        if ((now - c->moved_ns) / 1000000 > g->limits.stall_ms) end(c, fd, NULL);
+        return;
+    }
+    /* between requests: bytes that have come since we first looked are a header that began and is not complete */
+    if (bytes != c->seen_bytes ? (now - c->moved_ns) / 1000000 > g->limits.header_ms : age_ms > g->limits.idle_ms) end(c, fd, NULL);
+}
+
+static void *watch_run(void *p)
+{
+    struct http_guard *g = p;
+    struct pollfd wake = { .fd = g->wake, .events = POLLIN };
+    uint64_t scanned = 0;
+    int tick = TICK_IDLE_MS;
+    while (!atomic_load(&g->stopping)) {
+        uint64_t told;
+        if (poll(&wake, 1, tick) > 0 && read(g->wake, &told, sizeof told) < 0) tick = TICK_IDLE_MS;
+        uint64_t now = clock_ns();
+        tick = http_look_for_gone(g->http, now) ? TICK_BUSY_MS : TICK_IDLE_MS;
+        if (now - scanned < (uint64_t)SCAN_MS * 1000000) continue;
+        scanned = now;
+        for (int fd = 0, top = atomic_load(&g->fd_top); fd < top; fd++) watch_one(g, fd, now);
+    }
+    return NULL;
+}
+
+/* ---- life ---- */
+
+static enum status listen_on(struct http_guard *g, const char *address, uint16_t port, struct err *err)
+{
+    struct sockaddr_storage a = { 0 };
+    socklen_t length;
+    int one = 1;
+    if (inet_pton(AF_INET, address, &((struct sockaddr_in *)&a)->sin_addr) == 1) {
+        a.ss_family = AF_INET;
+        ((struct sockaddr_in *)&a)->sin_port = htons(port);
+        length = sizeof(struct sockaddr_in);
+    } else if (inet_pton(AF_INET6, address, &((struct sockaddr_in6 *)&a)->sin6_addr) == 1) {
+        a.ss_family = AF_INET6;
+        ((struct sockaddr_in6 *)&a)->sin6_port = htons(port);
+        length = sizeof(struct sockaddr_in6);
+    } else {
+        return err_set(err, ST_BAD_INPUT, "'%s' is not a numeric IP address; 127.0.0.1 and ::1 are loopback, 0.0.0.0 and :: are every interface", address);
+    }
+    g->listener = socket(a.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (g->listener < 0) return err_set(err, ST_INTERNAL, "no socket: %s", strerror(errno));
+    setsockopt(g->listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(g->listener, (struct sockaddr *)&a, length) || listen(g->listener, BACKLOG))
+        return err_set(err, ST_UNAVAILABLE, "port %u of %s cannot be had: %s", port, address, strerror(errno));
+    length = sizeof a;
+    getsockname(g->listener, (struct sockaddr *)&a, &length);
+    g->port = ntohs(a.ss_family == AF_INET ? ((struct sockaddr_in *)&a)->sin_port : ((struct sockaddr_in6 *)&a)->sin6_port);
+    return ST_OK;
+}
+
+static void set_limits(struct http_guard *g, const struct http_limits *l)
+{
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    g->fd_max = files.rlim_cur > 1 << 20 ? 1 << 20 : (int)files.rlim_cur;
+    g->limits = *l;
+    if (!g->limits.connections_max) g->limits.connections_max = HTTP_CONNECTIONS_MAX;
+    uint32_t have = g->fd_max > 2 * HTTP_FD_RESERVE ? (uint32_t)(g->fd_max - HTTP_FD_RESERVE) : (uint32_t)g->fd_max / 2;
+    if (g->limits.connections_max > have) {
+        log_write(g->log, LOG_WARNING, "limits", "connections are limited to %u: RLIMIT_NOFILE is %d, and %d descriptors are kept in reserve", have, g->fd_max, HTTP_FD_RESERVE);
+        g->limits.connections_max = have;
+    }
+    if (!g->limits.header_ms) g->limits.header_ms = 10000;
+    if (!g->limits.body_grace_ms) g->limits.body_grace_ms = 10000;
+    if (!g->limits.body_bytes_per_s) g->limits.body_bytes_per_s = 1024;
+    if (!g->limits.idle_ms) g->limits.idle_ms = 75000;
+    if (!g->limits.stall_ms) g->limits.stall_ms = 30000;
+}
+
+enum status http_guard_open(struct http_guard **out, struct http *h, const char *address, uint16_t port, const struct http_limits *limits, struct log *log, struct err *err)
+{
+    struct http_guard *g = calloc(1, sizeof *g);
+    if (!g) return err_set(err, ST_NO_MEMORY, "no memory for a listener");
+    g->http = h;
+    g->log = log;
+    g->listener = g->wake = -1;
+    set_limits(g, limits);
+    g->connections = mem_calloc_array((uint64_t)g->fd_max, sizeof *g->connections);
+    enum status st = g->connections ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory for %d connections", g->fd_max);
+    if (!st) st = listen_on(g, address, port, err);
+    if (!st && (g->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) st = err_set(err, ST_INTERNAL, "no eventfd: %s", strerror(errno));
+    if (st) {
+        http_guard_free(g);
+        return st;
+    }
+    atomic_store(&g->listening, true);
+    *out = g;
+    return ST_OK;
+}
+
+enum status http_guard_start(struct http_guard *g, struct err *err)
+{
+    enum status st = thread_start(&g->accepter, "http accept", accept_run, g, err);
+    if (st) return st;
+    g->accepting = true;
+    st = thread_start(&g->watcher, "http watch", watch_run, g, err);
+    g->watching = !st;
+    return st;
+}
+
+static void wake_up(struct http_guard *g)
+{
+    uint64_t one = 1;
+    if (write(g->wake, &one, sizeof one) < 0) return;      /* already awake */
+}
+
+void http_guard_stop_listening(struct http_guard *g)
+{
+    if (!atomic_exchange(&g->listening, false)) return;
+    shutdown(g->listener, SHUT_RDWR);
+    wake_up(g);
+    if (g->accepting) pthread_join(g->accepter, NULL);
+    g->accepting = false;
+    close(g->listener);
+    g->listener = -1;
+}
+
+void http_guard_stop(struct http_guard *g)
+{
+    atomic_store(&g->stopping, true);
+    http_guard_stop_listening(g);
+    wake_up(g);
+    if (g->watching) pthread_join(g->watcher, NULL);
+    g->watching = false;
+}
+
+void http_guard_free(struct http_guard *g)
+{
+    if (g->listener >= 0) close(g->listener);
+    if (g->wake >= 0) close(g->wake);
+    free(g->connections);
+    free(g);
+}

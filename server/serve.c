@@ -1,0 +1,364 @@
+/* The walk itself. Down: serve_begin (headers: who asks, for what, may they, where does the body go), serve_ready (the body is in: which model,
+ * what does it say), the scheduler. Back: serve_event (a worker or the expiry thread has news), serve_resume (outputs become bytes of the same
+ * dialect), serve_end (it was sent: log, let go). Everything but serve_event and serve_gone runs on the listener's thread. */
+#include "server/server.h"
+
+#include "api/oip_meta.h"
+#include "api/picture.h"
+#include "base/clock.h"
+#include "base/compress.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { EXPAND_RATIO = 100, CLASSES_DEFAULT = 5, ADMIN_BODY_MAX = 1 << 20 };
+
+/* ---- an exchange's life ---- */
+
+static void serve_event(struct request *r, enum request_event e)
+{
+    struct exchange *x = (struct exchange *)r;
+    if (e != EVENT_PARTIAL) http_resume(x->call);
+}
+
+static void serve_release(struct request *r)
+{
+    struct exchange *x = (struct exchange *)r;
+    struct server *s = x->server;
+    if (x->pin) registry_unpin(s->registry, x->pin);
+    if (x->upload) registry_upload_abort(x->upload);
+    free(x->body_base);
+    buf_free(&x->answer);
+    arena_reset(&r->arena);
+    pthread_mutex_lock(&s->spare_lock);
+    bool keep = s->spare_count < EXCHANGES_KEPT;
+    if (keep) x->next_spare = s->spare, s->spare = x, s->spare_count++;
+    pthread_mutex_unlock(&s->spare_lock);
+    if (keep) return;
+    arena_free(&r->arena);
+    free(x);
+}
+
+static struct exchange *exchange_new(struct listener *l, struct http_call *c)
+{
+    struct server *s = l->server;
+    pthread_mutex_lock(&s->spare_lock);
+    struct exchange *x = s->spare;
+    if (x) s->spare = x->next_spare, s->spare_count--;
+    pthread_mutex_unlock(&s->spare_lock);
+    struct arena kept = { 0 };
+    if (x) kept = x->request.arena;
+    else if (!(x = malloc(sizeof *x))) return NULL;
+    memset(x, 0, sizeof *x);
+    request_init(&x->request, (uint64_t)s->config->request_memory_max);
+    x->request.arena.head = kept.head;      /* the memory of the last use, empty */
+    x->request.event = serve_event;
+    x->request.event_context = x;
+    x->request.release = serve_release;
+    x->request.times.received = http_received_ns(c);
+    x->server = s;
+    x->listener = l;
+    x->call = c;
+    http_set_user(c, x);
+    return x;
+}
+
+void serve_free_spare(struct server *s)
+{
+    for (struct exchange *x = s->spare, *next; x; x = next) {
+        next = x->next_spare;
+        arena_free(&x->request.arena);
+        free(x);
+    }
+    s->spare = NULL;
+}
+
+/* ---- answers ---- */
+
+void serve_json(struct exchange *x, int status, struct buf *body)
+{
+    if (atomic_load(&x->server->closing)) http_answer_header(x->call, "Connection", "close");
+    http_answer(x->call, status, "application/json", body);
+}
+
+void serve_error(struct exchange *x, const struct err *e)
+{
+    struct buf b;
+    buf_init(&b, 0);
+    oip_error_write(&b, e->text);
+    int status = status_http(e->status);
+    bool v2 = x->route.route >= ROUTE_SERVER && x->route.route <= ROUTE_NAMED_REPOSITORY;
+    if (e->status == ST_EXISTS && v2) status = 400;
+    if (status == 503 || status == 429) http_answer_header(x->call, "Retry-After", "1");
+    if (e->status == ST_UNAUTHENTICATED) http_answer_header(x->call, "WWW-Authenticate", "Bearer");
+    if (e->status == ST_INTERNAL) log_write(x->server->log, LOG_ERROR, "request", "%s", e->text);
+    serve_json(x, status, &b);
+}
+
+static void name_model(struct exchange *x)
+{
+    char text[32];
+    http_answer_header(x->call, "X-Inferd-Model", x->pin->name);
+    snprintf(text, sizeof text, "%" PRId64, x->pin->version);
+    http_answer_header(x->call, "X-Inferd-Version", text);
+    snprintf(text, sizeof text, "%.16s", x->pin->digest);
+    http_answer_header(x->call, "X-Inferd-Digest", text);
+}
+
+static double ms(uint64_t from, uint64_t to) { return to > from ? (double)(to - from) * 1e-6 : 0; }
+
+static void tell_timing(struct exchange *x)
+{
+    const struct request_times *t = &x->request.times;
+    char text[200];
+    snprintf(text, sizeof text, "read;dur=%.3f, queue;dur=%.3f, input;dur=%.3f, compute;dur=%.3f, output;dur=%.3f, batch;desc=\"%" PRId64 "\"", ms(t->received, t->queued),
+             ms(t->queued, t->taken), ms(t->taken, t->input_done), ms(t->input_done, t->infer_done), ms(t->infer_done, t->output_done), x->request.batch_rows);
+    http_answer_header(x->call, "Server-Timing", text);
+}
+
+/* Compresses when the client takes it and it pays. */
+static void pack_answer(struct exchange *x, struct buf *body)
+{
+    const char *accepted = http_header(x->call, "Accept-Encoding");
+    if (!accepted || body->length < 1024) return;
+    enum compress_kind kind = COMPRESS_GZIP;
+    const char *name = strstr(accepted, "gzip") ? "gzip" : strstr(accepted, "deflate") ? (kind = COMPRESS_DEFLATE, "deflate") : NULL;
+    struct buf packed;
+    struct err err;
+    if (!name) return;
+    buf_init(&packed, 0);
+    if (compress_pack(&packed, kind, body->data, body->length, &err) || packed.length >= body->length) {
+        buf_free(&packed);
+        return;
+    }
+    buf_free(body);
+    *body = packed;
+    http_answer_header(x->call, "Content-Encoding", name);
+}
+
+/* ---- down: the headers are in ---- */
+
+static enum status check_trust(struct exchange *x, struct err *err)
+{
+    struct server *s = x->server;
+    const char *method = http_method(x->call), *host = http_header(x->call, "Host"), *origin = http_header(x->call, "Origin");
+    if (s->loopback && host && !auth_host_allowed(host, s->config->allowed_hosts))
+        return err_set(err, ST_MISDIRECTED, "this server is bound to loopback and does not answer for host '%.64s'; --allowed-hosts names more", host);
+    if (origin && strcmp(method, "GET") && strcmp(method, "HEAD") && !auth_origin_allowed(origin, s->config->allowed_hosts))
+        return err_set(err, ST_FORBIDDEN, "calls that change something are not taken from the origin '%.64s'", origin);
+    enum status st = route_find(&x->route, method, http_path(x->call), err);
+    if (!st && x->listener->metrics_only && x->route.route != ROUTE_METRICS && x->route.scope != SCOPE_OPEN) st = err_set(err, ST_NOT_FOUND, "Not Found");
+    return st ? st : auth_check(s->auth, http_header(x->call, "Authorization"), x->route.scope, x->who, err);
+}
+
+static bool header_number(struct exchange *x, const char *name, uint64_t *out)
+{
+    const char *text = http_header(x->call, name);
+    if (!text) return false;
+    char *end;
+    *out = strtoull(text, &end, 10);
+    return *text >= '0' && *text <= '9' && !*end;
+}
+
+static enum status plan_body(struct exchange *x, struct err *err)
+{
+    struct server *s = x->server;
+    const char *encoding = http_header(x->call, "Content-Encoding");
+    uint64_t offset;
+    if (encoding && strcasecmp(encoding, "gzip") && strcasecmp(encoding, "deflate") && strcasecmp(encoding, "identity"))
+        return err_set(err, ST_BAD_MEDIA, "Content-Encoding '%.32s' is not taken; gzip and deflate are", encoding);
+    switch (x->route.route) {
+    case ROUTE_INFER: case ROUTE_LOAD: http_body_limit(x->call, (uint64_t)s->config->body_max); break;
+    case ROUTE_CLASSIFY: http_body_limit(x->call, (uint64_t)(s->config->body_max < 20 << 20 ? s->config->body_max : 20 << 20)); break;
+    case ROUTE_UPLOAD: break;
+    default: http_body_limit(x->call, ADMIN_BODY_MAX);
+    }
+    if (x->route.route == ROUTE_INFER && !encoding && header_number(x, "Inference-Header-Content-Length", &offset)) http_body_align(x->call, offset);
+    if (x->route.route == ROUTE_UPLOAD) serve_upload_begin(x);
+    return ST_OK;
+}
+
+static void serve_begin(void *context, struct http_call *c)
+{
+    struct listener *l = context;
+    struct exchange *x = exchange_new(l, c);
+    struct err err;
+    if (http_answered(c)) return;
+    if (!x) {
+        http_answer(c, 503, NULL, NULL);
+        return;
+    }
+    if (check_trust(x, &err) || plan_body(x, &err)) serve_error(x, &err);
+}
+
+/* ---- down: the body is in ---- */
+
+/* The body as it was meant: expanded when it came compressed. The exchange owns its memory from here on. */
+static enum status take_body(struct exchange *x, const char **body, size_t *length, struct err *err)
+{
+    const char *encoding = http_header(x->call, "Content-Encoding");
+    *body = http_body_take(x->call, &x->body_base, length);
+    if (!*body) *body = "";
+    if (!encoding || !strcasecmp(encoding, "identity")) return ST_OK;
+    struct buf expanded;
+    buf_init(&expanded, (uint64_t)x->server->config->body_max + 1);
+    enum status st = compress_expand(&expanded, strcasecmp(encoding, "gzip") ? COMPRESS_DEFLATE : COMPRESS_GZIP, *body, *length, (uint64_t)x->server->config->body_max, EXPAND_RATIO, err);
+    free(x->body_base);
+    x->body_base = expanded.data;
+    *body = expanded.data ? expanded.data : "";
+    *length = expanded.length;
+    return st;
+}
+
+static enum status read_infer(struct exchange *x, struct err *err)
+{
+    const char *body, *header = http_header(x->call, "Inference-Header-Content-Length");
+    size_t length;
+    uint64_t json_length = 0;
+    enum status st = take_body(x, &body, &length, err);
+    if (st) return st;
+    if (header && (!header_number(x, "Inference-Header-Content-Length", &json_length) || json_length > length))
+        return err_set(err, ST_BAD_INPUT, "Unable to parse Inference-Header-Content-Length: '%.32s' is not a number of bytes of the body", header);
+    return oip_infer_read(&x->request, &x->ask, x->pin, body, length, header ? (int64_t)json_length : -1, err);
+}
+
+static enum status read_classify(struct exchange *x, struct err *err)
+{
+    const char *body, *k = http_query(x->call, "k");
+    size_t length;
+    char *end = NULL;
+    long long classes = k ? strtoll(k, &end, 10) : CLASSES_DEFAULT;
+    if (k && (end == k || *end || classes < 1 || classes > CLASSES_MAX)) return err_set(err, ST_BAD_INPUT, "k takes a number from 1 to %d", CLASSES_MAX);
+    x->classes = classes;
+    const struct signature *sig = x->pin->signature;
+    if (!x->pin->config->picture.usable)
+        return err_set(err, ST_BAD_INPUT, "model '%s' does not take pictures: its configuration does not say how a picture becomes its input", x->pin->name);
+    enum status st = take_body(x, &body, &length, err);
+    if (st) return st;
+    x->request.inputs = arena_calloc(&x->request.arena, 1, sizeof *x->request.inputs);
+    if (!x->request.inputs) return err_set(err, ST_NO_MEMORY, "no memory for the picture");
+    x->request.input_count = 1;
+    x->request.inputs[0].name = sig->inputs[0].name;
+    return picture_bytes_to_tensor(&x->request.inputs[0].tensor, &x->pin->config->picture, &x->request, body, length, err);
+}
+
+static enum status read_deadline(struct exchange *x, struct err *err)
+{
+    uint64_t timeout_ms;
+    const char *text = http_header(x->call, "X-Request-Timeout-Ms");
+    if (!text) return ST_OK;
+    if (!header_number(x, "X-Request-Timeout-Ms", &timeout_ms) || timeout_ms < 1 || timeout_ms > 86400000)
+        return err_set(err, ST_BAD_INPUT, "X-Request-Timeout-Ms takes a number from 1 to 86400000, not '%.32s'", text);
+    x->request.deadline_ns = x->request.times.received + timeout_ms * 1000000;
+    return ST_OK;
+}
+
+static void serve_inference(struct exchange *x)
+{
+    struct err err;
+    enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
+    if (!st) st = read_deadline(x, &err);
+    if (!st) st = x->route.route == ROUTE_CLASSIFY ? read_classify(x, &err) : read_infer(x, &err);
+    if (st) {
+        serve_error(x, &err);
+        return;
+    }
+    http_suspend(x->call);
+    st = scheduler_submit(x->pin->scheduler, &x->request, &x->error);
+    if (st) http_resume(x->call);      /* refused: no event will come */
+}
+
+static void serve_ready(void *context, struct http_call *c)
+{
+    struct exchange *x = http_user(c);
+    (void)context;
+    if (x->route.route == ROUTE_INFER || x->route.route == ROUTE_CLASSIFY) serve_inference(x);
+    else if (!serve_model_route(x)) serve_admin_route(x);
+}
+
+/* ---- back ---- */
+
+static void serve_outputs(struct exchange *x)
+{
+    struct buf body;
+    struct err err;
+    size_t json_length = 0;
+    buf_init(&body, 0);
+    enum status st = x->route.route == ROUTE_CLASSIFY ? classify_write(&body, &x->request, x->classes, x->pin, &err)
+                                                      : oip_infer_write(&body, &json_length, &x->request, &x->ask, x->pin, &err);
+    name_model(x);
+    if (st) {
+        buf_free(&body);
+        serve_error(x, &err);
+        return;
+    }
+    tell_timing(x);
+    if (json_length) {
+        char text[24];
+        snprintf(text, sizeof text, "%zu", json_length);
+        http_answer_header(x->call, "Inference-Header-Content-Length", text);
+    }
+    pack_answer(x, &body);
+    if (atomic_load(&x->server->closing)) http_answer_header(x->call, "Connection", "close");
+    http_answer(x->call, 200, json_length ? "application/octet-stream" : "application/json", &body);
+}
+
+static void serve_resume(void *context, struct http_call *c)
+{
+    struct exchange *x = http_user(c);
+    (void)context;
+    if (x->error.status) serve_error(x, &x->error);
+    else if (x->job) serve_json(x, x->answer_status ? x->answer_status : 200, &x->answer);
+    else if (x->request.error.status) serve_error(x, &x->request.error);
+    else serve_outputs(x);
+}
+
+static void serve_gone(void *context, struct http_call *c)
+{
+    struct exchange *x = http_user(c);
+    (void)context;
+    if (x->pin && !x->job) scheduler_cancel(x->pin->scheduler, &x->request);
+}
+
+static void write_access_log(struct exchange *x, bool sent)
+{
+    struct log_line line;
+    const struct request_times *t = &x->request.times;
+    log_line_begin(&line, x->server->log, "access");
+    log_line_text(&line, "peer", http_peer(x->call), strlen(http_peer(x->call)));
+    log_line_text(&line, "method", http_method(x->call), strlen(http_method(x->call)));
+    log_line_text(&line, "path", http_path(x->call), strlen(http_path(x->call)));
+    log_line_int(&line, "status", http_answer_status(x->call));
+    log_line_int(&line, "bytes", (int64_t)http_answer_bytes(x->call));
+    log_line_int(&line, "us", (int64_t)((clock_ns() - t->received) / 1000));
+    if (x->who[0]) log_line_text(&line, "who", x->who, strlen(x->who));
+    if (x->request.id[0]) log_line_text(&line, "id", x->request.id, strlen(x->request.id));
+    if (x->pin) {
+        log_line_text(&line, "model", x->pin->name, strlen(x->pin->name));
+        log_line_int(&line, "version", x->pin->version);
+    }
+    if (x->request.batch_rows) {
+        log_line_int(&line, "batch", x->request.batch_rows);
+        log_line_int(&line, "queue_us", (int64_t)((t->taken - t->queued) / 1000));
+        log_line_int(&line, "compute_us", (int64_t)((t->infer_done - t->taken) / 1000));
+    }
+    if (!sent) log_line_int(&line, "aborted", 1);
+    log_line_end(&line);
+}
+
+static void serve_end(void *context, struct http_call *c, bool sent)
+{
+    struct exchange *x = http_user(c);
+    (void)context;
+    if (!x) return;
+    if (x->server->config->access_log && log_enabled(x->server->log, LOG_INFO)) write_access_log(x, sent);
+    request_drop(&x->request);
+}
+
+struct http_handler serve_handler(struct listener *l)
+{
+    return (struct http_handler){ .context = l, .begin = serve_begin, .ready = serve_ready, .resume = serve_resume, .gone = serve_gone, .end = serve_end };
+}

@@ -1,0 +1,192 @@
+/* Routes answered at once from what is loaded: health, metadata, configuration, statistics, index, logging, metrics. */
+#include "server/server.h"
+
+#include "api/oip_meta.h"
+#include "base/json.h"
+#include "kernels/kernels.h"
+#include "monitor/metrics.h"
+
+#include <string.h>
+
+static void answer_ready(struct exchange *x, bool ready)
+{
+    if (atomic_load(&x->server->closing)) http_answer_header(x->call, "Connection", "close");
+    http_answer(x->call, ready ? 200 : 400, NULL, NULL);
+}
+
+static void serve_server(struct exchange *x)
+{
+    struct buf b;
+    buf_init(&b, 0);
+    oip_server_write(&b);
+    serve_json(x, 200, &b);
+}
+
+/* Metadata, configuration, statistics and readiness of one model. */
+static void serve_pinned(struct exchange *x)
+{
+    struct buf b;
+    struct err err;
+    enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
+    if (st) {
+        if (x->route.route == ROUTE_MODEL_READY && st == ST_UNAVAILABLE) err.status = ST_BAD_INPUT;      /* not ready is 400 there */
+        serve_error(x, &err);
+        return;
+    }
+    buf_init(&b, 0);
+    switch (x->route.route) {
+    case ROUTE_MODEL_READY: answer_ready(x, true); return;
+    case ROUTE_CONFIG: model_config_write_json(&b, x->pin->config); break;
+    case ROUTE_STATS:
+        buf_puts(&b, "{\"model_stats\":[");
+        oip_stats_write(&b, x->pin);
+        buf_puts(&b, "]}");
+        break;
+    default: {
+        int64_t versions[MODEL_VERSIONS_MAX];
+        bool known;
+        int n = registry_versions(x->server->registry, x->pin->name, versions, MODEL_VERSIONS_MAX, &known);
+        oip_model_write(&b, x->pin, versions, n < MODEL_VERSIONS_MAX ? n : MODEL_VERSIONS_MAX);
+    }
+    }
+    serve_json(x, 200, &b);
+}
+
+struct list { struct buf *out; int count; };
+
+static void add_stats(void *ctx, struct model_version *v)
+{
+    struct list *l = ctx;
+    if (l->count++) buf_putc(l->out, ',');
+    oip_stats_write(l->out, v);
+}
+
+static void add_row(void *ctx, const struct registry_index_row *row)
+{
+    struct list *l = ctx;
+    if (l->count++) buf_putc(l->out, ',');
+    oip_index_write_row(l->out, row);
+}
+
+static void serve_all_stats(struct exchange *x)
+{
+    struct buf b;
+    buf_init(&b, 0);
+    struct list l = { &b, 0 };
+    buf_puts(&b, "{\"model_stats\":[");
+    registry_each(x->server->registry, add_stats, &l);
+    buf_puts(&b, "]}");
+    serve_json(x, 200, &b);
+}
+
+/* The body as one JSON object; an empty body is an empty object. */
+static enum status read_object(struct exchange *x, struct json **out, struct err *err)
+{
+    size_t length;
+    const char *body = http_body(x->call, &length);
+    if (!length) body = "{}", length = 2;
+    enum status st = json_parse(out, &x->request.arena, body, length, &(struct json_options){ .unique_keys = true }, err);
+    if (st) return err_prefix(err, "failed to parse the request JSON buffer");
+    return (*out)->type == JSON_OBJECT ? ST_OK : err_set(err, ST_BAD_INPUT, "failed to parse the request JSON buffer: an object is needed");
+}
+
+static void serve_index(struct exchange *x)
+{
+    struct buf b;
+    struct err err;
+    struct json *root;
+    enum status st = read_object(x, &root, &err);
+    const struct json *ready = st ? NULL : json_get(root, "ready");
+    if (!st && ready && ready->type != JSON_BOOL) st = err_set(&err, ST_BAD_INPUT, "Unable to parse 'ready': it must be a boolean");
+    if (st) {
+        serve_error(x, &err);
+        return;
+    }
+    buf_init(&b, 0);
+    struct list l = { &b, 0 };
+    buf_putc(&b, '[');
+    registry_index(x->server->registry, ready && ready->boolean, add_row, &l);
+    buf_putc(&b, ']');
+    serve_json(x, 200, &b);
+}
+
+static const struct { const char *key; enum log_level level; } switches[] = { { "log_info", LOG_INFO }, { "log_warning", LOG_WARNING }, { "log_error", LOG_ERROR } };
+
+static enum status set_logging(struct exchange *x, struct err *err)
+{
+    struct json *root;
+    enum status st = read_object(x, &root, err);
+    if (st) return st;
+    /* all of it is checked before any of it is done */
+    for (const struct json *j = root->list.first; j; j = j->next) {
+        uint64_t level;
+        size_t i = 0;
+        while (i < 3 && strcmp(switches[i].key, j->key)) i++;
+        if (i < 3 && j->type != JSON_BOOL) return err_set(err, ST_BAD_INPUT, "log setting '%s' must be a boolean", j->key);
+        else if (i < 3) continue;
+        if (!strcmp(j->key, "log_file")) return err_set(err, ST_UNSUPPORTED, "log file location can not be updated through network protocol");
+        if (!strcmp(j->key, "log_verbose_level")) {
+            if (!json_as_uint64(j, &level) || level > UINT32_MAX) return err_set(err, ST_BAD_INPUT, "log setting 'log_verbose_level' must be a natural number");
+        } else if (!strcmp(j->key, "log_format")) {
+            if (!json_is_string(j, "default") && !json_is_string(j, "ISO8601")) return err_set(err, ST_BAD_INPUT, "log setting 'log_format' must be default or ISO8601");
+        } else {
+            return err_set(err, ST_BAD_INPUT, "there is no log setting '%.64s'", j->key);
+        }
+    }
+    for (const struct json *j = root->list.first; j; j = j->next) {
+        uint64_t level;
+        for (size_t i = 0; i < 3; i++)
+            if (!strcmp(switches[i].key, j->key)) log_enable(x->server->log, switches[i].level, j->boolean);
+        if (!strcmp(j->key, "log_verbose_level") && json_as_uint64(j, &level)) {
+            atomic_store(&x->server->verbose_level, (unsigned)level);
+            log_enable(x->server->log, LOG_VERBOSE, level > 0);
+        }
+    }
+    registry_audit(x->server->registry, x->who, "logging", "", "");
+    return ST_OK;
+}
+
+static void serve_logging(struct exchange *x)
+{
+    struct buf b;
+    struct err err;
+    if (x->route.route == ROUTE_LOGGING_SET && set_logging(x, &err)) {
+        serve_error(x, &err);
+        return;
+    }
+    buf_init(&b, 0);
+    buf_puts(&b, "{\"log_file\":\"\"");
+    for (size_t i = 0; i < 3; i++) buf_printf(&b, ",\"%s\":%s", switches[i].key, log_enabled(x->server->log, switches[i].level) ? "true" : "false");
+    buf_printf(&b, ",\"log_verbose_level\":%u,\"log_format\":\"ISO8601\"}", atomic_load(&x->server->verbose_level));
+    serve_json(x, 200, &b);
+}
+
+static void serve_metrics(struct exchange *x)
+{
+    struct buf b;
+    buf_init(&b, 0);
+    metrics_write(&b, x->server->registry, &(struct metrics_process){ .start_wall_ms = x->server->start_wall_ms,
+                  .connections = x->server->main_listener.http ? http_connections(x->server->main_listener.http) : 0,
+                  .busy = x->server->main_listener.http ? http_busy(x->server->main_listener.http) : 0, .cpu_level = x->server->cpu_level });
+    http_answer(x->call, 200, "text/plain; version=0.0.4; charset=utf-8", &b);
+}
+
+bool serve_model_route(struct exchange *x)
+{
+    struct err err;
+    switch (x->route.route) {
+    case ROUTE_LIVE: answer_ready(x, true); return true;
+    case ROUTE_READY: answer_ready(x, !atomic_load(&x->server->draining) && registry_ready(x->server->registry)); return true;
+    case ROUTE_SERVER: serve_server(x); return true;
+    case ROUTE_MODEL: case ROUTE_MODEL_READY: case ROUTE_CONFIG: case ROUTE_STATS: serve_pinned(x); return true;
+    case ROUTE_ALL_STATS: serve_all_stats(x); return true;
+    case ROUTE_INDEX: serve_index(x); return true;
+    case ROUTE_LOGGING_GET: case ROUTE_LOGGING_SET: serve_logging(x); return true;
+    case ROUTE_METRICS: serve_metrics(x); return true;
+    case ROUTE_NAMED_REPOSITORY:
+        err_set(&err, ST_UNSUPPORTED, "'repository_name' specification is not supported");
+        serve_error(x, &err);
+        return true;
+    default: return false;
+    }
+}

@@ -1,0 +1,82 @@
+/* The process: what its parts share, and the exchange that carries one HTTP request down the walk and back. */
+#ifndef SERVER_SERVER_H
+#define SERVER_SERVER_H
+
+#include <stdatomic.h>
+
+#include "api/oip_infer.h"
+#include "api/routes.h"
+#include "base/log.h"
+#include "model_store/inspector.h"
+#include "model_store/registry.h"
+#include "server/auth.h"
+#include "server/config.h"
+#include "server/http.h"
+#include "server/jobs.h"
+
+enum { MODEL_VERSIONS_MAX = 1024, EXCHANGES_KEPT = 1024 };
+
+struct server;
+struct exchange;
+
+struct listener { struct server *server; bool metrics_only; struct http *http; };
+
+struct server {
+    const struct server_config *config;
+    struct log        *log;
+    struct auth       *auth;
+    struct registry   *registry;
+    struct expiry     *expiry;
+    struct inspector  *inspector;
+    struct jobs       *jobs;
+    struct listener    main_listener, metrics_listener;
+    bool               loopback;            /* every listener is on a loopback address */
+    uint64_t           start_wall_ms;
+    atomic_bool        draining;            /* not ready any more */
+    atomic_bool        closing;             /* answers close their connections */
+    atomic_bool        drain_asked;         /* POST /admin/drain */
+    atomic_uint        verbose_level;
+    const char        *cpu_level;
+    pthread_mutex_t    spare_lock;          /* guards the spare exchanges */
+    struct exchange   *spare;
+    int                spare_count;
+};
+
+/* One HTTP request, from its headers to the end of its answer. Its struct request is what the scheduler sees; the last reference to that
+ * recycles the whole. */
+struct exchange {
+    struct request        request;          /* first: a request is its exchange */
+    struct server        *server;
+    struct listener      *listener;
+    struct http_call     *call;             /* NULL once it ended */
+    struct route_match    route;
+    char                  who[AUTH_NAME_MAX];
+    struct model_version *pin;
+    struct infer_ask      ask;
+    int64_t               classes;          /* classify */
+    void                 *body_base;        /* memory of the body, where the tensors are */
+    struct upload        *upload;
+    struct err            error;            /* of what was done before or beside the scheduler */
+    struct buf            answer;           /* JSON made by a job */
+    int                   answer_status;
+    void                (*job)(struct exchange *x);      /* what jobs are to do with it */
+    uint64_t              served_ns;        /* when the answer was written */
+    struct exchange      *next_spare;
+};
+
+/* The handler of a listener (serve.c). */
+struct http_handler serve_handler(struct listener *l);
+void serve_free_spare(struct server *s);
+
+/* Answers `x` with an error in the route's dialect. Listener's thread. */
+void serve_error(struct exchange *x, const struct err *e);
+void serve_json(struct exchange *x, int status, struct buf *body);
+/* Runs x->job on a job thread; the answer is made from x->error and x->answer when it is done. */
+void serve_in_job(struct exchange *x, void (*job)(struct exchange *x));
+
+/* Routes that need no scheduler: serve_model.c, serve_admin.c. True when the route was theirs. */
+bool serve_model_route(struct exchange *x);
+bool serve_admin_route(struct exchange *x);
+void serve_upload_begin(struct exchange *x);
+
+#endif
