@@ -2,10 +2,12 @@
  *
  * Own kernels: a 1x1 convolution of stride 1 is gemm_f32 on the rows of pixels; a depthwise one is depthwise2d_f32; everything else goes by im2col: a band of output pixels
  * becomes rows [pixels, kh kw in_c / groups] in scratch and is multiplied by the packed weights. Bands are shared out to threads and sized to stay in the
- * second-level cache. All of them add in an order that knows nothing of bands, threads or batch. What oneDNN does is in conv_onednn.c. */
+ * second-level cache. All of them add in an order that knows nothing of bands, threads or batch. What oneDNN does is in conv_onednn.c;
+ * a shape that its kernel does not take (whatever the batch: so rows stay equal) gets our own kernel, whose weights are packed when the first such shape comes. */
 #include "kernels/conv.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,8 @@ enum { BAND_FLOATS = 96 * 1024, BAND_PIXELS_MIN = 14, ALIGN = 64 };
 enum conv_kind { CONV_IM2COL, CONV_GEMM1X1, CONV_DEPTHWISE, CONV_ONEDNN, CONV_KIND_COUNT };
 static const char *const kind_names[CONV_KIND_COUNT] = { "im2col", "gemm1x1", "depthwise", "onednn" };
 
+struct conv_spare { pthread_mutex_t lock; struct conv_layer *own; };    /* own: NULL until a shape needs it */
+
 struct conv_layer {
     struct conv_spec spec;
     struct kernels k;
@@ -27,6 +31,7 @@ struct conv_layer {
     uint64_t packed_stride;              /* bytes of one group */
     uint64_t bytes;
     struct conv_onednn *onednn;
+    struct conv_spare *spare;            /* with onednn only */
     char name[64];
 };
 
@@ -112,7 +117,12 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
     l->kind = choice == CONV_BY_IM2COL ? CONV_IM2COL : own_kind(spec);
     if (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))) {
         st = conv_onednn_open(&l->onednn, spec, weight, bias, k->level, threads, err);
+        if (st == ST_OK && !(l->spare = calloc(1, sizeof *l->spare))) {
+            st = err_set(err, ST_NO_MEMORY, "convolution layer");
+            goto close;
+        }
         if (st == ST_OK) {
+            pthread_mutex_init(&l->spare->lock, NULL);
             l->kind = CONV_ONEDNN;
             l->bytes = conv_onednn_bytes(l->onednn);
             snprintf(l->name, sizeof l->name, "onednn:%s", conv_onednn_name(l->onednn));
@@ -141,6 +151,11 @@ void conv_layer_close(struct conv_layer *l)
 {
     if (!l) return;
     conv_onednn_close(l->onednn);
+    if (l->spare) {
+        conv_layer_close(l->spare->own);
+        pthread_mutex_destroy(&l->spare->lock);
+        free(l->spare);
+    }
     free(l->packed);
     free(l->bias);
     free(l);
@@ -165,6 +180,23 @@ static enum status check_window(const struct conv_spec *s, const struct window2d
     return ST_OK;
 }
 
+/* The layer by our own kernel, from the weights that oneDNN holds. */
+static enum status spare_layer(const struct conv_layer **out, const struct conv_layer *l, struct err *err)
+{
+    enum status st = ST_OK;
+    pthread_mutex_lock(&l->spare->lock);
+    if (!l->spare->own) {
+        const float *bias = NULL;
+        float *weight = mem_alloc_array((uint64_t)depth_of(&l->spec) * sizeof(float), (uint64_t)l->spec.out_c);
+        st = weight ? conv_onednn_unpack(l->onednn, weight, &bias, err) : err_set(err, ST_NO_MEMORY, "convolution weights");
+        if (!st) st = conv_layer_open_as(&l->spare->own, &l->spec, weight, bias, &l->k, 1, CONV_BY_OWN, err);
+        free(weight);
+    }
+    *out = l->spare->own;
+    pthread_mutex_unlock(&l->spare->lock);
+    return st;
+}
+
 /* A padded (or cropped) 1x1 goes by im2col rows, with the same packed weights and so the same bits. */
 static bool is_padded(const struct window2d *w) { return w->pad_top || w->pad_left || w->pad_bottom || w->pad_right || w->out_h != w->h || w->out_w != w->w; }
 
@@ -177,11 +209,16 @@ enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, c
     *p = (struct conv_plan){ .l = l, .w = *w, .threads = threads < 1 ? 1 : threads };
     if (l->kind == CONV_ONEDNN && w->n > 0) {
         st = conv_onednn_plan_open(&p->onednn, l->onednn, w, p->threads, err);
+        if (st == ST_UNSUPPORTED) {
+            st = spare_layer(&l, l, err);
+            p->l = l;
+        }
         if (st) {
             free(p);
             return st;
         }
-    } else if (l->kind == CONV_IM2COL || (l->kind == CONV_GEMM1X1 && is_padded(w))) {
+    }
+    if (l->kind == CONV_IM2COL || (l->kind == CONV_GEMM1X1 && is_padded(w))) {
         const int64_t depth = depth_of(&l->spec), pixels = w->out_h * w->out_w, each = (pixels + p->threads - 1) / p->threads;
         p->band = BAND_FLOATS / depth / BAND_PIXELS_MIN * BAND_PIXELS_MIN;
         if (p->band < BAND_PIXELS_MIN) p->band = BAND_PIXELS_MIN;

@@ -15,6 +15,10 @@ void        conv_onednn_close(struct conv_onednn *c);
 uint64_t    conv_onednn_bytes(const struct conv_onednn *c);
 const char *conv_onednn_name(const struct conv_onednn *c);    /* e.g. "jit:avx512_core" */
 
+/* The weights in ONNX order again, and the bias (borrowed, may be NULL). */
+enum status conv_onednn_unpack(const struct conv_onednn *c, float *weight, const float **bias, struct err *err);
+
+/* ST_UNSUPPORTED: the layer's kernel does not take this shape, at no batch size. */
 enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct conv_onednn *c, const struct window2d *w, int threads, struct err *err);
 void        conv_onednn_plan_close(struct conv_onednn_plan *p);
 uint64_t    conv_onednn_plan_scratch(const struct conv_onednn_plan *p);

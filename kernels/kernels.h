@@ -19,6 +19,8 @@ bool           cpu_level_from_name(const char *name, enum cpu_level *out);
 /* Runs body(ctx, part, parts) on `threads` threads of the calling thread's team and returns when all are done. The only place that
  * knows OpenMP. Parts run in any order. */
 void parallel_for(int threads, int parts, void (*body)(void *ctx, int part, int parts), void *ctx);
+/* The size of the team that a library starts from the calling thread from now on. */
+void parallel_set_threads(int threads);
 
 enum activation {
     ACT_NONE, ACT_RELU, ACT_CLIP /* alpha = low, beta = high */, ACT_LEAKY_RELU /* alpha */, ACT_SIGMOID, ACT_TANH, ACT_SILU /* x*sigmoid(x) */,

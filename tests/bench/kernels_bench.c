@@ -1,0 +1,164 @@
+/* Speed of single kernels at every level: GB/s and GFLOP/s, best of several runs, on one thread and on `--threads N` (2).
+ *   kernels_bench [--threads N] [gemm|conv|small]...
+ * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
+ * come from. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/conv.h"
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static float *fresh(size_t n)
+{
+    float *p = aligned_alloc(64, (n * sizeof *p + 127) & ~(size_t)63);
+    if (!p) abort();
+    uint32_t s = 1;
+    for (size_t i = 0; i < n; i++) p[i] = (float)((s = s * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f;
+    return p;
+}
+
+/* Best seconds per call over about a tenth of a second. */
+#define BEST(best, call)                                                                              \
+    double best = 1e9;                                                                                \
+    for (double started_ = now(), t_; now() - started_ < 0.12;) {                                     \
+        t_ = now();                                                                                   \
+        call;                                                                                         \
+        t_ = now() - t_;                                                                              \
+        if (t_ < best) best = t_;                                                                     \
+    }
+
+static void bench_gemm(const struct kernels *k, int threads)
+{
+    static const int64_t shapes[][3] = { { 512, 512, 512 }, { 1024, 1024, 1024 }, { 3136, 64, 256 }, { 784, 512, 128 }, { 196, 256, 1024 }, { 49, 2048, 512 }, { 1, 4096, 4096 }, { 1, 1000, 2048 }, { 8, 4096, 4096 }, { 32, 4096, 4096 } };
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const int64_t m = shapes[s][0], n = shapes[s][1], depth = shapes[s][2];
+        if (k->level == CPU_SCALAR && m > 49) continue;
+        float *a = fresh((size_t)(m * depth)), *b = fresh((size_t)(depth * n)), *c = fresh((size_t)(m * n));
+        void *packed = aligned_alloc(64, k->gemm_f32_packed_bytes(depth, n) + 64 - k->gemm_f32_packed_bytes(depth, n) % 64);
+        k->gemm_f32_pack(packed, b, n, 1, depth, n);
+        BEST(t, k->gemm_f32(c, n, a, depth, packed, m, n, depth, NULL, threads))
+        printf("gemm    %-7s threads %d  %5lld x %5lld x %5lld  %8.1f GFLOP/s  %6.1f GB/s of b\n", cpu_level_name(k->level), threads, (long long)m, (long long)n, (long long)depth,
+               2e-9 * (double)(m * n * depth) / t, 4e-9 * (double)(n * depth) / t);
+        free(a), free(b), free(c), free(packed);
+    }
+}
+
+static const struct layer { const char *net; int in_c, out_c, groups, k, stride, size, times, residual; } layers[] = {
+    { "resnet50", 3, 64, 1, 7, 2, 224, 1, 0 },
+    { "resnet50", 64, 64, 1, 1, 1, 56, 1, 0 }, { "resnet50", 64, 64, 1, 3, 1, 56, 3, 0 }, { "resnet50", 64, 256, 1, 1, 1, 56, 1, 0 }, { "resnet50", 64, 256, 1, 1, 1, 56, 3, 1 }, { "resnet50", 256, 64, 1, 1, 1, 56, 2, 0 },
+    { "resnet50", 256, 128, 1, 1, 1, 56, 1, 0 }, { "resnet50", 128, 128, 1, 3, 2, 56, 1, 0 }, { "resnet50", 128, 512, 1, 1, 1, 28, 4, 1 }, { "resnet50", 256, 512, 1, 1, 2, 56, 1, 0 }, { "resnet50", 512, 128, 1, 1, 1, 28, 3, 0 }, { "resnet50", 128, 128, 1, 3, 1, 28, 3, 0 },
+    { "resnet50", 512, 256, 1, 1, 1, 28, 1, 0 }, { "resnet50", 256, 256, 1, 3, 2, 28, 1, 0 }, { "resnet50", 256, 1024, 1, 1, 1, 14, 6, 1 }, { "resnet50", 512, 1024, 1, 1, 2, 28, 1, 0 }, { "resnet50", 1024, 256, 1, 1, 1, 14, 5, 0 }, { "resnet50", 256, 256, 1, 3, 1, 14, 5, 0 },
+    { "resnet50", 1024, 512, 1, 1, 1, 14, 1, 0 }, { "resnet50", 512, 512, 1, 3, 2, 14, 1, 0 }, { "resnet50", 512, 2048, 1, 1, 1, 7, 3, 1 }, { "resnet50", 1024, 2048, 1, 1, 2, 14, 1, 0 }, { "resnet50", 2048, 512, 1, 1, 1, 7, 2, 0 }, { "resnet50", 512, 512, 1, 3, 1, 7, 2, 0 },
+    { "mobilenet", 3, 32, 1, 3, 2, 224, 1, 0 }, { "mobilenet", 32, 32, 32, 3, 1, 112, 1, 0 }, { "mobilenet", 32, 16, 1, 1, 1, 112, 1, 0 }, { "mobilenet", 16, 96, 1, 1, 1, 112, 1, 0 }, { "mobilenet", 96, 96, 96, 3, 2, 112, 1, 0 }, { "mobilenet", 96, 24, 1, 1, 1, 56, 1, 0 },
+    { "mobilenet", 24, 144, 1, 1, 1, 56, 2, 0 }, { "mobilenet", 144, 144, 144, 3, 1, 56, 1, 0 }, { "mobilenet", 144, 24, 1, 1, 1, 56, 1, 1 }, { "mobilenet", 144, 144, 144, 3, 2, 56, 1, 0 }, { "mobilenet", 144, 32, 1, 1, 1, 28, 1, 0 }, { "mobilenet", 32, 192, 1, 1, 1, 28, 3, 0 },
+    { "mobilenet", 192, 192, 192, 3, 1, 28, 2, 0 }, { "mobilenet", 192, 32, 1, 1, 1, 28, 2, 1 }, { "mobilenet", 192, 192, 192, 3, 2, 28, 1, 0 }, { "mobilenet", 192, 64, 1, 1, 1, 14, 1, 0 }, { "mobilenet", 64, 384, 1, 1, 1, 14, 4, 0 }, { "mobilenet", 384, 384, 384, 3, 1, 14, 4, 0 },
+    { "mobilenet", 384, 64, 1, 1, 1, 14, 3, 1 }, { "mobilenet", 384, 96, 1, 1, 1, 14, 1, 0 }, { "mobilenet", 96, 576, 1, 1, 1, 14, 3, 0 }, { "mobilenet", 576, 576, 576, 3, 1, 14, 2, 0 }, { "mobilenet", 576, 96, 1, 1, 1, 14, 2, 1 }, { "mobilenet", 576, 576, 576, 3, 2, 14, 1, 0 },
+    { "mobilenet", 576, 160, 1, 1, 1, 7, 1, 0 }, { "mobilenet", 160, 960, 1, 1, 1, 7, 3, 0 }, { "mobilenet", 960, 960, 960, 3, 1, 7, 3, 0 }, { "mobilenet", 960, 160, 1, 1, 1, 7, 2, 1 }, { "mobilenet", 960, 320, 1, 1, 1, 7, 1, 0 }, { "mobilenet", 320, 1280, 1, 1, 1, 7, 1, 0 },
+    { "alexnet", 3, 64, 1, 11, 4, 224, 1, 0 }, { "alexnet", 64, 192, 1, 5, 1, 27, 1, 0 }, { "alexnet", 192, 384, 1, 3, 1, 13, 1, 0 }, { "alexnet", 384, 256, 1, 3, 1, 13, 1, 0 }, { "alexnet", 256, 256, 1, 3, 1, 13, 1, 0 },
+};
+
+static double bench_layer(const struct kernels *k, int threads, const struct layer *l, enum conv_choice choice, char *name, size_t name_size)
+{
+    struct conv_spec s = { .in_c = l->in_c, .out_c = l->out_c, .groups = l->groups, .kh = l->k, .kw = l->k, .stride_h = l->stride, .stride_w = l->stride, .dilation_h = 1, .dilation_w = 1,
+                           .has_residual = l->residual, .act = { .kind = ACT_RELU }, .hint_h = l->size, .hint_w = l->size, .hint_n_max = 8 };
+    const int pad = (l->k - 1) / 2;
+    struct window2d w = { .n = 1, .h = l->size, .w = l->size, .c = l->in_c, .kh = l->k, .kw = l->k, .stride_h = l->stride, .stride_w = l->stride, .dilation_h = 1, .dilation_w = 1, .pad_top = pad, .pad_left = pad, .pad_bottom = pad, .pad_right = pad };
+    w.out_h = w.out_w = (l->size + 2 * pad - l->k) / l->stride + 1;
+    float *weight = fresh((size_t)(l->out_c * (l->in_c / l->groups) * l->k * l->k)), *bias = fresh((size_t)l->out_c), *x = fresh((size_t)(w.h * w.w * w.c)), *y = fresh((size_t)(w.out_h * w.out_w * l->out_c));
+    struct err err;
+    struct conv_layer *layer;
+    struct conv_plan *plan;
+    double result = -1;
+    snprintf(name, name_size, "-");
+    if (conv_layer_open_as(&layer, &s, weight, bias, k, threads, choice, &err) == ST_OK) {
+        snprintf(name, name_size, "%s", conv_layer_kernel(layer));
+        if (conv_plan_open(&plan, layer, &w, threads, &err) == ST_OK) {
+            void *scratch = aligned_alloc(64, (conv_plan_scratch(plan) + 127) & ~(uint64_t)63);
+            BEST(t, conv_plan_run(plan, y, x, l->residual ? y : NULL, scratch, &err))
+            result = t;
+            free(scratch);
+            conv_plan_close(plan);
+        }
+        conv_layer_close(layer);
+    }
+    free(weight), free(bias), free(x), free(y);
+    return result;
+}
+
+static void bench_conv(const struct kernels *k, int threads)
+{
+    double ours = 0, theirs = 0, best = 0, rule = 0;
+    if (k->level < cpu_level_detect()) return;          /* oneDNN runs at one level per process */
+    for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) {
+        const struct layer *l = layers + i;
+        char name[64], own[64], chosen[64];
+        double a = bench_layer(k, threads, l, CONV_BY_OWN, own, sizeof own), b = bench_layer(k, threads, l, CONV_BY_ONEDNN, name, sizeof name), c = bench_layer(k, threads, l, CONV_BY_RULE, chosen, sizeof chosen);
+        const int out = (l->size + 2 * ((l->k - 1) / 2) - l->k) / l->stride + 1;
+        const double flop = 2.0 * out * out * l->out_c * (l->in_c / l->groups) * l->k * l->k;
+        printf("conv    %-9s %4d>%4d g%-3d %2dx%-2d /%d at %3d%s x%d  own %7.3f ms %6.1f GFLOP/s (%s)  onednn %7.3f ms %6.1f GFLOP/s (%s)  rule %7.3f ms (%s)\n", l->net, l->in_c, l->out_c, l->groups, l->k, l->k, l->stride, l->size,
+               l->residual ? "+r" : "  ", l->times, a * 1e3, 1e-9 * flop / a, own, b * 1e3, 1e-9 * flop / b, name, c * 1e3, chosen);
+        ours += a * l->times, theirs += (b < 0 ? a : b) * l->times, best += (b < 0 || a < b ? a : b) * l->times, rule += c * l->times;
+        if (i + 1 == sizeof layers / sizeof *layers || strcmp(l->net, l[1].net)) {
+            printf("conv    %-9s threads %d in all: own %.2f ms, onednn %.2f ms, better of both %.2f ms, rule %.2f ms\n", l->net, threads, ours * 1e3, theirs * 1e3, best * 1e3, rule * 1e3);
+            ours = theirs = best = rule = 0;
+        }
+    }
+}
+
+static void bench_small(const struct kernels *k, int threads)
+{
+    const int64_t n = 56 * 56 * 256;
+    float *x = fresh((size_t)n), *y = fresh((size_t)n), *z = fresh((size_t)n);
+    const struct window2d pool = { .n = 1, .h = 112, .w = 112, .c = 64, .out_h = 56, .out_w = 56, .kh = 3, .kw = 3, .stride_h = 2, .stride_w = 2, .dilation_h = 1, .dilation_w = 1, .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1 };
+    const char *level = cpu_level_name(k->level);
+#define SHOW(name, bytes, call)                                                                                    \
+    do {                                                                                                           \
+        BEST(t, call)                                                                                              \
+        printf("%-14s %-7s threads %d  %8.3f ms  %6.1f GB/s\n", name, level, threads, t * 1e3, 1e-9 * (double)(bytes) / t); \
+    } while (0)
+    SHOW("add", 12 * n, k->add_f32(y, x, z, n, threads));
+    SHOW("relu", 8 * n, k->activate_f32(y, x, n, (struct activation_spec){ .kind = ACT_RELU }, threads));
+    SHOW("sigmoid", 8 * n, k->activate_f32(y, x, n, (struct activation_spec){ .kind = ACT_SIGMOID }, threads));
+    SHOW("gelu", 8 * n, k->activate_f32(y, x, n, (struct activation_spec){ .kind = ACT_GELU }, threads));
+    SHOW("scale_shift", 8 * n, k->scale_shift_f32(y, x, z, z, 3136, 256, (struct activation_spec){ .kind = ACT_RELU }, threads));
+    SHOW("softmax 1000", 8 * 800 * 1000, k->softmax_f32(y, x, 800, 1000, threads));
+    SHOW("layer_norm 768", 8 * 1024 * 768, k->layer_norm_f32(y, x, z, z, 1024, 768, 1e-5f, threads));
+    SHOW("max pool 3x3/2", 4 * 112 * 112 * 64, k->pool2d_f32(y, x, &pool, POOL_MAX, threads));
+    SHOW("mean rows 49", 4 * 49 * 2048, k->mean_rows_f32(y, x, 1, 49, 2048, threads));
+    SHOW("lrn 5", 8 * 27 * 27 * 256, k->lrn_f32(y, x, 27 * 27, 256, 5, 1e-4f, 0.75f, 2, threads));
+    SHOW("nchw>nhwc 3", 8 * 3 * 224 * 224, k->transpose_2d(y, x, 1, 3, 224 * 224, 4, threads));
+    SHOW("nchw>nhwc 256", 8 * 256 * 3136, k->transpose_2d(y, x, 1, 256, 3136, 4, threads));
+#undef SHOW
+    free(x), free(y), free(z);
+}
+
+int main(int argc, char **argv)
+{
+    int threads = 2, all = 1;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--threads") && i + 1 < argc) threads = atoi(argv[++i]);
+        else all = 0;
+    }
+    for (int level = (int)cpu_level_detect(); level >= 0; level--) {
+        struct kernels k;
+        if (level == CPU_AMX - 1 && cpu_level_detect() == CPU_AMX && argc < 0) continue;
+        kernels_fill(&k, (enum cpu_level)level);
+        for (int t = 1; t <= threads; t += threads - 1 ? threads - 1 : 1) {
+            for (int i = 1; i < argc || (all && i == 1); i++) {
+                if (all || !strcmp(argv[i], "gemm")) bench_gemm(&k, t);
+                if (all || !strcmp(argv[i], "small")) bench_small(&k, t);
+                if (all || !strcmp(argv[i], "conv")) bench_conv(&k, t);
+                if (all) break;
+            }
+        }
+    }
+    return 0;
+}
