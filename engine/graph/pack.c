@@ -1,0 +1,123 @@
+/* Weights as the kernels want them, made once for the model version and shared by its instances: convolution layers, GEMM panels, dense vectors.
+ * Afterwards every constant that a node still reads as it is gets aligned. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "engine/graph/passes.h"
+#include "kernels/conv.h"
+
+static enum status charge(struct graph *g, uint64_t bytes, struct err *err)
+{
+    uint64_t whole;
+    if (!size_add(g->packed_bytes, g->arena->used, &whole) || !size_add(whole, bytes, &whole) || whole > g->memory_max)
+        return err_set(err, ST_NO_MEMORY, "packed weights need %llu bytes more than the model's memory budget of %llu leaves", (unsigned long long)bytes, (unsigned long long)g->memory_max);
+    return ST_OK;
+}
+
+bool value_is_constant(const struct graph *g, int v) { return v >= 0 && g->values[v].kind == VALUE_CONSTANT; }
+
+/* A constant's bytes, dense and aligned: where they are, or a copy that *owned must free. */
+static const void *borrow_dense(const struct graph *g, int v, void **owned)
+{
+    const struct operand *o = &g->values[v].type;
+    size_t size = (size_t)operand_size(o);
+    *owned = NULL;
+    if (!o->splat && (uintptr_t)o->data % (size > 8 ? 8 : size) == 0) return o->data;
+    uint8_t *copy = *owned = mem_alloc_aligned(o->bytes ? o->bytes : 1, TENSOR_ALIGN);
+    if (!copy) return NULL;
+    if (!o->splat) memcpy(copy, o->data, o->bytes);
+    else
+        for (uint64_t i = 0; i < o->bytes; i += size) memcpy(copy + i, o->data, size);
+    return copy;
+}
+
+static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type;
+    int bias = n->in_count > 2 && n->residual != 2 ? n->in[2] : -1, count, flat = w->rank == 3;
+    if (w->dtype != DT_F32 || (w->rank != 3 && w->rank != 4) || w->bytes == 0 || (bias >= 0 && !value_is_constant(g, bias))) return ST_OK;
+    const int64_t *strides = node_ints(n, "strides", &count), *dilations;
+    if (strides && count != w->rank - 2) return ST_OK;
+    dilations = node_ints(n, "dilations", &count);
+    if (dilations && count != w->rank - 2) return ST_OK;
+    for (int d = 0; d < w->rank; d++)
+        if (w->dims[d] > INT32_MAX) return ST_OK;
+    int64_t groups = node_int(n, "group", 1);
+    const struct operand *b = bias >= 0 ? &g->values[bias].type : NULL;
+    if (groups < 1 || groups > w->dims[0] || w->dims[0] % groups || (b && (b->dtype != DT_F32 || b->rank != 1 || b->dims[0] != w->dims[0]))) return ST_OK;
+    for (int d = 0; d < w->rank - 2; d++)
+        if ((strides && (strides[d] < 1 || strides[d] > 1 << 20)) || (dilations && (dilations[d] < 1 || dilations[d] > 1 << 20))) return ST_OK;
+    const struct operand *x = probe_known(g, n->in[0]) ? &g->values[n->in[0]].probe[0] : NULL;
+    struct conv_spec spec = {
+        .in_c = w->dims[1] * groups, .out_c = w->dims[0], .groups = groups,
+        .kh = flat ? 1 : (int)w->dims[2], .kw = (int)w->dims[flat ? 2 : 3], .stride_h = flat || !strides ? 1 : (int)strides[0], .stride_w = strides ? (int)strides[!flat] : 1,
+        .dilation_h = flat || !dilations ? 1 : (int)dilations[0], .dilation_w = dilations ? (int)dilations[!flat] : 1,
+        .has_residual = n->residual >= 0, .act = n->act, .hint_n_max = g->max_rows,
+    };
+    if (x && x->rank == w->rank) {
+        spec.hint_h = flat ? 1 : x->dims[2];
+        spec.hint_w = x->dims[flat ? 2 : 3];
+    }
+    enum status st = charge(g, w->bytes, err);
+    if (st) return st;
+    void *own_w, *own_b = NULL;
+    const float *weight = borrow_dense(g, n->in[1], &own_w), *vector = b ? borrow_dense(g, bias, &own_b) : NULL;
+    if (!weight || (b && !vector)) st = err_set(err, ST_NO_MEMORY, "unpacking a weight");
+    else st = conv_layer_open(&n->conv, &spec, weight, vector, &g->device.kernels, g->device.threads, err);
+    free(own_w);
+    free(own_b);
+    if (!st) g->packed_bytes += conv_layer_bytes(n->conv);
+    return st ? err_prefix(err, "node '%s' (Conv)", n->name) : ST_OK;
+}
+
+static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type;
+    bool gemm = strcmp(n->op->name, "Gemm") == 0, turned = gemm && node_int(n, "transB", 0);
+    if (w->dtype != DT_F32 || w->rank != 2 || w->bytes == 0) return ST_OK;
+    int64_t k = w->dims[turned], columns = w->dims[!turned];
+    uint64_t bytes = g->device.kernels.gemm_f32_packed_bytes(k, columns);
+    enum status st = charge(g, bytes, err);
+    if (st) return st;
+    void *owned = NULL;
+    bool splat = w->splat;
+    const float *b = splat ? w->data : borrow_dense(g, n->in[1], &owned);
+    n->packed = mem_alloc_aligned(bytes ? bytes : 1, 4096);
+    if (!b || !n->packed) {
+        free(owned);
+        return err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    }
+    g->device.kernels.gemm_f32_pack(n->packed, b, splat ? 0 : turned ? 1 : columns, splat ? 0 : turned ? k : 1, k, columns);
+    free(owned);
+    n->packed_bytes = bytes;
+    g->packed_bytes += bytes;
+    return ST_OK;
+}
+
+/* Does a node read this input as plain bytes although it was packed? */
+static bool reads_packed(const struct node *n, int k)
+{
+    if (n->conv) return k == 1 || (k == 2 && n->residual != 2);
+    return n->packed && k == 1;
+}
+
+enum status pack_weights(struct graph *g, struct err *err)
+{
+    for (int i = 0; i < g->node_count; i++) {
+        struct node *n = &g->nodes[i];
+        enum status st = ST_OK;
+        if (n->op->flags & OP_WANTS_LAST && value_is_constant(g, n->in[1])) st = pack_conv(g, n, err);
+        else if ((strcmp(n->op->name, "Gemm") == 0 || strcmp(n->op->name, "MatMul") == 0) && value_is_constant(g, n->in[1])) st = pack_gemm(g, n, err);
+        if (st) return st;
+    }
+    for (int i = 0; i < g->node_count; i++)
+        for (int k = 0; k < g->nodes[i].in_count; k++) {
+            int v = g->nodes[i].in[k];
+            if (!value_is_constant(g, v) || reads_packed(&g->nodes[i], k)) continue;
+            if (!graph_dense(g, v)) return err_set(err, ST_NO_MEMORY, "constant '%s' passes the model's memory budget of %llu bytes", g->values[v].name, (unsigned long long)g->memory_max);
+        }
+    for (int k = 0; k < g->output_count; k++)
+        if (value_is_constant(g, g->outputs[k]) && !graph_dense(g, g->outputs[k])) return err_set(err, ST_NO_MEMORY, "constant '%s' passes the model's memory budget", g->values[g->outputs[k]].name);
+    return ST_OK;
+}

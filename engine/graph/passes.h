@@ -1,0 +1,31 @@
+/* What happens to a graph between import and the first plan. Each pass leaves the graph sorted and right; passes_run does them in order. */
+#ifndef ENGINE_GRAPH_PASSES_H
+#define ENGINE_GRAPH_PASSES_H
+
+#include "engine/graph/graph.h"
+
+/* All passes, or with `off` only what running needs (weights packed, constants aligned). */
+enum status passes_run(struct graph *g, bool off, struct err *err);
+
+/* ---- the passes ---- */
+/* Binds free dimensions to probing numbers and infers every shape twice, with different numbers of rows: values[].probe. A failure is an error only for
+ * a graph without free dimensions; else the probes are simply not there. */
+enum status probe_shapes(struct graph *g, struct err *err);
+/* Sets g->batchable, or g->batch_reason. */
+enum status prove_rows(struct graph *g, struct err *err);
+enum status fold_constants(struct graph *g, struct err *err);
+enum status fuse_scales(struct graph *g, struct err *err);        /* BatchNormalization, Mul and Add by channel -> ScaleShift -> convolution */
+enum status fuse_activations(struct graph *g, struct err *err);   /* bias, sum and activation into convolutions and products; shuffles */
+enum status layout_last(struct graph *g, struct err *err);
+enum status pack_weights(struct graph *g, struct err *err);
+
+/* ---- shared by passes ---- */
+/* Every reader of `from` reads `to` instead; graph outputs stay. */
+void graph_replace(struct graph *g, int from, int to);
+/* The live node that alone makes v for the one reader it has (v is no graph output), or NULL. */
+struct node *graph_sole_producer(const struct graph *g, int v);
+bool probe_known(const struct graph *g, int v);
+bool probe_same_shape(const struct graph *g, int a, int b);       /* under both bindings */
+bool value_is_constant(const struct graph *g, int v);
+
+#endif
