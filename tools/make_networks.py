@@ -242,6 +242,8 @@ def level_output(model, feed, run):
     factor = 2.0 / float(np.std(run(probe, feed)[0]))
     init = {t.name: t for t in graph.initializer}
     for value in node.input[1:]:
+        while value not in init:      # reshaped or transposed on its way
+            value = maker[value].input[0]
         t = init[value]
         t.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(t) * factor).astype(np.float32), value))
 
