@@ -68,7 +68,13 @@ static enum status read_numbers(struct tensor *t, uint64_t count, const char *p,
     int depth = 0;
     bool value_next = true;      /* a value or '[' may come; else ',' or ']' */
     for (p = skip_space(p, end); p < end; p = skip_space(p, end)) {
-        struct json v = { .type = JSON_NULL };
+        struct json v;
+        if (value_next && t->dtype == DT_F32) {
+            uint64_t run;
+            p = json_floats(p, end, (float *)t->data + n, count - n, &run);
+            n += run;
+            if (run && (p = skip_space(p, end)) >= end) break;
+        }
         if (*p == '[' && value_next) {
             if (++depth > TENSOR_RANK_MAX + 1) return wrong(name, "the arrays are nested deeper than the shape", err);
             const char *q = skip_space(p + 1, end);

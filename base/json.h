@@ -55,6 +55,11 @@ const char *json_number(const char *p, const char *end, struct json *out);
 /* Bytes of the UTF-8 sequence that begins at `text` (left > 0), 0 when it is none: no overlong form, no surrogate, nothing above U+10FFFF. */
 size_t json_utf8_length(const char *text, size_t left);
 
+/* Reads a run of plain numbers, each followed by a comma (and at most one space), into out[0..most): the fast part of a float tensor. Returns where it
+ * stopped, which is the start of a number that json_number must judge, or of something else; *count says how many were read. Values are
+ * those of json_number rounded to float. */
+const char *json_floats(const char *p, const char *end, float *out, uint64_t most, uint64_t *count);
+
 /* Writers append to a buf. Strings are escaped; invalid UTF-8 becomes U+FFFD. */
 void json_write_string(struct buf *b, const char *text, size_t length);
 void json_write_text(struct buf *b, const char *text);                           /* NUL-terminated */

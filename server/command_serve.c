@@ -1,0 +1,237 @@
+/* `inferd serve`: start, wait for a signal, drain, stop. Order of the start: the parsing child first (before any thread), then log, keys, store;
+ * the listeners open before the models have loaded, so that liveness answers and readiness says no. Order of the stop: not ready, the drain
+ * delay, no new connections, what was accepted is finished, then everything is given back. */
+#include "server/commands.h"
+
+#include "base/clock.h"
+#include "base/threads.h"
+#include "engine/onnx/onnx_engine.h"
+#include "kernels/kernels.h"
+#include "server/server.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_TICKS = 2 };
+
+static const struct engine_ops *const engines[] = { &onnx_engine };
+
+static enum status inspect_file(const char *kind, const uint8_t *data, uint64_t size, struct err *err)
+{
+    if (!strcmp(kind, "onnx")) return onnx_inspect(data, size, err);
+    return err_set(err, ST_UNSUPPORTED, "there is no engine '%s'", kind);
+}
+
+static void show_progress(void *ctx, const char *model, int64_t version, const char *what, uint64_t done, uint64_t total)
+{
+    (void)ctx;
+    fprintf(stderr, "\r\033[K%s %s/%lld", what, model, (long long)version);
+    if (total) fprintf(stderr, " %3.0f %%", 100.0 * (double)done / (double)total);
+    if (done >= total) fprintf(stderr, "\r\033[K");
+}
+
+/* ---- start ---- */
+
+static enum status check_exposure(struct server *s, struct err *err)
+{
+    const struct server_config *c = s->config;
+    s->loopback = auth_is_loopback(c->host);
+    if (s->loopback || c->api_keys) return ST_OK;
+    if (!c->insecure_no_auth)
+        return err_set(err, ST_FORBIDDEN, "--host %s is reachable from other machines: give --api-keys FILE, or --insecure-no-auth when something in front of it checks who calls", c->host);
+    log_write(s->log, LOG_WARNING, "trust", "listening on %s without keys: anybody who reaches it may use and change every model", c->host);
+    return ST_OK;
+}
+
+static enum status start_registry(struct server *s, struct err *err)
+{
+    const struct server_config *c = s->config;
+    enum cpu_level cap = CPU_LEVEL_COUNT - 1;
+    if (c->cpu_level && !cpu_level_from_name(c->cpu_level, &cap)) return err_set(err, ST_BAD_INPUT, "--cpu-level takes scalar, avx2, avx512 or amx, not '%.32s'", c->cpu_level);
+    if (cap > cpu_level_detect()) cap = cpu_level_detect();
+    s->cpu_level = cpu_level_name(cap);
+    log_write(s->log, LOG_INFO, "cpu", "computing at level %s on %d cores", s->cpu_level, c->threads ? (int)c->threads : threads_cpu_count());
+    struct registry_options o = {
+        .store = c->store, .control = !strcmp(c->control, "poll") ? CONTROL_POLL : !strcmp(c->control, "explicit") ? CONTROL_EXPLICIT : CONTROL_NONE,
+        .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_model_count ? c->load_models : NULL, .load_at_start_count = c->load_model_count,
+        .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = PRECISION_F32,
+        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .inspector = s->inspector,
+        .log = s->log, .progress = isatty(2) ? show_progress : NULL,
+    };
+    return registry_open(&s->registry, &o, err);
+}
+
+static enum status start_listener(struct server *s, struct listener *l, int64_t port, bool metrics_only, struct err *err)
+{
+    const struct server_config *c = s->config;
+    l->server = s;
+    l->metrics_only = metrics_only;
+    if (port == PORT_OFF) return ST_OK;
+    struct http_limits limits = { .connections_max = (uint32_t)c->connections_max, .per_address_max = c->per_address_max ? (uint32_t)c->per_address_max : s->loopback ? 0 : 1024,
+                                  .header_ms = (uint32_t)c->header_timeout_ms, .body_grace_ms = (uint32_t)c->header_timeout_ms, .idle_ms = (uint32_t)c->idle_timeout_ms, .stall_ms = (uint32_t)c->stall_timeout_ms };
+    struct http_handler handler = serve_handler(l);
+    return http_open(&l->http, c->host, (uint16_t)port, &handler, &limits, s->log, err);
+}
+
+static void print_address(char *out, size_t size, const struct server *s, const struct listener *l)
+{
+    if (!l->http) snprintf(out, size, "off");
+    else snprintf(out, size, strchr(s->config->host, ':') ? "[%s]:%u" : "%s:%u", s->config->host, http_port(l->http));
+}
+
+static void print_ready(const struct server *s)
+{
+    char http[80], metrics[80];
+    print_address(http, sizeof http, s, &s->main_listener);
+    print_address(metrics, sizeof metrics, s, &s->metrics_listener);
+    printf("inferd ready http=%s grpc=off metrics=%s\n", http, metrics);
+    fflush(stdout);
+}
+
+/* ---- running and stopping ---- */
+
+/* Waits up to `ms` for one of the signals; 0 when none came. */
+static int wait_signal(const sigset_t *signals, long ms)
+{
+    struct timespec t = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
+    int got = sigtimedwait(signals, NULL, &t);
+    return got > 0 ? got : 0;
+}
+
+static void run(struct server *s, const sigset_t *signals)
+{
+    for (;;) {
+        int got = wait_signal(signals, TICK_MS);
+        if (got == SIGTERM || got == SIGINT || atomic_load(&s->drain_asked)) return;
+        if (got != SIGHUP) continue;
+        struct err err = { 0 };
+        if (auth_reload(s->auth, &err)) log_write(s->log, LOG_ERROR, "keys", "the keys stay as they were: %s", err.text);
+        else log_write(s->log, LOG_INFO, "keys", "keys read again");
+    }
+}
+
+static uint32_t busy(const struct server *s)
+{
+    return (s->main_listener.http ? http_busy(s->main_listener.http) : 0) + (s->metrics_listener.http ? http_busy(s->metrics_listener.http) : 0);
+}
+
+/* True when everything accepted was finished in time. */
+static bool drain(struct server *s, const sigset_t *signals)
+{
+    uint64_t start = clock_ns(), delay = (uint64_t)s->config->drain_delay_s * 1000000000u, most = delay + (uint64_t)s->config->exit_timeout_s * 1000000000u;
+    atomic_store(&s->draining, true);
+    log_write(s->log, LOG_INFO, "drain", "not ready any more; %u requests in flight", busy(s));
+    while (clock_ns() - start < delay) wait_signal(signals, 20);
+    atomic_store(&s->closing, true);
+    if (s->main_listener.http) http_stop_listening(s->main_listener.http);
+    if (s->metrics_listener.http) http_stop_listening(s->metrics_listener.http);
+    for (int quiet = 0; quiet < QUIET_TICKS && clock_ns() - start < most;) {
+        wait_signal(signals, 20);
+        quiet = busy(s) ? 0 : quiet + 1;
+    }
+    return !busy(s);
+}
+
+static void stop(struct server *s)
+{
+    http_close(s->main_listener.http);
+    http_close(s->metrics_listener.http);
+    jobs_close(s->jobs);
+    registry_close(s->registry);
+    expiry_close(s->expiry);
+    auth_close(s->auth);
+    serve_free_spare(s);
+    inspector_stop(s->inspector);
+    log_write(s->log, LOG_INFO, "stop", "stopped");
+    log_close(s->log);
+    pthread_mutex_destroy(&s->spare_lock);
+}
+
+static void raise_file_limit(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files)) return;
+    rlim_t want = HTTP_CONNECTIONS_MAX + 2 * HTTP_FD_RESERVE;
+    if (files.rlim_cur >= want) return;
+    files.rlim_cur = files.rlim_max == RLIM_INFINITY || files.rlim_max > want ? want : files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+}
+
+static enum status start(struct server *s, struct err *err)
+{
+    const struct server_config *c = s->config;
+    pthread_mutex_init(&s->spare_lock, NULL);
+    s->start_wall_ms = clock_wall_ms();
+    enum status st = inspector_start(&s->inspector, inspect_file, err);
+    if (st) return st;
+    s->log = log_open(2);
+    if (!s->log) return err_set(err, ST_NO_MEMORY, "no memory for the log");
+    log_enable(s->log, LOG_VERBOSE, c->verbose);
+    struct buf effective;
+    buf_init(&effective, 0);
+    config_write_json(&effective, c);
+    log_write(s->log, LOG_INFO, "start", "inferd " INFERD_VERSION " configuration %.*s", (int)effective.length, effective.data ? effective.data : "");
+    buf_free(&effective);
+    if (c->grpc_port != PORT_OFF) log_write(s->log, LOG_WARNING, "grpc", "this build has no gRPC listener: grpc-port is ignored");
+    st = check_exposure(s, err);
+    if (!st) st = auth_open(&s->auth, c->api_keys, s->loopback || c->insecure_no_auth, err);
+    if (!st) st = expiry_open(&s->expiry, err);
+    if (!st) st = jobs_open(&s->jobs, JOB_THREADS, JOBS_WAITING, err);
+    if (!st) st = start_registry(s, err);
+    if (!st) st = start_listener(s, &s->main_listener, c->http_port, false, err);
+    if (!st) st = start_listener(s, &s->metrics_listener, c->metrics_port, true, err);
+    return st;
+}
+
+int command_serve(int argc, char **argv)
+{
+    static struct server server;
+    struct server_config config;
+    struct err err = { 0 };
+    bool help;
+    enum status st = config_read(&config, argc, argv, &help, &err);
+    if (help) {
+        struct buf text;
+        buf_init(&text, 0);
+        config_write_help(&text);
+        fwrite(text.data, 1, text.length, stdout);
+        buf_free(&text);
+        config_free(&config);
+        return 0;
+    }
+    if (st) {
+        fprintf(stderr, "inferd serve: %s\n", err.text);
+        config_free(&config);
+        return 2;
+    }
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM), sigaddset(&signals, SIGINT), sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    raise_file_limit();
+
+    server.config = &config;
+    int status = 1;
+    if (start(&server, &err)) {
+        fprintf(stderr, "inferd serve: %s\n", err.text);
+    } else {
+        registry_settle(server.registry);
+        print_ready(&server);
+        run(&server, &signals);
+        if (drain(&server, &signals)) {
+            status = 0;
+        } else {
+            log_write(server.log, LOG_ERROR, "drain", "%u requests did not end within %lld s and are dropped", busy(&server), (long long)config.exit_timeout_s);
+            _exit(1);      /* a connection that is still suspended cannot be taken back */
+        }
+    }
+    stop(&server);
+    config_free(&config);
+    return status;
+}

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# The one test runner: `make test` (all) or `make test T=name` (the suites whose path contains the name). Every C suite runs under
+# AddressSanitizer and UndefinedBehaviorSanitizer; those that start with "/* threaded" under ThreadSanitizer as well; each fuzz target runs on its
+# kept corpus and some seconds beyond; then the end-to-end tests drive a real release server with real clients.
+# The last line is "N passed, N failed, N skipped"; the exit status is 1 when anything failed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+only=${1:-}
+passed=0 failed=0 skipped=0
+log=build/test-logs
+mkdir -p "$log"
+jobs=$(nproc)
+
+note() { printf '%s\n' "$*"; }
+count() {   # count LOG NAME STATUS: adds a suite's own closing line to the totals
+    local line
+    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$1" | tail -1)
+    if [ -z "$line" ]; then
+        note "FAIL $2: no closing line (exit status $3)"; tail -25 "$1"; failed=$((failed + 1)); return
+    fi
+    local p f s
+    p=$(sed -E 's/^([0-9]+) passed.*/\1/' <<<"$line"); f=$(sed -E 's/.* ([0-9]+) failed.*/\1/' <<<"$line")
+    s=$(sed -nE 's/.* ([0-9]+) skipped.*/\1/p' <<<"$line"); s=${s:-0}
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    if [ "$f" -ne 0 ] || [ "$3" -ne 0 ]; then
+        note "FAIL $2"; grep -vE '^ok ' "$1" | tail -40
+        [ "$f" -eq 0 ] && failed=$((failed + 1))
+    else
+        note "ok   $2 ($line)"; grep -E '^skip ' "$1"
+    fi
+}
+run() {     # run NAME COMMAND...
+    local name=$1 out; shift
+    out=$log/$(tr '/ ' '__' <<<"$name").log
+    timeout 900 "$@" >"$out" 2>&1
+    count "$out" "$name" $?
+}
+wanted() { [ -z "$only" ] || [[ $1 == *$only* ]]; }
+suites() { for f in tests/*/*_test.c; do wanted "$f" && echo "$f"; done; }
+build() {   # build SAN TARGET...: everything needed, or one failed test and the compiler's words
+    local san=$1; shift
+    [ $# -eq 0 ] && return 0
+    make -s -j"$jobs" SAN="$san" "$@" >"$log/build-${san:-release}.log" 2>&1 && return 0
+    note "FAIL build ${san:-release}"; tail -30 "$log/build-${san:-release}.log"; failed=$((failed + 1)); return 1
+}
+
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:allocator_may_return_null=1} UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp history_size=4" LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp"
+export OMP_PROC_BIND=false
+
+# shellcheck disable=SC2207
+{
+    list=($(suites)) threaded=() fuzz=()
+    for f in "${list[@]}"; do head -1 "$f" | grep -q '^/\* threaded' && threaded+=("$f"); done
+    for f in tests/fuzz/*_fuzz.c; do wanted "$f" && fuzz+=("$f"); done
+}
+bin() { local san=$1; shift; for f in "$@"; do echo "build/$san/${f%.c}"; done; }
+
+# shellcheck disable=SC2046
+if build address $(bin address "${list[@]}" "${fuzz[@]}"); then
+    for f in "${list[@]}"; do run "${f%.c} (address)" "build/address/${f%.c}"; done
+    for f in "${fuzz[@]}"; do
+        name=$(basename "$f" _fuzz.c)
+        if timeout 300 "build/address/${f%.c}" --seconds "${FUZZ_SECONDS:-4}" "tests/fuzz/corpus/$name" >"$log/fuzz-$name.log" 2>&1; then
+            note "ok   fuzz $name ($(tail -1 "$log/fuzz-$name.log"))"; passed=$((passed + 1))
+        else
+            note "FAIL fuzz $name"; tail -30 "$log/fuzz-$name.log"; failed=$((failed + 1))
+        fi
+    done
+fi
+# libgomp is not instrumented: one thread
+# shellcheck disable=SC2046
+if build thread $(bin thread "${threaded[@]}"); then
+    for f in "${threaded[@]}"; do OMP_NUM_THREADS=1 run "${f%.c} (thread)" "build/thread/${f%.c}"; done
+fi
+# What runs against the release build: command line, real clients, faults.
+e2e=()
+for f in tests/e2e/*_test.sh tests/e2e/*_test.py; do [ -e "$f" ] && wanted "$f" && e2e+=("$f"); done
+if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd; then
+    tools/venv.sh >"$log/venv.log" 2>&1 || note "no virtual environment with the clients: see $log/venv.log"
+    for f in "${e2e[@]}"; do
+        case $f in
+        *.py) if [ -x build/venv/bin/python ]; then run "$f" build/venv/bin/python "$f"; else note "skip $f: no virtual environment (the package index could not be reached)"; skipped=$((skipped + 1)); fi ;;
+        *) run "$f" bash "$f" ;;
+        esac
+    done
+fi
+for check in check-includes check-map; do
+    wanted "$check" || continue
+    if make -s "$check" >"$log/$check.log" 2>&1; then note "ok   $check"; passed=$((passed + 1)); else note "FAIL $check"; cat "$log/$check.log"; failed=$((failed + 1)); fi
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
