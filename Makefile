@@ -54,6 +54,11 @@ TESTHELP := $(patsubst %.c,$(B)/%.o,$(filter-out %_test.c %_fuzz.c tests/test.c 
 # Suites that start threads also run under ThreadSanitizer.
 THREADED := $(shell grep -lE '^/\* threaded' $(TESTS) 2>/dev/null)
 
+# V=1 shows the commands.
+V       ?=
+Q       := $(if $(V),,@)
+say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
+
 .PHONY: all help setup run test fuzz clean install dist check-includes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
@@ -65,7 +70,8 @@ setup:  ## install the Debian packages that are missing
 	@tools/setup.sh
 
 $(B)/inferd: $(B)/server/main.o $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(LIB): $(OBJ)
 	@rm -f $@
@@ -74,12 +80,15 @@ $(LIB): $(OBJ)
 isa = $(ISA_$(word 3,$(subst /, ,$(patsubst kernels/cpu/%,kernels cpu %,$(1)))))
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(call isa,$<) -MMD -MP -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CFLAGS) $(call isa,$<) -MMD -MP -c -o $@ $<
 
 $(B)/tests/%_test: $(B)/tests/%_test.o $(B)/tests/test.o $(TESTHELP) $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/tests/fuzz/%_fuzz: $(B)/tests/fuzz/%_fuzz.o $(B)/tests/fuzz/driver.o $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 tests-build: $(TESTBIN) $(B)/inferd
 fuzz-build: $(FUZZBIN)
