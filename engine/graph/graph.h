@@ -71,7 +71,7 @@ struct node {
     void       *packed;           /* GEMM panels */
     uint64_t    packed_bytes;
     const float *bias;            /* dense [n] beside `packed` */
-    const float *weight;          /* depthwise and scale-shift: as the kernel wants it */
+    const float *weight;          /* ScaleShift: the scale; convolution: a scale by output channel that packing multiplies in */
 };
 
 struct graph {
@@ -126,6 +126,7 @@ enum op_flags {
     OP_SHAPE_IN1  = 64,    /* input 1 only says a shape */
     OP_SPLAT      = 128,   /* inputs may be splats */
     OP_DRAWS      = 256,   /* random: never folded */
+    OP_READS_LAST = 1024,  /* takes a channels-last input 0, answers in plain order */
     OP_WANTS_LAST = 512,   /* convolution: input 0 must be channels last when it is f32 */
 };
 

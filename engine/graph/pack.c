@@ -32,23 +32,53 @@ static const void *borrow_dense(const struct graph *g, int v, void **owned)
     return copy;
 }
 
-static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
+bool conv_packable(const struct graph *g, const struct node *n)
 {
+    if (!(n->op->flags & OP_WANTS_LAST) || !value_is_constant(g, n->in[1])) return false;
     const struct operand *w = &g->values[n->in[1]].type;
-    int bias = n->in_count > 2 && n->residual != 2 ? n->in[2] : -1, count, flat = w->rank == 3;
-    if (w->dtype != DT_F32 || (w->rank != 3 && w->rank != 4) || w->bytes == 0 || (bias >= 0 && !value_is_constant(g, bias))) return ST_OK;
+    int bias = n->in_count > 2 ? n->in[2] : -1, count;
+    if (w->dtype != DT_F32 || (w->rank != 3 && w->rank != 4) || w->bytes == 0 || (bias >= 0 && !value_is_constant(g, bias))) return false;
     const int64_t *strides = node_ints(n, "strides", &count), *dilations;
-    if (strides && count != w->rank - 2) return ST_OK;
+    if (strides && count != w->rank - 2) return false;
     dilations = node_ints(n, "dilations", &count);
-    if (dilations && count != w->rank - 2) return ST_OK;
+    if (dilations && count != w->rank - 2) return false;
     for (int d = 0; d < w->rank; d++)
-        if (w->dims[d] > INT32_MAX) return ST_OK;
+        if (w->dims[d] > INT32_MAX) return false;
     int64_t groups = node_int(n, "group", 1);
     const struct operand *b = bias >= 0 ? &g->values[bias].type : NULL;
-    if (groups < 1 || groups > w->dims[0] || w->dims[0] % groups || (b && (b->dtype != DT_F32 || b->rank != 1 || b->dims[0] != w->dims[0]))) return ST_OK;
+    if (groups < 1 || groups > w->dims[0] || w->dims[0] % groups || (b && (b->dtype != DT_F32 || b->rank != 1 || b->dims[0] != w->dims[0]))) return false;
     for (int d = 0; d < w->rank - 2; d++)
-        if ((strides && (strides[d] < 1 || strides[d] > 1 << 20)) || (dilations && (dilations[d] < 1 || dilations[d] > 1 << 20))) return ST_OK;
+        if ((strides && (strides[d] < 1 || strides[d] > 1 << 20)) || (dilations && (dilations[d] < 1 || dilations[d] > 1 << 20)) || w->dims[d + 2] > 1 << 20) return false;
+    return true;
+}
+
+/* The weight with the scale of a folded normalisation multiplied in; *owned holds the copy. */
+static const float *scaled_weight(const struct graph *g, const struct node *n, void **owned)
+{
+    const struct operand *w = &g->values[n->in[1]].type;
+    const float *x = borrow_dense(g, n->in[1], owned);
+    if (!x || !n->weight) return x;
+    float *copy = *owned;
+    if (!copy) {
+        copy = *owned = mem_alloc_aligned(w->bytes, TENSOR_ALIGN);
+        if (!copy) return NULL;
+        memcpy(copy, x, w->bytes);
+    }
+    int64_t each = (int64_t)(w->bytes / 4) / w->dims[0];
+    for (int64_t m = 0; m < w->dims[0]; m++)
+        for (int64_t i = 0; i < each; i++) copy[m * each + i] *= n->weight[m];
+    return copy;
+}
+
+static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
+{
+    if (!conv_packable(g, n)) return ST_OK;
+    const struct operand *w = &g->values[n->in[1]].type;
+    int bias = n->in_count > 2 ? n->in[2] : -1, count;
+    bool flat = w->rank == 3;
+    const int64_t *strides = node_ints(n, "strides", &count), *dilations = node_ints(n, "dilations", &count);
     const struct operand *x = probe_known(g, n->in[0]) ? &g->values[n->in[0]].probe[0] : NULL;
+    int64_t groups = node_int(n, "group", 1);
     struct conv_spec spec = {
         .in_c = w->dims[1] * groups, .out_c = w->dims[0], .groups = groups,
         .kh = flat ? 1 : (int)w->dims[2], .kw = (int)w->dims[flat ? 2 : 3], .stride_h = flat || !strides ? 1 : (int)strides[0], .stride_w = strides ? (int)strides[!flat] : 1,
@@ -62,8 +92,8 @@ static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
     enum status st = charge(g, w->bytes, err);
     if (st) return st;
     void *own_w, *own_b = NULL;
-    const float *weight = borrow_dense(g, n->in[1], &own_w), *vector = b ? borrow_dense(g, bias, &own_b) : NULL;
-    if (!weight || (b && !vector)) st = err_set(err, ST_NO_MEMORY, "unpacking a weight");
+    const float *weight = scaled_weight(g, n, &own_w), *vector = bias >= 0 ? borrow_dense(g, bias, &own_b) : NULL;
+    if (!weight || (bias >= 0 && !vector)) st = err_set(err, ST_NO_MEMORY, "unpacking a weight");
     else st = conv_layer_open(&n->conv, &spec, weight, vector, &g->device.kernels, g->device.threads, err);
     free(own_w);
     free(own_b);
@@ -71,11 +101,18 @@ static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
     return st ? err_prefix(err, "node '%s' (Conv)", n->name) : ST_OK;
 }
 
+bool gemm_packable(const struct graph *g, const struct node *n)
+{
+    if (strcmp(n->op->name, "Gemm") && strcmp(n->op->name, "MatMul")) return false;
+    if (!value_is_constant(g, n->in[1])) return false;
+    const struct operand *w = &g->values[n->in[1]].type;
+    return w->dtype == DT_F32 && w->rank == 2 && w->bytes > 0;
+}
+
 static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
 {
     const struct operand *w = &g->values[n->in[1]].type;
     bool gemm = strcmp(n->op->name, "Gemm") == 0, turned = gemm && node_int(n, "transB", 0);
-    if (w->dtype != DT_F32 || w->rank != 2 || w->bytes == 0) return ST_OK;
     int64_t k = w->dims[turned], columns = w->dims[!turned];
     uint64_t bytes = g->device.kernels.gemm_f32_packed_bytes(k, columns);
     enum status st = charge(g, bytes, err);
@@ -98,7 +135,7 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
 /* Does a node read this input as plain bytes although it was packed? */
 static bool reads_packed(const struct node *n, int k)
 {
-    if (n->conv) return k == 1 || (k == 2 && n->residual != 2);
+    if (n->conv) return k == 1 || k == 2;
     return n->packed && k == 1;
 }
 
@@ -107,8 +144,8 @@ enum status pack_weights(struct graph *g, struct err *err)
     for (int i = 0; i < g->node_count; i++) {
         struct node *n = &g->nodes[i];
         enum status st = ST_OK;
-        if (n->op->flags & OP_WANTS_LAST && value_is_constant(g, n->in[1])) st = pack_conv(g, n, err);
-        else if ((strcmp(n->op->name, "Gemm") == 0 || strcmp(n->op->name, "MatMul") == 0) && value_is_constant(g, n->in[1])) st = pack_gemm(g, n, err);
+        if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
+        else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
         if (st) return st;
     }
     for (int i = 0; i < g->node_count; i++)

@@ -27,5 +27,8 @@ struct node *graph_sole_producer(const struct graph *g, int v);
 bool probe_known(const struct graph *g, int v);
 bool probe_same_shape(const struct graph *g, int a, int b);       /* under both bindings */
 bool value_is_constant(const struct graph *g, int v);
+/* Will packing make a layer (panels) of this node? Only then may an activation, a sum or a bias be fused into it. */
+bool conv_packable(const struct graph *g, const struct node *n);
+bool gemm_packable(const struct graph *g, const struct node *n);
 
 #endif

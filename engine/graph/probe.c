@@ -157,8 +157,11 @@ enum status prove_rows(struct graph *g, struct err *err)
     g->batchable = false;
     g->batch_reason = "";
     if (!same_symbol(g)) return ST_OK;
-    for (int k = 0; k < g->output_count; k++)
-        if (!probe_known(g, g->outputs[k])) return says_no(g, "the shape of output '%s' depends on data or is not known", g->values[g->outputs[k]].name) ? ST_OK : ST_OK;
+    for (int k = 0; k < g->output_count; k++) {
+        if (probe_known(g, g->outputs[k])) continue;
+        says_no(g, "the shape of output '%s' depends on data or is not known", g->values[g->outputs[k]].name);
+        return ST_OK;
+    }
     arena_init(&arena, g->memory_max);
     bool good = true;
     enum status st = ST_OK;

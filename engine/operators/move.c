@@ -598,11 +598,11 @@ static enum status eval_depth(struct call *c, struct err *err)
 }
 
 const struct op ops_move[] = {
-    { "Transpose", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_transpose, eval_transpose, NULL, NULL, NULL, rows_transpose },
+    { "Transpose", "", 1, 0, 1, 1, 1, 1, OP_READS_LAST, 0, infer_transpose, eval_transpose, NULL, NULL, NULL, rows_transpose },
     { "Concat", "", 1, 0, 1, GRAPH_INPUTS_MAX, 1, 1, OP_LAST, 0, infer_concat, eval_concat, NULL, NULL, NULL, rows_concat },
     { "Split", "", 1, 0, 1, 2, 1, GRAPH_INPUTS_MAX, OP_LAST, 0, infer_split, eval_split, NULL, NULL, NULL, rows_split },
     { "Slice", "", 1, 0, 1, 5, 1, 1, OP_LAST, 0, infer_slice, eval_slice, NULL, NULL, NULL, rows_slice },
-    { "Expand", "", 8, 0, 2, 2, 1, 1, OP_SHAPE_IN1, 0, infer_expand, eval_expand, NULL, NULL, NULL, rows_expand },
+    { "Expand", "", 8, 0, 2, 2, 1, 1, OP_SHAPE_IN1 | OP_READS_LAST, 0, infer_expand, eval_expand, NULL, NULL, NULL, rows_expand },
     { "Tile", "", 1, 0, 2, 3, 1, 1, 0, 0, infer_tile, eval_tile, NULL, NULL, NULL, rows_first },
     { "Pad", "", 1, 0, 1, 4, 1, 1, OP_LAST, 0, infer_pad, eval_pad, NULL, NULL, NULL, rows_pad },
     { "DepthToSpace", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_depth, eval_depth, NULL, NULL, NULL, rows_first },

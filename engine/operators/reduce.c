@@ -151,7 +151,11 @@ static enum status eval_reduce(struct call *c, struct err *err)
         if (gone[d]) n *= x->dims[d];
         else kept = d + 1;
     }
-    bool tail = kept == outer.rank && !x->channels_last;
+    bool tail = kept == outer.rank && !x->channels_last, space = x->channels_last && !gone[0] && !gone[1] && kept == 2;
+    if (x->dtype == DT_F32 && c->node->op->code == R_MEAN && space && n > 0) {      /* the mean of a picture, channels last */
+        c->k->mean_rows_f32(c->out[0]->data, x->data, x->dims[0], n, x->dims[1], c->threads);
+        return ST_OK;
+    }
     if (x->dtype == DT_F32 && c->node->op->code == R_MEAN && tail && n > 0) {       /* [rows, n] -> [rows] */
         c->k->mean_rows_f32(c->out[0]->data, x->data, (int64_t)(x->bytes / 4) / n, n, 1, c->threads);
         return ST_OK;
@@ -172,7 +176,7 @@ static bool rows_reduce(const struct call *c)
     return rows_first(c) && read_axes(&copy, gone, &known, &e) == ST_OK && known && !gone[0];
 }
 
-#define REDUCE(name, code) { name, "", 1, 0, 1, 2, 1, 1, 0, code, infer_reduce, eval_reduce, NULL, NULL, NULL, rows_reduce }
+#define REDUCE(name, code) { name, "", 1, 0, 1, 2, 1, 1, OP_READS_LAST, code, infer_reduce, eval_reduce, NULL, NULL, NULL, rows_reduce }
 const struct op ops_reduce[] = {
     REDUCE("ReduceSum", R_SUM), REDUCE("ReduceMean", R_MEAN), REDUCE("ReduceMax", R_MAX), REDUCE("ReduceMin", R_MIN), REDUCE("ReduceProd", R_PROD),
     REDUCE("ReduceL1", R_L1), REDUCE("ReduceL2", R_L2), REDUCE("ReduceLogSum", R_LOG_SUM), REDUCE("ReduceLogSumExp", R_LOG_SUM_EXP), REDUCE("ReduceSumSquare", R_SUM_SQUARE),

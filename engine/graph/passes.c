@@ -1,0 +1,69 @@
+#include "engine/graph/passes.h"
+
+#include <string.h>
+
+void graph_replace(struct graph *g, int from, int to)
+{
+    for (int i = 0; i < g->node_count; i++) {
+        struct node *n = &g->nodes[i];
+        if (n->dead) continue;
+        for (int k = 0; k < n->in_count; k++) {
+            if (n->in[k] != from) continue;
+            n->in[k] = to;
+            g->values[from].uses--;
+            g->values[to].uses++;
+        }
+    }
+}
+
+struct node *graph_sole_producer(const struct graph *g, int v)
+{
+    if (v < 0 || g->values[v].uses != 1 || g->values[v].is_output || g->values[v].producer < 0) return NULL;
+    struct node *n = &g->nodes[g->values[v].producer];
+    for (int k = 1; k < n->out_count; k++)
+        if (n->out[k] >= 0 && g->values[n->out[k]].uses) return NULL;
+    return n->dead ? NULL : n;
+}
+
+/* Nodes whose results nobody reads, found from the end. */
+static void drop_dead(struct graph *g)
+{
+    for (int i = g->node_count - 1; i >= 0; i--) {
+        struct node *n = &g->nodes[i];
+        bool needed = n->dead;
+        for (int k = 0; k < n->out_count; k++)
+            if (n->out[k] >= 0 && g->values[n->out[k]].uses > 0) needed = true;
+        if (needed) continue;
+        n->dead = true;
+        for (int k = 0; k < n->in_count; k++)
+            if (n->in[k] >= 0) g->values[n->in[k]].uses--;
+    }
+}
+
+static enum status settle(struct graph *g, struct err *err)
+{
+    graph_count_uses(g);
+    drop_dead(g);
+    return graph_sort(g, err);
+}
+
+enum status passes_run(struct graph *g, bool off, struct err *err)
+{
+    enum status st = ST_OK;
+    if (!off) {
+        st = fold_constants(g, err);
+        if (!st) st = settle(g, err);
+        if (!st) st = probe_shapes(g, err);
+        if (!st) st = fuse_scales(g, err);
+        if (!st) st = settle(g, err);
+        if (!st) st = fuse_activations(g, err);
+        if (!st) st = settle(g, err);
+        if (!st) st = probe_shapes(g, err);
+        if (!st) st = layout_last(g, err);
+        if (!st) st = settle(g, err);
+    }
+    if (!st) st = probe_shapes(g, err);
+    if (!st) st = pack_weights(g, err);
+    if (!st) st = prove_rows(g, err);
+    return st;
+}

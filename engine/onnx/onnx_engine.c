@@ -1,0 +1,359 @@
+/* The ONNX engine: one graph for each version, shared by its instances; each instance keeps a small cache of plans by exact input shape and one
+ * workspace for all of them. A lone request runs on its own buffers; requests that ride together are gathered row by row, run as one and scattered. */
+#include "engine/onnx/onnx_engine.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "engine/graph/passes.h"
+#include "engine/graph/plan.h"
+#include "engine/onnx/import.h"
+#include "engine/onnx/onnx_engine_internal.h"
+
+enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256 };
+
+static enum status make_signature(struct engine *e, struct err *err)
+{
+    struct graph *g = &e->import.graph;
+    struct port *in = arena_calloc(g->arena, (uint64_t)g->input_count + 1, sizeof *in), *out = arena_calloc(g->arena, (uint64_t)g->output_count + 1, sizeof *out);
+    if (!in || !out) return err_set(err, ST_NO_MEMORY, "the model's signature passes its memory budget");
+    for (int k = 0; k < g->input_count; k++) {
+        const struct value *v = &g->values[g->inputs[k]];
+        in[k] = (struct port){ .name = v->name, .dtype = v->type.dtype, .rank = v->type.rank };
+        memcpy(in[k].dims, v->type.dims, sizeof in[k].dims);
+    }
+    for (int k = 0; k < g->output_count; k++) {
+        const struct value *v = &g->values[g->outputs[k]];
+        bool known = v->probe[0].rank >= 0 && v->probe[1].rank >= 0;
+        out[k] = (struct port){ .name = v->name, .dtype = v->said.dtype, .rank = v->said.rank };
+        memcpy(out[k].dims, v->said.dims, sizeof out[k].dims);
+        if (known) out[k].dtype = v->probe[0].dtype;
+        else if (v->kind != VALUE_NODE) out[k].dtype = v->type.dtype;
+        if (!known || (v->declared && v->said.rank == v->probe[0].rank)) continue;
+        out[k].rank = v->probe[0].rank;                  /* not declared: what both probes agree on is fixed */
+        for (int d = 0; d < out[k].rank; d++) out[k].dims[d] = v->probe[0].dims[d] == v->probe[1].dims[d] ? v->probe[0].dims[d] : -1;
+    }
+    e->signature = (struct signature){ .platform = "onnxruntime_onnx", .inputs = in, .input_count = g->input_count, .outputs = out, .output_count = g->output_count, .batchable = g->batchable };
+    return ST_OK;
+}
+
+static void engine_close(struct engine *e)
+{
+    if (!e) return;
+    import_close(&e->import);
+    file_unmap(&e->map);
+    free(e);
+}
+
+static enum status engine_open(struct engine **out, const struct model_files *files, const struct engine_options *options, struct err *err)
+{
+    struct engine *e = mem_calloc_array(1, sizeof *e);
+    if (!e) return err_set(err, ST_NO_MEMORY, "opening a model");
+    e->options = *options;
+    e->memory_max = options->memory_max ? options->memory_max : (uint64_t)MEMORY_DEFAULT_GIB << 30;
+    int dirfd = -1;
+    enum status st = file_map_path(&e->map, files->main_file, err);
+    if (!st && files->directory) dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct device device;
+    device_cpu_open(&device, options->cpu_level, options->threads);
+    if (!st) st = import_open(&e->import, e->map.data, e->map.size, dirfd, false, &device, e->memory_max, err);
+    if (dirfd >= 0) close(dirfd);
+    if (!st) {
+        e->import.graph.max_rows = options->max_batch_rows > 0 ? options->max_batch_rows : 1;
+        st = passes_run(&e->import.graph, options->passes_off, err);
+    }
+    if (!st) st = make_signature(e, err);
+    if (st) {
+        engine_close(e);
+        return st;
+    }
+    *out = e;
+    return ST_OK;
+}
+
+static const struct signature *engine_describe(const struct engine *e) { return &e->signature; }
+
+/* ---- what a request may be ---- */
+static enum status check_shape(const struct port *p, const struct tensor *t, struct err *err)
+{
+    char a[128], b[128];
+    bool fits = p->rank < 0 || p->rank == t->rank;
+    for (int d = 0; fits && d < p->rank; d++) fits = p->dims[d] < 0 ? t->dims[d] >= 0 : p->dims[d] == t->dims[d];
+    if (!fits) return err_set(err, ST_BAD_INPUT, "input '%s' has shape %s but the model takes %s", p->name, shape_text(t->dims, t->rank, a, sizeof a), p->rank < 0 ? "any" : shape_text(p->dims, p->rank, b, sizeof b));
+    if (p->dtype != t->dtype) return err_set(err, ST_BAD_INPUT, "input '%s' is %s but the model takes %s", p->name, dtype_name(t->dtype), dtype_name(p->dtype));
+    uint64_t bytes;
+    if (!tensor_bytes(t->dtype, t->dims, t->rank, &bytes) || bytes != t->bytes) return err_set(err, ST_BAD_INPUT, "input '%s' of shape %s has %llu bytes of data", p->name, shape_text(t->dims, t->rank, a, sizeof a), (unsigned long long)t->bytes);
+    if (bytes && !t->data) return err_set(err, ST_BAD_INPUT, "input '%s' has no data", p->name);
+    return ST_OK;
+}
+
+static const struct request_tensor *find_input(const struct request *r, const char *name)
+{
+    for (int i = 0; i < r->input_count; i++)
+        if (strcmp(r->inputs[i].name, name) == 0) return &r->inputs[i];
+    return NULL;
+}
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h ^= v + 0x9e3779b97f4a7c15u + (h << 6) + (h >> 2);
+    return h * 0xff51afd7ed558ccdu;
+}
+
+static enum status check_names(const struct signature *s, const struct request *r, struct err *err)
+{
+    for (int i = 0; i < r->input_count; i++) {
+        if (!signature_input(s, r->inputs[i].name)) return err_set(err, ST_BAD_INPUT, "unexpected input '%s'", r->inputs[i].name);
+        for (int k = 0; k < i; k++)
+            if (strcmp(r->inputs[i].name, r->inputs[k].name) == 0) return err_set(err, ST_BAD_INPUT, "input '%s' is given twice", r->inputs[i].name);
+    }
+    for (int i = 0; i < r->wanted_count; i++)
+        if (!signature_output(s, r->wanted[i])) return err_set(err, ST_BAD_INPUT, "unexpected output '%s'", r->wanted[i]);
+    return ST_OK;
+}
+
+static enum status engine_check(const struct engine *e, struct request *r, struct err *err)
+{
+    const struct signature *s = &e->signature;
+    uint64_t key = 0x243f6a8885a308d3u, cost = 0;
+    int64_t rows = -1;
+    enum status st = check_names(s, r, err);
+    if (st) return st;
+    for (int k = 0; k < s->input_count; k++) {
+        const struct port *p = &s->inputs[k];
+        const struct request_tensor *i = find_input(r, p->name);
+        if (!i) return err_set(err, ST_BAD_INPUT, "input '%s' is missing", p->name);
+        st = check_shape(p, &i->tensor, err);
+        if (st) return st;
+        const struct tensor *t = &i->tensor;
+        cost += t->bytes;
+        key = mix(mix(key, (uint64_t)t->dtype), (uint64_t)t->rank);
+        for (int d = s->batchable; d < t->rank; d++) key = mix(key, (uint64_t)t->dims[d]);
+        if (!s->batchable) continue;
+        if (t->dims[0] < 1) return err_set(err, ST_BAD_INPUT, "input '%s' has no rows", p->name);
+        if (rows >= 0 && t->dims[0] != rows) return err_set(err, ST_BAD_INPUT, "input '%s' has %lld rows but another input has %lld", p->name, (long long)t->dims[0], (long long)rows);
+        rows = t->dims[0];
+    }
+    r->ride_key = key;
+    r->rows = rows < 0 ? 1 : rows;
+    r->cost = cost;
+    return ST_OK;
+}
+
+/* ---- instances ---- */
+static void instance_stop(struct engine_instance *i)
+{
+    if (!i) return;
+    for (int p = 0; p < PLANS; p++) {
+        plan_close(i->cache[p].plan);
+        free(i->cache[p].shapes);
+    }
+    free(i->workspace);
+    arena_free(&i->run);
+    free(i->free_slots);
+    free(i->pointers);
+    free(i);
+}
+
+static enum status instance_start(struct engine_instance **out, struct engine *e, struct err *err)
+{
+    struct engine_instance *i = mem_calloc_array(1, sizeof *i);
+    if (!i) return err_set(err, ST_NO_MEMORY, "starting an instance");
+    i->engine = e;
+    uint64_t used = e->import.arena.used + e->import.graph.packed_bytes;
+    i->budget = used < e->memory_max ? e->memory_max - used : 0;
+    arena_init(&i->run, i->budget);
+    i->slots_total = SLOTS;
+    i->free_slots = mem_calloc_array(SLOTS, sizeof *i->free_slots);
+    i->pointers = mem_calloc_array((uint64_t)e->signature.input_count + 1, sizeof *i->pointers);
+    if (!i->free_slots || !i->pointers) {
+        instance_stop(i);
+        return err_set(err, ST_NO_MEMORY, "starting an instance");
+    }
+    *out = i;
+    return ST_OK;
+}
+
+static enum status instance_admit(struct engine_instance *i, struct request *r, struct slot **out, struct err *err)
+{
+    for (int k = 0; k < i->slots_total; k++) {
+        if (i->free_slots[k].request) continue;
+        i->free_slots[k] = (struct slot){ .request = r, .state = SLOT_RUNNING };
+        *out = &i->free_slots[k];
+        return ST_OK;
+    }
+    return err_set(err, ST_UNAVAILABLE, "no slot is free");
+}
+
+static void instance_retire(struct engine_instance *i, struct slot *s)
+{
+    (void)i;
+    s->request = NULL;
+}
+
+/* The plan for these shapes: from the cache, or made now in place of the one not used for longest. */
+static enum status find_plan(struct engine_instance *i, const struct operand *shapes, struct plan **out, struct err *err)
+{
+    const struct graph *g = &i->engine->import.graph;
+    struct plan_entry *victim = &i->cache[0];
+    i->clock++;
+    for (int p = 0; p < PLANS; p++) {
+        struct plan_entry *c = &i->cache[p];
+        if (c->used < victim->used) victim = c;
+        if (!c->plan) continue;
+        bool same = true;
+        for (int k = 0; k < g->input_count && same; k++) same = c->shapes[k].rank == shapes[k].rank && memcmp(c->shapes[k].dims, shapes[k].dims, (size_t)shapes[k].rank * sizeof shapes[k].dims[0]) == 0;
+        if (!same) continue;
+        c->used = i->clock;
+        *out = c->plan;
+        return ST_OK;
+    }
+    plan_close(victim->plan);
+    free(victim->shapes);
+    *victim = (struct plan_entry){ 0 };
+    struct plan *plan;
+    enum status st = plan_open(&plan, g, shapes, i->budget, err);
+    if (st) return st;
+    struct operand *copy = mem_alloc_array((uint64_t)g->input_count + 1, sizeof *copy);
+    if (!copy) {
+        plan_close(plan);
+        return err_set(err, ST_NO_MEMORY, "keeping a plan");
+    }
+    memcpy(copy, shapes, (size_t)g->input_count * sizeof *copy);
+    *victim = (struct plan_entry){ plan, copy, i->clock };
+    *out = plan;
+    return ST_OK;
+}
+
+static enum status grow_workspace(struct engine_instance *i, uint64_t need, struct err *err)
+{
+    if (need <= i->workspace_bytes) return ST_OK;
+    size_t align = need >= 4u << 20 ? 2u << 20 : 4096;
+    free(i->workspace);
+    i->workspace_bytes = 0;
+    i->workspace = mem_alloc_aligned((need + align - 1) & ~(uint64_t)(align - 1), align);
+    if (!i->workspace) return err_set(err, ST_NO_MEMORY, "the buffers of a plan (%llu bytes)", (unsigned long long)need);
+    i->workspace_bytes = need;
+    madvise(i->workspace, (need + align - 1) & ~(uint64_t)(align - 1), MADV_HUGEPAGE);     /* advice only: large buffers fault in fewer steps */
+    return ST_OK;
+}
+
+/* Puts every request's rows of each input behind each other, or points at the one request's own memory. */
+static void gather(struct engine_instance *i, struct plan *plan, struct slot *const *slots, int n)
+{
+    const struct signature *s = &i->engine->signature;
+    for (int k = 0; k < s->input_count; k++) {
+        const struct tensor *first = &find_input(slots[0]->request, s->inputs[k].name)->tensor;
+        if (n == 1 && (uintptr_t)first->data % TENSOR_ALIGN == 0 && first->data) {
+            i->pointers[k] = first->data;
+            continue;
+        }
+        char *to = i->pointers[k] = plan_input_buffer(plan, k);
+        for (int j = 0; j < n; j++) {
+            const struct tensor *t = &find_input(slots[j]->request, s->inputs[k].name)->tensor;
+            if (t->bytes) memcpy(to, t->data, t->bytes);
+            to += t->bytes;
+        }
+    }
+}
+
+/* Strings of an answer may point into the model file or another request: they are copied into the request's arena. */
+static enum status copy_strings(struct request *r, struct tensor *t, struct err *err)
+{
+    struct string_ref *s = t->data;
+    for (uint64_t k = 0; k < t->bytes / sizeof *s; k++) {
+        s[k].text = arena_copy(&r->arena, s[k].length ? s[k].text : "", s[k].length);
+        if (!s[k].text) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
+    }
+    return ST_OK;
+}
+
+static enum status answer(const struct engine_instance *i, const struct plan *plan, struct request *r, int64_t row, int64_t rows_all, struct err *err)
+{
+    const struct signature *s = &i->engine->signature;
+    int count = r->wanted_count ? r->wanted_count : s->output_count;
+    r->outputs = arena_calloc(&r->arena, (uint64_t)count + 1, sizeof *r->outputs);
+    if (!r->outputs) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
+    r->output_count = count;
+    for (int j = 0; j < count; j++) {
+        int k = j;
+        for (int w = 0; r->wanted_count && w < s->output_count; w++)
+            if (strcmp(s->outputs[w].name, r->wanted[j]) == 0) k = w;
+        const struct operand *o = plan_output(plan, k);
+        int64_t dims[TENSOR_RANK_MAX];
+        memcpy(dims, o->dims, sizeof dims);
+        uint64_t skip = 0;
+        if (s->batchable) {
+            if (o->rank < 1 || o->dims[0] != rows_all) return err_set(err, ST_INTERNAL, "output '%s' does not have the batch's rows", s->outputs[k].name);
+            dims[0] = r->rows;
+            skip = o->bytes / (uint64_t)rows_all * (uint64_t)row;
+        }
+        enum status st = request_output(r, j, s->outputs[k].name, o->dtype, dims, o->rank, err);
+        if (st) return st;
+        struct tensor *t = &r->outputs[j].tensor;
+        if (t->bytes) memcpy(t->data, (const char *)o->data + skip, t->bytes);
+        if (t->dtype == DT_STRING && (st = copy_strings(r, t, err))) return st;
+    }
+    return ST_OK;
+}
+
+static enum status instance_submit(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err)
+{
+    const struct engine *e = i->engine;
+    const struct graph *g = &e->import.graph;
+    struct operand shapes[GRAPH_INPUTS_MAX];
+    int64_t rows = 0, row = 0;
+    if (n > 1 && !e->signature.batchable) return err_set(err, ST_INTERNAL, "requests of a model without rows cannot ride together");
+    for (int j = 0; j < n; j++) rows += slots[j]->request->rows;
+    for (int k = 0; k < g->input_count; k++) {
+        const struct tensor *t = &find_input(slots[0]->request, e->signature.inputs[k].name)->tensor;
+        shapes[k] = (struct operand){ .dtype = t->dtype, .rank = t->rank };
+        memcpy(shapes[k].dims, t->dims, sizeof t->dims);
+        if (e->signature.batchable) shapes[k].dims[0] = rows;
+    }
+    struct plan *plan = NULL;
+    enum status st = find_plan(i, shapes, &plan, err);
+    if (!st) st = grow_workspace(i, plan_workspace(plan), err);
+    if (st) return st;
+    plan_bind(plan, i->workspace);
+    gather(i, plan, slots, n);
+    uint64_t gathered = clock_ns();
+    st = plan_run(plan, i->pointers, &i->run, stop, err);
+    uint64_t computed = clock_ns();
+    for (int j = 0; j < n && !st; j++) {
+        struct request *r = slots[j]->request;
+        slots[j]->error = (struct err){ 0 };
+        enum status own = answer(i, plan, r, row, rows, &slots[j]->error);
+        slots[j]->state = own ? SLOT_FAILED : SLOT_DONE;
+        r->times.input_done = gathered;
+        r->times.infer_done = computed;
+        row += r->rows;
+    }
+    arena_reset(&i->run);
+    return st;
+}
+
+static enum status instance_collect(struct engine_instance *i, struct err *err)
+{
+    (void)i;
+    (void)err;
+    return ST_OK;
+}
+
+const struct engine_ops onnx_engine = {
+    .name = "onnx", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,
+    .admit = instance_admit, .submit = instance_submit, .collect = instance_collect, .retire = instance_retire,
+};
+
+enum status onnx_inspect(const uint8_t *data, uint64_t size, struct err *err)
+{
+    struct import m;
+    enum status st = import_open(&m, data, size, -1, true, NULL, (uint64_t)MEMORY_DEFAULT_GIB << 30, err);
+    if (!st) import_close(&m);
+    return st;
+}

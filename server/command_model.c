@@ -1,0 +1,216 @@
+#include "server/command_model.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "base/image.h"
+#include "base/threads.h"
+#include "engine/formats/npy.h"
+#include "engine/formats/onnx.h"
+#include "engine/onnx/onnx_engine.h"
+#include "kernels/kernels.h"
+
+enum { PATH_BYTES = 4096 };
+
+bool command_option(struct command_args *a, const char *name, const char **value)
+{
+    const char *arg = a->argv[a->at];
+    size_t n = strlen(name);
+    if (strncmp(arg, name, n)) return false;
+    if (arg[n] == '=') { *value = arg + n + 1; a->at++; return true; }
+    if (arg[n]) return false;
+    *value = a->at + 1 < a->argc ? a->argv[a->at + 1] : NULL;
+    a->at += *value ? 2 : 1;
+    if (!*value) fprintf(stderr, "inferd: %s needs a value\n", name);
+    return true;
+}
+
+bool command_flag(struct command_args *a, const char *name)
+{
+    if (strcmp(a->argv[a->at], name)) return false;
+    a->at++;
+    return true;
+}
+
+bool command_number(const char *text, double low, double high, double *out)
+{
+    char *end;
+    if (!text || !*text) return false;
+    double v = strtod(text, &end);
+    if (*end || !(v >= low && v <= high)) return false;
+    *out = v;
+    return true;
+}
+
+void command_engine_defaults(struct engine_options *o)
+{
+    *o = (struct engine_options){ .threads = threads_cpu_count(), .cpu_level = CPU_AMX, .precision = PRECISION_F32, .max_batch_rows = 1 };
+}
+
+int command_engine_option(struct command_args *a, struct engine_options *o)
+{
+    static const char *const precisions[] = { [PRECISION_F32] = "f32", [PRECISION_BF16] = "bf16", [PRECISION_F16] = "f16", [PRECISION_INT8] = "int8", [PRECISION_AUTO] = "auto" };
+    const char *v;
+    double n;
+    enum cpu_level level;
+    if (command_option(a, "--threads", &v)) {
+        if (!command_number(v, 1, 1024, &n) || n != (int)n) { fprintf(stderr, "inferd: --threads takes a number from 1 to 1024\n"); return -1; }
+        o->threads = (int)n;
+        return 1;
+    }
+    if (command_option(a, "--cpu-level", &v)) {
+        if (!v || !cpu_level_from_name(v, &level)) { fprintf(stderr, "inferd: --cpu-level takes scalar, avx2, avx512 or amx\n"); return -1; }
+        o->cpu_level = (int)level;
+        return 1;
+    }
+    if (command_option(a, "--precision", &v)) {
+        for (int i = 0; v && i <= PRECISION_AUTO; i++)
+            if (strcmp(v, precisions[i]) == 0) {
+                if (i != PRECISION_F32 && i != PRECISION_AUTO) { fprintf(stderr, "inferd: ONNX models are computed in f32 for now; %s is not there yet\n", v); return -1; }
+                o->precision = (enum precision)i;
+                return 1;
+            }
+        fprintf(stderr, "inferd: --precision takes f32 or auto\n");
+        return -1;
+    }
+    return 0;
+}
+
+static bool is_file(const char *path)
+{
+    struct stat s;
+    return stat(path, &s) == 0 && S_ISREG(s.st_mode);
+}
+
+enum status command_model_find(char file[PATH_BYTES], const char *model, struct err *err)
+{
+    struct stat s;
+    if (stat(model, &s)) return err_set(err, ST_NOT_FOUND, "there is no file or folder '%s'", model);
+    if (!S_ISDIR(s.st_mode)) {
+        if (snprintf(file, PATH_BYTES, "%s", model) >= PATH_BYTES) return err_set(err, ST_BAD_INPUT, "the path is too long");
+        return ST_OK;
+    }
+    if (snprintf(file, PATH_BYTES, "%s/model.onnx", model) < PATH_BYTES && is_file(file)) return ST_OK;
+    DIR *d = opendir(model);
+    long best = 0;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char *end;
+        long v = strtol(e->d_name, &end, 10);
+        if (*end || v <= best) continue;
+        char path[PATH_BYTES];
+        if (snprintf(path, sizeof path, "%s/%ld/model.onnx", model, v) < PATH_BYTES && is_file(path)) best = v;
+    }
+    if (d) closedir(d);
+    if (best == 0) return err_set(err, ST_NOT_FOUND, "'%s' holds neither model.onnx nor a version folder with one", model);
+    snprintf(file, PATH_BYTES, "%s/%ld/model.onnx", model, best);
+    return ST_OK;
+}
+
+enum status command_model_open(struct command_model *m, const char *model, const struct engine_options *o, struct err *err)
+{
+    *m = (struct command_model){ 0 };
+    enum status st = command_model_find(m->file, model, err);
+    if (st) return st;
+    memcpy(m->directory, m->file, sizeof m->directory);
+    char *slash = strrchr(m->directory, '/');
+    if (slash) *slash = 0;
+    else strcpy(m->directory, ".");
+    struct model_files files = { m->directory, m->file, NULL };
+    uint64_t start = clock_ns();
+    st = onnx_engine.open(&m->engine, &files, o, err);
+    if (!st) {
+        m->signature = onnx_engine.describe(m->engine);
+        st = onnx_engine.start(&m->instance, m->engine, err);
+    }
+    m->load_ns = clock_ns() - start;
+    if (st) command_model_close(m);
+    return st;
+}
+
+void command_model_close(struct command_model *m)
+{
+    if (m->instance) onnx_engine.stop(m->instance);
+    if (m->engine) onnx_engine.close(m->engine);
+    m->instance = NULL;
+    m->engine = NULL;
+}
+
+enum status command_model_run(struct command_model *m, struct request *r, struct request_tensor *inputs, int count, struct err *err)
+{
+    static const atomic_bool never = false;
+    struct slot *slot;
+    request_init(r, (uint64_t)8 << 30);
+    r->inputs = inputs;
+    r->input_count = count;
+    r->id = "";
+    enum status st = onnx_engine.check(m->engine, r, err);
+    if (!st) st = onnx_engine.admit(m->instance, r, &slot, err);
+    if (st) return st;
+    st = onnx_engine.submit(m->instance, &slot, 1, &never, err);
+    if (!st) st = onnx_engine.collect(m->instance, err);
+    if (!st && slot->state != SLOT_DONE) {
+        st = slot->error.status;
+        if (err) *err = slot->error;
+    }
+    onnx_engine.retire(m->instance, slot);
+    return st;
+}
+
+static enum status read_picture(struct tensor *t, struct arena *arena, const char *bytes, size_t length, const struct port *port, struct err *err)
+{
+    if (!port || port->rank != 4 || (port->dtype != DT_F32 && port->dtype != DT_U8)) return err_set(err, ST_BAD_INPUT, "a picture fits an input of four dimensions of float32 or uint8 only");
+    bool last = port->dims[3] == 1 || port->dims[3] == 3;
+    int channels = (int)(last ? port->dims[3] : port->dims[1]);
+    int64_t h = port->dims[last ? 1 : 2], w = port->dims[last ? 2 : 3];
+    if (channels != 1 && channels != 3) return err_set(err, ST_BAD_INPUT, "input '%s' does not take 1 or 3 channels", port->name);
+    struct image raw = { 0 }, sized = { 0 };
+    enum status st = image_decode(&raw, (const uint8_t *)bytes, length, channels, NULL, err);
+    if (st) return st;
+    if (h < 0) h = raw.height;
+    if (w < 0) w = raw.width;
+    st = image_resize(&sized, &raw, (int)w, (int)h, IMAGE_BILINEAR, err);
+    image_free(&raw);
+    if (st) return st;
+    *t = (struct tensor){ .dtype = port->dtype, .rank = 4, .dims = { 1, last ? h : channels, last ? w : h, last ? channels : w } };
+    tensor_bytes(t->dtype, t->dims, 4, &t->bytes);
+    t->data = arena_alloc(arena, t->bytes, TENSOR_ALIGN);
+    for (int64_t i = 0; t->data && i < h * w; i++)
+        for (int c = 0; c < channels; c++) {
+            int64_t at = last ? i * channels + c : c * h * w + i;
+            uint8_t v = sized.pixels[i * channels + c];
+            if (port->dtype == DT_F32) ((float *)t->data)[at] = (float)v / 255.0f;
+            else ((uint8_t *)t->data)[at] = v;
+        }
+    image_free(&sized);
+    return t->data ? ST_OK : err_set(err, ST_NO_MEMORY, "reading a picture");
+}
+
+enum status command_tensor_read(struct tensor *t, struct arena *arena, const char *path, const struct port *port, struct err *err)
+{
+    char *bytes;
+    size_t length;
+    enum status st = file_read_path(&bytes, &length, path, (size_t)4 << 30, err);
+    if (st) return st;
+    const char *copy = arena_copy(arena, bytes, length);
+    free(bytes);
+    if (!copy) return err_set(err, ST_NO_MEMORY, "reading '%s'", path);
+    const char *dot = strrchr(path, '.');
+    if (dot && strcmp(dot, ".npy") == 0) st = npy_parse(t, arena, copy, length, err);
+    else if (dot && strcmp(dot, ".pb") == 0) {
+        struct onnx_tensor o;
+        st = onnx_parse_tensor(&o, arena, (const uint8_t *)copy, length, err);
+        if (!st && o.location) st = err_set(err, ST_UNSUPPORTED, "its data is in another file");
+        *t = o.tensor;
+    } else st = read_picture(t, arena, copy, length, port, err);
+    if (st) return err_prefix(err, "'%s'", path);
+    if (t->bytes && (uintptr_t)t->data % TENSOR_ALIGN) {
+        void *aligned = arena_alloc(arena, t->bytes, TENSOR_ALIGN);
+        if (!aligned) return err_set(err, ST_NO_MEMORY, "reading '%s'", path);
+        t->data = memcpy(aligned, t->data, t->bytes);
+    }
+    return ST_OK;
+}

@@ -1,0 +1,38 @@
+/* Shared by the commands that run one model: arguments, opening, one inference. */
+#ifndef SERVER_COMMAND_MODEL_H
+#define SERVER_COMMAND_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/file.h"
+#include "engine/engine.h"
+
+enum { COMMAND_TENSORS_MAX = 256 };
+
+/* ---- arguments: --name VALUE or --name=VALUE ---- */
+struct command_args { int argc, at; char **argv; };
+/* True when the current argument is the option; *value then points at its value and `at` moves past it. A missing value: *value NULL. */
+bool command_option(struct command_args *a, const char *name, const char **value);
+bool command_flag(struct command_args *a, const char *name);
+bool command_number(const char *text, double low, double high, double *out);
+
+/* --threads, --cpu-level, --precision: fields of engine_options. 0: not one of them; 1: taken; -1: wrong (said on stderr). */
+int  command_engine_option(struct command_args *a, struct engine_options *o);
+void command_engine_defaults(struct engine_options *o);
+/* An instance of n threads owns n cores; call before the first kernel runs. */
+
+/* ---- a model ---- */
+struct command_model { struct engine *engine; struct engine_instance *instance; const struct signature *signature; char file[4096], directory[4096]; uint64_t load_ns; };
+/* MODEL: a file, a model folder (with model.onnx, or with versions: the highest), or STORE/NAME. */
+enum status command_model_find(char file[4096], const char *model, struct err *err);
+enum status command_model_open(struct command_model *m, const char *model, const struct engine_options *o, struct err *err);
+void        command_model_close(struct command_model *m);
+/* One inference. The request is initialised here; outputs live until request_drop. */
+enum status command_model_run(struct command_model *m, struct request *r, struct request_tensor *inputs, int count, struct err *err);
+
+/* ---- tensors from files: .pb (TensorProto), .npy, .png .jpg .webp (as the port wants them: float 0..1 or uint8) ---- */
+enum status command_tensor_read(struct tensor *t, struct arena *arena, const char *path, const struct port *port, struct err *err);
+
+#endif
