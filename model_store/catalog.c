@@ -194,6 +194,13 @@ void catalog_forget_version(struct catalog *c, const char *model, int64_t versio
     unlock(c);
 }
 
+void catalog_note_unloaded(struct catalog *c, const char *model)
+{
+    if (!lock_within(c, NOTE_WAIT_MS)) return;
+    change(c, "DELETE FROM loaded WHERE model = ?", "s", VALUES(model));
+    unlock(c);
+}
+
 /* ---- durable ---- */
 
 static enum status begin(struct catalog *c, struct err *err)

@@ -27,6 +27,9 @@ bool catalog_note_digest(struct catalog *c, const char *model, int64_t version, 
 /* The version is gone from the store: its digest is forgotten. */
 void catalog_forget_version(struct catalog *c, const char *model, int64_t version);
 
+/* Explicit mode does not load it at the next start. */
+void catalog_note_unloaded(struct catalog *c, const char *model);
+
 /* durable, each with its line in the audit log, in one transaction */
 enum status catalog_record_publish(struct catalog *c, const char *model, int64_t version, const char *hex, const char *who, struct err *err);
 enum status catalog_record_active(struct catalog *c, const char *model, int64_t version, const char *who, struct err *err);

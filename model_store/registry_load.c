@@ -1,0 +1,207 @@
+/* Loading one version: hash, compare with the catalog, parse in the child, open, complete the config, start its scheduler, warm up. Nothing
+ * of it is visible to anyone until the caller publishes it, and a failure at any step takes back all steps before it. */
+#include "model_store/registry_internal.h"
+
+#include <inttypes.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/threads.h"
+
+enum { CONFIG_FILE_MAX = CONFIG_BYTES_MAX, DEFAULT_BATCH_ROWS = 4 };
+
+struct told { struct registry *r; const char *model; int64_t version; };
+
+static void tell_hashing(void *ctx, uint64_t done, uint64_t total)
+{
+    struct told *t = ctx;
+    if (t->r->o.progress) t->r->o.progress(t->r->o.progress_context, t->model, t->version, "hashing", done, total);
+}
+
+static void tell(struct registry *r, const char *model, int64_t version, const char *what)
+{
+    if (r->o.progress) r->o.progress(r->o.progress_context, model, version, what, 0, 0);
+}
+
+static uint64_t resident_bytes(void)
+{
+    char *text;
+    size_t length;
+    unsigned long long pages = 0;
+    if (file_read_path(&text, &length, "/proc/self/statm", 4096, NULL)) return 0;
+    if (sscanf(text, "%*u %llu", &pages) != 1) pages = 0;
+    free(text);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+enum status load_read_config(struct registry *r, struct model_entry *m, int64_t version, struct log *log, struct model_config **out, struct err *err)
+{
+    char where[MODEL_NAME_MAX + 32], *text = NULL;
+    size_t length = 0;
+    if (m->config_json) {
+        snprintf(where, sizeof where, "%s: config of the load request", m->name);
+        return model_config_parse_json(out, m->config_json, m->config_length, where, log, err);
+    }
+    snprintf(where, sizeof where, "%s/config.pbtxt", m->name);
+    enum status st = repository_read_file(r->repository, m->name, version, "config.pbtxt", CONFIG_FILE_MAX, &text, &length, err);
+    if (st && st != ST_NOT_FOUND) return st;
+    st = model_config_parse(out, text, length, where, log, err);
+    free(text);
+    return st;
+}
+
+/* What is on disk must be what was recorded. A version's number is a promise: new content needs a new number, or a new publish. */
+static enum status check_digest(struct registry *r, struct loaded *l, struct err *err)
+{
+    char recorded[65];
+    struct told told = { r, l->name, l->v.version };
+    enum status st = repository_digest(r->repository, l->name, l->v.version, l->v.digest, tell_hashing, &told, err);
+    if (st) return st;
+    if (!catalog_find_digest(r->catalog, l->name, l->v.version, recorded)) return ST_OK;
+    if (!strcmp(recorded, l->v.digest)) return ST_OK;
+    return err_set(err, ST_BAD_INPUT, "its files are not those that were recorded (digest %.16s..., recorded %.16s...): put new files under a new version number, or publish this one again to accept them", l->v.digest, recorded);
+}
+
+static const char *engine_of_config(const struct model_config *c)
+{
+    if (!strcmp(c->backend, "onnxruntime") || (!*c->backend && !strcmp(c->platform, "onnxruntime_onnx"))) return "onnx";
+    if (*c->backend) return c->backend;
+    return *c->platform ? c->platform : NULL;
+}
+
+static enum status find_engine(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
+{
+    const char *said = engine_of_config(l->config);
+    if (said && strcmp(said, kind->engine)) return err_set(err, ST_BAD_INPUT, "the config asks for '%.60s', but the files are %s", said, kind->what);
+    for (int i = 0; i < r->o.engine_count; i++)
+        if (!strcmp(r->o.engines[i]->name, kind->engine)) return l->v.ops = r->o.engines[i], ST_OK;
+    return err_set(err, ST_UNSUPPORTED, "the files are %s; there is no engine for it in this build", kind->what);
+}
+
+static enum status inspect(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
+{
+    int fd = -1;
+    uint64_t size;
+    if (!r->o.inspector) return ST_OK;
+    enum status st = repository_open_file(r->repository, l->name, l->v.version, kind->main_file, &fd, &size, err);
+    if (st) return st;
+    st = inspector_check(r->o.inspector, kind->engine, fd, err);
+    close(fd);
+    return st;
+}
+
+static int first_labels(const struct model_config *c)
+{
+    for (int i = 0; i < c->output_count; i++)
+        if (c->outputs[i].label_filename) return i;
+    return -1;
+}
+
+/* One label a line; a carriage return before the end of a line is not part of it. */
+static enum status read_labels(struct registry *r, struct loaded *l, struct err *err)
+{
+    int output = first_labels(l->config);
+    size_t length;
+    if (output < 0) return ST_OK;
+    enum status st = repository_read_file(r->repository, l->name, l->v.version, l->config->outputs[output].label_filename, LABEL_BYTES_MAX, &l->label_text, &length, err);
+    if (st) return err_prefix(err, "labels of output '%.60s'", l->config->outputs[output].name);
+    int lines = 0, at = 0;
+    for (size_t i = 0; i < length; i++) lines += l->label_text[i] == '\n';
+    l->labels = mem_calloc_array((uint64_t)lines + 1, sizeof *l->labels);
+    if (!l->labels) return err_set(err, ST_NO_MEMORY, "no memory for labels");
+    for (char *p = l->label_text; *p;) {
+        char *end = p + strcspn(p, "\n"), *next = *end ? end + 1 : end;
+        if (end > p && end[-1] == '\r') end--;
+        *end = 0;
+        if (at <= lines) l->labels[at++] = p;
+        p = next;
+    }
+    l->v.labels = l->labels;
+    l->v.label_count = at;
+    return ST_OK;
+}
+
+/* The cores of the process are divided among the instances of a model; models share them. */
+static void divide_cores(const struct registry *r, struct model_config *c)
+{
+    struct scheduler_options *o = &c->scheduling;
+    o->instances = c->instances > 0 ? c->instances : 1;
+    o->threads = r->o.threads / o->instances > 0 ? r->o.threads / o->instances : 1;
+    o->first_cpu = o->threads * o->instances <= threads_cpu_count() ? 0 : -1;
+}
+
+static enum status open_engine(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
+{
+    struct model_config *c = l->config;
+    char directory[4352], main_file[4352 + REPOSITORY_PATH_MAX];
+    snprintf(directory, sizeof directory, "%.4096s/%s/%" PRId64, repository_root(r->repository), l->name, l->v.version);
+    snprintf(main_file, sizeof main_file, "%s/%s", directory, kind->main_file);
+    struct model_files files = { .directory = directory, .main_file = main_file };
+    int64_t rows = c->has_max_batch_size ? c->max_batch_size : DEFAULT_BATCH_ROWS;
+    for (int i = 0; i < c->scheduling.preferred_count; i++)
+        if (c->scheduling.preferred[i] > rows) rows = c->scheduling.preferred[i];
+    divide_cores(r, c);
+    struct engine_options options = { .threads = c->scheduling.threads, .cpu_level = r->o.cpu_level, .precision = r->o.precision, .max_batch_rows = rows > 0 ? rows : 1, .memory_max = r->o.memory_max };
+    enum status st = l->v.ops->open(&l->v.engine, &files, &options, err);
+    if (st) return st;
+    l->v.signature = l->v.ops->describe(l->v.engine);
+    st = model_config_complete(c, l->name, l->v.signature, err);
+    if (!st) st = read_labels(r, l, err);
+    if (!st) st = scheduler_open(&l->v.scheduler, l->v.ops, l->v.engine, &c->scheduling, r->o.expiry, err);
+    if (!st) l->v.stats = scheduler_stats(l->v.scheduler);
+    return st;
+}
+
+enum status load_open_version(struct registry *r, struct model_entry *m, int64_t version, uint64_t stamp, struct loaded **out, struct err *err)
+{
+    uint64_t start = clock_ns(), before = resident_bytes();
+    struct version_kind kind;
+    struct loaded *l = calloc(1, sizeof *l);
+    if (!l) return err_set(err, ST_NO_MEMORY, "no memory to load a model");
+    strcpy(l->name, m->name);
+    l->v.name = l->name;
+    l->v.version = version;
+    l->stamp = stamp;
+    l->model = m;
+    enum status st = repository_find_kind(r->repository, m->name, version, &kind, err);
+    if (!st) st = load_read_config(r, m, version, r->o.log, &l->config, err);
+    if (!st) st = find_engine(r, l, &kind, err);
+    if (!st) st = check_digest(r, l, err);
+    if (!st) tell(r, m->name, version, "checking");
+    if (!st) st = inspect(r, l, &kind, err);
+    if (!st) tell(r, m->name, version, "loading");
+    if (!st) st = open_engine(r, l, &kind, err);
+    if (!st) tell(r, m->name, version, "warming up");
+    l->v.config = l->config;
+    if (!st) st = warm_run_version(r, &l->v, err);
+    if (st) {
+        load_close_version(l);
+        return st;
+    }
+    uint64_t after = resident_bytes();
+    l->v.memory_bytes = after > before ? after - before : 0;
+    l->v.load_ns = clock_ns() - start;
+    char recorded[65];
+    if (!catalog_find_digest(r->catalog, m->name, version, recorded) && !catalog_note_digest(r->catalog, m->name, version, l->v.digest))
+        log_write(r->o.log, LOG_WARNING, "catalog", "the digest of %s version %" PRId64 " could not be recorded; it will be at its next load", m->name, version);
+    *out = l;
+    return ST_OK;
+}
+
+/* Nobody has it any more. The heap's free pages go back to the system, so that what a version took is seen to return. */
+void load_close_version(struct loaded *l)
+{
+    if (l->v.scheduler) scheduler_close(l->v.scheduler);
+    if (l->v.engine) l->v.ops->close(l->v.engine);
+    model_config_free(l->config);
+    free(l->labels);
+    free(l->label_text);
+    free(l);
+    malloc_trim(0);
+}
