@@ -17,7 +17,8 @@ enum {
     PANEL = TILE_VECS * LANES,
     BLOCK_K = 512,                       /* k of a block: BLOCK_K * BLOCK_COLUMNS floats of b are 1 MiB */
     BLOCK_COLUMNS = 512,
-    PREFETCH_AHEAD = 2048 / 4            /* floats; only where b is read once */
+    COPY_STRIDE = BLOCK_K + 16,
+    PREFETCH_AHEAD = 4096 / 4            /* floats of b */
 };
 static const int64_t PARALLEL_MIN = 150000;   /* multiply-adds below which waking a team costs more than it saves */
 
@@ -34,14 +35,14 @@ struct gemm_job {
     int split_columns;                   /* threads share out columns, else rows */
 };
 
-/* A tile's place: rows from `row`, columns from `column`, k in [from, to). */
-struct gemm_place { int64_t row, column, from, to; };
+/* A tile's place: rows from `row`, columns from `column`, k in [from, to); its first element of a. */
+struct gemm_place { int64_t row, column, from, to; const float *a; int64_t lda; };
 
 VEC_INLINE void gemm_tile(const int rows, const int vecs, const struct gemm_job *j, const struct gemm_place *p, int columns)
 {
     vec sum[TILE_ROWS][8];
-    const int64_t lda = j->lda, steps = p->to - p->from, panel_stride = j->k * PANEL;
-    const float *a = j->a + p->row * lda + p->from;
+    const int64_t lda = p->lda, steps = p->to - p->from, panel_stride = j->k * PANEL;
+    const float *a = p->a;
     const float *b = j->b + p->column / PANEL * panel_stride + p->from * PANEL;
     float *c = j->c + p->row * j->ldc + p->column;
     const int full = columns >= vecs * LANES;
@@ -67,7 +68,7 @@ VEC_INLINE void gemm_tile(const int rows, const int vecs, const struct gemm_job 
         for (int v = 0; v < vecs; v++) {
             const float *from = b + v / TILE_VECS * panel_stride + v % TILE_VECS * LANES;
             right[v] = vec_load(from);
-            if (rows <= 4 && LANES > 1) __builtin_prefetch(from + PREFETCH_AHEAD, 0, 2);
+            if (LANES > 1) __builtin_prefetch(from + PREFETCH_AHEAD, 0, 3);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
@@ -176,6 +177,9 @@ static void gemm_region(const struct gemm_job *j, int64_t first, int64_t end, in
     /* One tile high: b is read once, so blocks would gain nothing. A residual that is c itself must still be whole at the last k. */
     const int one_pass = tiles == 1 || j->ep->residual == j->c;
     const int64_t parts_k = one_pass || j->k <= BLOCK_K ? 1 : (j->k + BLOCK_K - 1) / BLOCK_K;
+    /* Rows a multiple of 2 KiB apart fall into the same few sets of the first-level cache and drive each other out: copied, they do not. */
+    const int copy = !one_pass && j->lda % 512 == 0;
+    float rows_of_a[TILE_ROWS * COPY_STRIDE];
     const int64_t step = tiles == 1 ? right - left : BLOCK_COLUMNS / PANEL * PANEL;
     for (int64_t from_column = left; from_column < right; from_column += step) {
         int64_t to_column = from_column + step < right ? from_column + step : right;
@@ -183,7 +187,12 @@ static void gemm_region(const struct gemm_job *j, int64_t first, int64_t end, in
             for (int64_t t = 0; t < tiles; t++) {
                 int64_t top = first + m * t / tiles;
                 int rows = (int)(first + m * (t + 1) / tiles - top);
-                struct gemm_place p = { .row = top, .column = from_column, .from = j->k * part / parts_k, .to = j->k * (part + 1) / parts_k };
+                struct gemm_place p = { .row = top, .column = from_column, .from = j->k * part / parts_k, .to = j->k * (part + 1) / parts_k, .lda = j->lda };
+                p.a = j->a + top * j->lda + p.from;
+                if (copy) {
+                    for (int i = 0; i < rows; i++) memcpy(rows_of_a + i * COPY_STRIDE, p.a + i * p.lda, (size_t)(p.to - p.from) * sizeof *rows_of_a);
+                    p.a = rows_of_a, p.lda = COPY_STRIDE;
+                }
                 const int wide = gemm_wide[rows] * LANES;
                 for (; wide > PANEL && p.column + wide <= to_column; p.column += wide) gemm_tiles[rows].wide(j, &p, wide);
                 for (; p.column < to_column; p.column += PANEL) gemm_tiles[rows].tile(j, &p, (int)(right - p.column < PANEL ? right - p.column : PANEL));
