@@ -421,7 +421,8 @@ TEST(killed_at_every_step_the_default_is_old_or_new)
         CHECK(!survived || value == 2);
         old += value == 1, new += value == 2;
         close_registry(r);
-        drop("a"), drop(".inferd");
+        drop("a");
+        drop(".inferd");
     }
     CHECK(survived && old > 3 && new > 1);
 }
@@ -475,7 +476,9 @@ TEST(swaps_under_load_lose_and_mix_nothing)
     struct err err;
     pthread_t threads[4];
     load.r = open_registry(CONTROL_NONE);
-    load.stop = false, load.asked = 0, load.wrong = 0;
+    atomic_store(&load.stop, false);
+    atomic_store(&load.asked, 0);
+    atomic_store(&load.wrong, 0);
     for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, ask_on, NULL);
     for (int i = 0; i < 60; i++) {
         int64_t version = 1 + i % 2;
@@ -515,7 +518,7 @@ TEST(a_storm_of_loads_and_unloads_settles)
     struct err err;
     pthread_t threads[STORM_CLIENTS];
     load.r = open_registry(CONTROL_EXPLICIT);
-    storm_errors = 0;
+    atomic_store(&storm_errors, 0);
     uint64_t start = clock_ns();
     for (int i = 0; i < STORM_CLIENTS; i++) pthread_create(&threads[i], NULL, storm, (void *)(uintptr_t)i);
     for (int i = 0; i < STORM_CLIENTS; i++) pthread_join(threads[i], NULL);
@@ -560,7 +563,8 @@ TEST(memory_comes_back)
 TEST(a_read_only_store_serves)
 {
     store = test_directory();
-    put("a/1/model.onnx", "value=1"), put(".inferd", "in the way");
+    put("a/1/model.onnx", "value=1");
+    put(".inferd", "in the way");
     struct err err;
     struct registry *r = open_registry(CONTROL_NONE);
     CHECK_INT(ask(r, "a", 0), 1);
