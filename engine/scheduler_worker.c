@@ -250,6 +250,7 @@ void *scheduler_work(void *p)
     struct scheduler *s = w->scheduler;
     struct err why = { 0 };
     if (s->o.first_cpu >= 0) threads_pin(s->o.first_cpu + w->index * s->o.threads, s->o.threads);
+    threads_be_batch();
     enum status st = s->ops->start(&w->instance, s->engine, &why);
 
     pthread_mutex_lock(&s->lock);

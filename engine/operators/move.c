@@ -505,7 +505,7 @@ static void pad_row(char *y, const char *x, int64_t count, int64_t low, int64_t 
 {
     for (int64_t i = 0; i < count; i++) {
         int64_t s = x ? pad_source(i - low, n, mode) : -1;
-        if (s == i - low && mode == PAD_CONSTANT) {
+        if (s >= 0 && mode == PAD_CONSTANT) {
             int64_t run = n - s < count - i ? n - s : count - i;
             memcpy(y + i * size, x + s * size, (size_t)(run * size));
             i += run - 1;

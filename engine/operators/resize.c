@@ -97,13 +97,13 @@ static enum status infer_resize(struct call *c, struct err *err)
 
 static double source(const struct resize *r, int d, int64_t i, int64_t in)
 {
-    double s = r->scale[d], n = (double)r->out[d], x = (double)i;
+    double s = r->scale[d], n = (double)in * s, x = (double)i;        /* n: the resized length before it is rounded */
     switch (r->rule) {
     case C_ASYMMETRIC: return x / s;
     case C_ALIGN_CORNERS: return r->out[d] == 1 ? 0 : x * (double)(in - 1) / (n - 1);
     case C_PYTORCH: return r->out[d] == 1 ? 0 : (x + 0.5) / s - 0.5;
     case C_HALF_SYMMETRIC: {
-        double adjust = n / ((double)in * s), centre = (double)in / 2;
+        double adjust = (double)r->out[d] / n, centre = (double)in / 2;
         return centre * (1 - adjust) + (x + 0.5) / s - 0.5;
     }
     default: return (x + 0.5) / s - 0.5;
