@@ -1,0 +1,130 @@
+/* inferd run: one inference from files. Prints each output's shape and first numbers; --output DIR writes them as .npy. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/buf.h"
+#include "engine/formats/npy.h"
+#include "engine/operators/numbers.h"
+#include "server/command_model.h"
+#include "server/commands.h"
+
+enum { SHOWN = 10 };
+
+struct binding { const char *name, *file; size_t name_length; };
+
+static void usage(FILE *to)
+{
+    fprintf(to, "usage: inferd run MODEL [--input NAME=FILE]... [--output DIR] [--threads N] [--cpu-level L]\n"
+                "FILE is .npy, .pb (TensorProto) or a picture. A model with one input takes --input FILE as well.\n"
+                "example: inferd run models/digits --input image=models/samples/digits/7_0.png\n");
+}
+
+static void print_output(const char *name, const struct tensor *t)
+{
+    char shape[128];
+    uint64_t n = 0;
+    shape_count(t->dims, t->rank, &n);
+    printf("%s %s %s:", name, dtype_name(t->dtype), shape_text(t->dims, t->rank, shape, sizeof shape));
+    for (uint64_t i = 0; i < n && i < SHOWN; i++) {
+        double v;
+        if (t->dtype == DT_STRING) {
+            const struct string_ref *s = (const struct string_ref *)t->data + i;
+            printf(" \"%.*s\"", (int)(s->length < 60 ? s->length : 60), s->text);
+        } else if (dtype_is_number(t->dtype)) {
+            real_load(&v, t->dtype, t->data, i, 0, 1);
+            printf(" %.7g", v);
+        }
+    }
+    printf(n > SHOWN ? " ...\n" : "\n");
+}
+
+static enum status write_output(const char *dir, const char *name, const struct tensor *t, struct err *err)
+{
+    char path[8192], plain[256];
+    struct buf b;
+    size_t n = 0;
+    for (; name[n] && n < sizeof plain - 1; n++) plain[n] = strchr("/\\:", name[n]) ? '_' : name[n];
+    plain[n] = 0;
+    buf_init(&b, 0);
+    enum status st = npy_write(&b, t, err);
+    snprintf(path, sizeof path, "%s/%s.npy", dir, plain);
+    FILE *f = st ? NULL : fopen(path, "wb");
+    if (!st && !f) st = err_set(err, ST_INTERNAL, "'%s' cannot be written", path);
+    if (f && fwrite(b.data, 1, b.length, f) != b.length) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
+    if (f && fclose(f) && !st) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
+    buf_free(&b);
+    return st;
+}
+
+static enum status read_inputs(const struct signature *s, const struct binding *bindings, int count, struct request_tensor *inputs, struct arena *arena, struct err *err)
+{
+    for (int i = 0; i < count; i++) {
+        const struct port *port = bindings[i].name ? NULL : s->input_count == 1 ? &s->inputs[0] : NULL;
+        for (int k = 0; bindings[i].name && k < s->input_count; k++)
+            if (strlen(s->inputs[k].name) == bindings[i].name_length && strncmp(s->inputs[k].name, bindings[i].name, bindings[i].name_length) == 0) port = &s->inputs[k];
+        if (!port) return err_set(err, ST_BAD_INPUT, "the model has no input '%.*s'; inferd inspect lists them", (int)bindings[i].name_length, bindings[i].name ? bindings[i].name : "");
+        inputs[i].name = port->name;
+        enum status st = command_tensor_read(&inputs[i].tensor, arena, bindings[i].file, port, err);
+        if (st) return st;
+    }
+    return ST_OK;
+}
+
+static enum status run_once(const char *model, const struct engine_options *options, const struct binding *bindings, int count, const char *dir, struct err *err)
+{
+    static struct request_tensor inputs[COMMAND_TENSORS_MAX];
+    struct command_model m;
+    struct request r;
+    struct arena arena;
+    enum status st = command_model_open(&m, model, options, err);
+    if (st) return st;
+    arena_init(&arena, (uint64_t)8 << 30);
+    st = read_inputs(m.signature, bindings, count, inputs, &arena, err);
+    if (!st) {
+        st = command_model_run(&m, &r, inputs, count, err);
+        if (!st && dir) mkdir(dir, 0777);
+        for (int k = 0; !st && k < r.output_count; k++) {
+            print_output(r.outputs[k].name, &r.outputs[k].tensor);
+            if (dir) st = write_output(dir, r.outputs[k].name, &r.outputs[k].tensor, err);
+        }
+        request_drop(&r);
+    }
+    arena_free(&arena);
+    command_model_close(&m);
+    return st;
+}
+
+int command_run(int argc, char **argv)
+{
+    static struct binding bindings[COMMAND_TENSORS_MAX];
+    struct engine_options options;
+    struct command_args a = { argc, 1, argv };
+    const char *v, *model = NULL, *dir = NULL;
+    int count = 0;
+    command_engine_defaults(&options);
+    while (a.at < argc) {
+        int took = command_engine_option(&a, &options);
+        if (took < 0) return 2;
+        if (took) continue;
+        if (command_flag(&a, "--help")) { usage(stdout); return 0; }
+        if (command_option(&a, "--output", &dir)) {
+            if (!dir) return 2;
+            continue;
+        }
+        if (command_option(&a, "--input", &v)) {
+            if (!v || count == COMMAND_TENSORS_MAX) { usage(stderr); return 2; }
+            const char *equals = strchr(v, '=');
+            bindings[count++] = (struct binding){ equals ? v : NULL, equals ? equals + 1 : v, equals ? (size_t)(equals - v) : 0 };
+            continue;
+        }
+        if (argv[a.at][0] == '-' || model) { fprintf(stderr, "inferd run: '%s' is not understood\n", argv[a.at]); usage(stderr); return 2; }
+        model = argv[a.at++];
+    }
+    if (!model) { usage(stderr); return 2; }
+    struct err err = { 0 };
+    if (!run_once(model, &options, bindings, count, dir, &err)) return 0;
+    fprintf(stderr, "inferd: %s\n", err.text);
+    return 1;
+}
