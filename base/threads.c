@@ -38,6 +38,12 @@ void threads_pin(int first, int count)
     pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
+void threads_be_batch(void)
+{
+    struct sched_param none = { .sched_priority = 0 };
+    pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+}
+
 struct start { void *(*body)(void *); void *argument; char name[16]; };
 
 static void *run(void *p)

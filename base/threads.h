@@ -15,6 +15,9 @@ int threads_cpu_count(void);
 int threads_cpu(int index);
 /* Pins the calling thread to CPUs first .. first+count-1 of the set (taken modulo its size); a failure is ignored: pinning is advice. */
 void threads_pin(int first, int count);
+/* Says that the calling thread computes (SCHED_BATCH): when it is woken it does not push a listener off a shared core, so that requests that arrive
+ * together are queued together. A failure is ignored. */
+void threads_be_batch(void);
 /* Starts a thread. `name` is cut at 15 bytes. Signals are blocked in it but those that report its own faults. */
 enum status thread_start(pthread_t *out, const char *name, void *(*body)(void *), void *argument, struct err *err);
 

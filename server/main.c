@@ -19,7 +19,7 @@ static void print_help(FILE *out)
 {
     fprintf(out, "inferd " INFERD_VERSION ", an inference server\n\nusage: inferd COMMAND [arguments]; inferd COMMAND --help says more\n\n");
     for (int i = 0; i < COMMANDS; i++) fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].help);
-    fprintf(out, "\nexample: inferd serve --store models\n         curl --data-binary @models/samples/digits/7_0.png 'http://127.0.0.1:8000/v2/models/digits/classify?k=1'\n");
+    fprintf(out, "\nexample: inferd serve --store models\n         curl --data-binary @models/digits/samples/7_0.png 'http://127.0.0.1:8000/v2/models/digits/classify?k=1'\n");
 }
 
 /* Idle OpenMP threads spin only briefly before they sleep, so that an idle server costs nothing and a listener gets its core; each team stays where
@@ -31,7 +31,11 @@ static void launch(char **argv)
     setenv("OMP_PROC_BIND", "false", 0);
     setenv("OMP_DYNAMIC", "false", 0);
     setenv("GOMP_SPINCOUNT", "20000", 0);
-    execv("/proc/self/exe", argv);      /* when it fails the defaults serve as well */
+    char path[4096];      /* by its own path, so that the process keeps the name that pidof and ps look for */
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n <= 0) return;
+    path[n] = 0;
+    execv(path, argv);      /* when it fails the defaults serve as well */
 }
 
 int main(int argc, char **argv)
