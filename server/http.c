@@ -41,6 +41,7 @@ struct http_call {
     uint64_t               received_ns, suspended_ns;
     void                  *user;
     size_t                 line_length;          /* of the request target as sent */
+    bool                   holds_nul;            /* the library decodes %00, which would cut the path there */
     const char            *method, *path;
     char                   peer[INET6_ADDRSTRLEN];
     /* body */
@@ -138,6 +139,7 @@ static void check_headers(struct http_call *c, const char *version)
     MHD_get_connection_values(c->connection, MHD_HEADER_KIND, scan_header, &s);
     c->declared = s.encodings ? UINT64_MAX : s.length;
     if (c->line_length > HTTP_LINE_MAX) answer_error(c, ST_URI_TOO_LONG, "the request line is longer than 8 KiB");
+    else if (c->holds_nul) answer_error(c, ST_BAD_INPUT, "the path holds a NUL");
     else if (s.bytes > HTTP_HEADERS_MAX || s.count > HTTP_HEADER_COUNT_MAX) answer_error(c, ST_HEADERS_TOO_LARGE, "the headers are larger than 32 KiB or more than 100");
     else if (s.bad_length) answer_error(c, ST_BAD_INPUT, "Content-Length is not a decimal number");
     else if (s.lengths > 1) answer_error(c, ST_BAD_INPUT, "more than one Content-Length");
@@ -247,6 +249,7 @@ static void *on_request_line(void *p, const char *uri, struct MHD_Connection *co
     struct http_call *c = call_new(h);
     if (!c) return NULL;
     c->line_length = strlen(uri);
+    c->holds_nul = strstr(uri, "%00") != NULL;
     c->connection = connection;
     c->received_ns = clock_ns();
     const union MHD_ConnectionInfo *i = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
