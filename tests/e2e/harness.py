@@ -16,6 +16,9 @@ def make_store(models=("digits",)):
     return store
 
 
+reported = set()      # servers whose log held a sanitizer's report
+
+
 class Server:
     def __init__(self, *flags, store=None, wait=True, env=None):
         self.own_store = store is None
@@ -55,7 +58,16 @@ class Server:
                 self.process.wait()
         if self.own_store:
             shutil.rmtree(self.store, ignore_errors=True)
+        self.check_sanitizers()
         return self.process.returncode
+
+    def check_sanitizers(self):
+        """A server built with SAN= tells on its log what was wrong; that fails the suite wherever it happened."""
+        text = open(self.log.name, errors="replace").read()
+        at = re.search(r"(ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer|runtime error:|Assertion .* failed)", text)
+        if at and self.process.pid not in reported:
+            reported.add(self.process.pid)
+            print("sanitizer report of the server:\n" + text[max(0, at.start() - 200):at.start() + 4000])
 
     def logs(self):
         return [json.loads(line) for line in open(self.log.name).read().splitlines() if line.startswith("{")]
@@ -129,5 +141,6 @@ def run(names):
     for server in list(names.values()):
         if isinstance(server, Server):
             server.stop()
+    failed += len(reported)
     print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
     sys.exit(1 if failed else 0)
