@@ -1,15 +1,15 @@
 /* Reading one number. A tensor of 150,000 floats is 150,000 calls, and what clients send are mostly doubles of 16 or 17 digits, so:
  *
  *   1. up to 19 significant digits are gathered into a uint64, eight at a time (the classic SWAR reduction of eight ASCII digits);
- *   2. digits below 2^53 with |exponent| <= 22 are one exact multiplication or division of doubles (Clinger);
- *   3. otherwise, where long double has a 64-bit mantissa, digits * 10^e with |e| <= 27 is one operation on two exact operands, correctly
- *      rounded to 64 bits. Rounding that again to 53 bits can only go wrong when the 64-bit result lies exactly on the midpoint of two
- *      doubles (its low 11 bits are 0x400), so that case, and every other one, goes to 4;
- *   4. strtod, on a normalised copy without a decimal point (no locale, no read past the end). 800 digits and one sticky digit decide
- *      the rounding of any double, so the copy is bounded. */
+ *   2. the digits, moved up to 64 bits, are multiplied by the 126-bit power of ten of json_pow10.h. That power is too large by less than
+ *      one unit, so the 192-bit product is too large by less than four units of its middle word. The top 53 bits are the answer and what is
+ *      below them rounds it; only when that lies within those four units above exactly one half is the answer in doubt;
+ *   3. then, and for everything outside the range of normal doubles, strtod decides, on a normalised copy without a decimal point (no
+ *      locale, no read past the end). 800 digits and one sticky digit decide the rounding of any double, so the copy is bounded. */
 #include "base/json.h"
 
-#include <float.h>
+#include "base/json_pow10.h"
+
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -17,13 +17,6 @@
 #include <string.h>
 
 enum { SLOW_DIGITS = 800 };
-
-static const double exact_pow10[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
-                                      1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
-#if LDBL_MANT_DIG == 64
-static const long double long_pow10[] = { 1e0L,  1e1L,  1e2L,  1e3L,  1e4L,  1e5L,  1e6L,  1e7L,  1e8L,  1e9L,  1e10L, 1e11L, 1e12L, 1e13L,
-                                          1e14L, 1e15L, 1e16L, 1e17L, 1e18L, 1e19L, 1e20L, 1e21L, 1e22L, 1e23L, 1e24L, 1e25L, 1e26L, 1e27L };
-#endif
 
 /* The digits of a number, as written: integer part [whole, whole + whole_length), fraction likewise, then a decimal exponent. */
 struct parts {
@@ -35,11 +28,6 @@ struct parts {
 
 static inline bool is_digit(char c) { return (unsigned char)(c - '0') <= 9; }
 
-static inline bool eight_digits(uint64_t v)
-{
-    return ((v & 0xf0f0f0f0f0f0f0f0u) | (((v + 0x0606060606060606u) & 0xf0f0f0f0f0f0f0f0u) >> 4)) == 0x3333333333333333u;
-}
-
 static inline uint32_t eight_value(uint64_t v)
 {
     v -= 0x3030303030303030u;
@@ -47,23 +35,33 @@ static inline uint32_t eight_value(uint64_t v)
     return (uint32_t)((((v & 0x000000ff000000ffu) * (100 + (1000000ull << 32))) + (((v >> 16) & 0x000000ff000000ffu) * (1 + (10000ull << 32)))) >> 32);
 }
 
-/* Reads digits from p on; *w takes them all, wrapping past 19 of them (the caller counts). */
+/* Reads digits from p on; *w takes them all, wrapping past 19 of them (the caller counts). The last group of fewer than eight is moved up behind
+ * zeros instead of being read one by one: how many there are is random, and a branch on it would be guessed wrong. */
 static inline const char *read_digits(const char *p, const char *end, uint64_t *w)
 {
+    static const uint32_t pow10_of[8] = { 1, 10, 100, 1000, 10000, 100000, 1000000, 10000000 };
     uint64_t v = *w;
     while (end - p >= 8) {
         uint64_t eight;
         memcpy(&eight, p, 8);
-        if (!eight_digits(eight)) break;
-        v = v * 100000000u + eight_value(eight);
-        p += 8;
+        uint64_t other = ((eight + 0x4646464646464646u) | (eight - 0x3030303030303030u)) & 0x8080808080808080u;   /* marks bytes that are no digits; right up to the first */
+        if (!other) {
+            v = v * 100000000u + eight_value(eight);
+            p += 8;
+            continue;
+        }
+        int count = __builtin_ctzll(other) >> 3;
+        eight = (eight << (8 * (7 - count)) << 8) | 0x3030303030303030u >> (8 * count);
+        *w = v * pow10_of[count] + eight_value(eight);
+        return p + count;
     }
     while (p < end && is_digit(*p)) v = v * 10 + (uint64_t)(*p++ - '0');
     *w = v;
     return p;
 }
 
-static bool read_slow(const struct parts *n, double *out)
+/* Kept out of line: its buffer would burden every call of json_number with a large frame. */
+__attribute__((noinline)) static bool read_slow(const struct parts *n, double *out)
 {
     char     text[SLOW_DIGITS + 64];
     size_t   at = 0, dropped = 0;
@@ -93,24 +91,23 @@ static bool read_slow(const struct parts *n, double *out)
     return isfinite(*out);
 }
 
-/* `w` holds all digits of the number, at most 19. */
-static bool read_real(const struct parts *n, uint64_t w, double *out)
+/* w * 10^e, correctly rounded; false when that is in doubt or no normal double. */
+static inline bool scale(uint64_t w, int e, double *out)
 {
-    int64_t e = n->exponent - (int64_t)n->fraction_length;
-    if (!w) return *out = n->negative ? -0.0 : 0.0, true;
-    if (w <= (1ull << 53) && e >= -22 && e <= 22) {
-        double d = e < 0 ? (double)w / exact_pow10[-e] : (double)w * exact_pow10[e];
-        return *out = n->negative ? -d : d, true;
-    }
-#if LDBL_MANT_DIG == 64
-    if (e >= -27 && e <= 27) {
-        long double l = e < 0 ? (long double)w / long_pow10[-e] : (long double)w * long_pow10[e];
-        uint64_t mantissa;
-        memcpy(&mantissa, &l, 8);
-        if ((mantissa & 0x7ff) != 0x400) return *out = n->negative ? -(double)l : (double)l, true;
-    }
-#endif
-    return read_slow(n, out);
+    const struct json_pow10 *t = &json_pow10[e - POW10_FIRST];
+    int zeros = __builtin_clzll(w);
+    w <<= zeros;
+    unsigned __int128 upper = (unsigned __int128)w * (t->high << 2 | t->low >> 62) + (uint64_t)((unsigned __int128)w * (t->low << 2) >> 64);
+    uint64_t top = (uint64_t)(upper >> 64), middle = (uint64_t)upper;
+    int shift = 10 + (int)(top >> 63);
+    uint64_t mantissa = top >> shift, rest = top & ((1ull << shift) - 1), half = 1ull << (shift - 1);
+    if (rest == half && middle <= 4) return false;
+    mantissa += rest >= half;
+    int exponent = 63 + (int)(top >> 63) + pow10_floor_log2(e) - zeros + 1023 + (int)(mantissa >> 53);
+    if (exponent < 1 || exponent > 2046) return false;
+    uint64_t bits = (uint64_t)exponent << 52 | ((mantissa >> (mantissa >> 53)) & 0xfffffffffffffu);
+    memcpy(out, &bits, 8);
+    return true;
 }
 
 /* The integer part alone: exact where it fits, else a double. */
@@ -145,37 +142,62 @@ static const char *read_exponent(const char *p, const char *end, int64_t *out)
     return p;
 }
 
+/* A real that the first try left: zero, many digits, far exponents. Out of line as well. */
+__attribute__((noinline)) static bool read_rest(const struct parts *n, double *out)
+{
+    uint64_t w = 0;
+    const char *d = n->whole_length == 1 && *n->whole == '0' ? n->fraction : n->whole;
+    size_t digits = n->whole_length + n->fraction_length;
+    if (d == n->fraction) {                                /* 0.000123: zeros in front do not count */
+        size_t zeros = 0;
+        while (zeros < n->fraction_length && n->fraction[zeros] == '0') zeros++;
+        digits = n->fraction_length - zeros;
+    }
+    if (digits > 19) return read_slow(n, out);
+    if (d == n->whole) read_digits(d, d + n->whole_length, &w);
+    if (n->fraction_length) read_digits(n->fraction, n->fraction + n->fraction_length, &w);
+    if (!w) return *out = n->negative ? -0.0 : 0.0, true;
+    int64_t e = n->exponent - (int64_t)n->fraction_length;
+    if (e < POW10_FIRST || e > POW10_LAST || !scale(w, (int)e, out)) return read_slow(n, out);
+    *out = n->negative ? -*out : *out;
+    return true;
+}
+
 const char *json_number(const char *p, const char *end, struct json *out)
 {
-    struct parts n = { 0 };
-    uint64_t w = 0;
-    if (p < end && *p == '-') n.negative = true, p++;
+    uint64_t w;
+    int64_t exponent = 0;
+    if (p == end) return NULL;
+    bool negative = *p == '-', real = false;
+    p += negative;
     if (p == end || !is_digit(*p)) return NULL;
-    n.whole = p;
-    if (*p == '0') p++;                                    /* a digit behind it is the caller's syntax error */
-    else p = read_digits(p, end, &w);
-    n.whole_length = (size_t)(p - n.whole);
-    bool real = false;
+    const char *whole = p, *fraction = NULL;
+    w = (uint64_t)(*p++ - '0');
+    if (w && p < end && is_digit(*p)) p = read_digits(p, end, &w);      /* a digit behind a first zero is the caller's syntax error */
+    size_t whole_length = (size_t)(p - whole), fraction_length = 0;
     if (p < end && *p == '.') {
-        n.fraction = ++p;
+        fraction = ++p;
         p = read_digits(p, end, &w);
-        n.fraction_length = (size_t)(p - n.fraction);
-        if (!n.fraction_length) return NULL;
+        fraction_length = (size_t)(p - fraction);
+        if (!fraction_length) return NULL;
         real = true;
     }
-    if (p < end && (*p == 'e' || *p == 'E')) {
-        p = read_exponent(p + 1, end, &n.exponent);
+    if (p < end && (*p | 32) == 'e') {
+        p = read_exponent(p + 1, end, &exponent);
         if (!p) return NULL;
         real = true;
     }
+    int64_t e = exponent - (int64_t)fraction_length;
+    if (real && whole_length + fraction_length <= 19 && w && e >= POW10_FIRST && e <= POW10_LAST && scale(w, (int)e, &out->real)) {
+        uint64_t bits;
+        memcpy(&bits, &out->real, 8);
+        bits |= (uint64_t)negative << 63;
+        memcpy(&out->real, &bits, 8);
+        out->type = JSON_REAL;
+        return p;
+    }
+    struct parts n = { .whole = whole, .fraction = fraction, .whole_length = whole_length, .fraction_length = fraction_length, .exponent = exponent, .negative = negative };
     if (!real) return set_integer(&n, w, out) ? p : NULL;
     out->type = JSON_REAL;
-    size_t digits = n.whole_length + n.fraction_length;
-    if (digits > 19 && *n.whole == '0') {                  /* 0.000123: zeros in front do not count */
-        size_t zeros = 0;
-        while (zeros < n.fraction_length && n.fraction[zeros] == '0') zeros++;
-        digits = n.fraction_length - zeros;
-    }
-    bool ok = digits <= 19 ? read_real(&n, w, &out->real) : read_slow(&n, &out->real);
-    return ok ? p : NULL;
+    return read_rest(&n, &out->real) ? p : NULL;
 }

@@ -14,7 +14,6 @@ enum { WRITE_DEPTH_MAX = 1024 };
 
 static inline int floor_log10_pow2(int e) { return (e * 1262611) >> 22; }                        /* |e| <= 1100 */
 static inline int floor_log10_three_quarters_pow2(int e) { return (e * 1262611 - 524031) >> 22; }
-static inline int floor_log2_pow10(int e) { return (e * 1741647) >> 19; }                        /* |e| <= 330 */
 
 /* (high:low * x) >> 128, the last bit set when anything was cut off */
 static inline uint64_t scale_to_odd(uint64_t high, uint64_t low, uint64_t x)
@@ -30,8 +29,8 @@ static uint64_t shortest_digits(uint64_t c, int q, bool power, int *exponent)
     bool odd = c & 1;
     uint64_t middle = 4 * c, below = power ? middle - 1 : middle - 2, above = middle + 2;
     int k = power ? floor_log10_three_quarters_pow2(q) : floor_log10_pow2(q);
-    int h = q + floor_log2_pow10(-k) + 3;           /* the table has two bits of headroom */
-    uint64_t high = pow10_scaled[-k - POW10_FIRST].high, low = pow10_scaled[-k - POW10_FIRST].low;
+    int h = q + pow10_floor_log2(-k) + 3;           /* the table has two bits of headroom */
+    uint64_t high = json_pow10[-k - POW10_FIRST].high, low = json_pow10[-k - POW10_FIRST].low;
     uint64_t low_end = scale_to_odd(high, low, below << h) + odd;
     uint64_t value = scale_to_odd(high, low, middle << h);
     uint64_t high_end = scale_to_odd(high, low, above << h) - odd;
@@ -48,52 +47,56 @@ static uint64_t shortest_digits(uint64_t c, int q, bool power, int *exponent)
     return s + (value > half || (value == half && (s & 1)));
 }
 
-/* Two digits at a time from the right; returns how many there are. */
+/* Writes v > 0 without a NUL, two digits at a time from the right; returns how many digits there are. */
 static int write_digits(char *out, uint64_t v)
 {
     static const char pairs[] = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849"
                                 "5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
-    char text[20];
-    int at = 20;
-    for (; v >= 100; v /= 100) memcpy(text + (at -= 2), pairs + 2 * (v % 100), 2);
-    if (v >= 10) memcpy(text + (at -= 2), pairs + 2 * v, 2);
-    else text[--at] = (char)('0' + v);
-    memcpy(out, text + at, (size_t)(20 - at));
-    return 20 - at;
+    static const uint64_t pow10_of[20] = { 1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000, 100000000000, 1000000000000, 10000000000000, 100000000000000,
+        1000000000000000, 10000000000000000, 100000000000000000, 1000000000000000000, 10000000000000000000u };
+    int guess = ((64 - __builtin_clzll(v)) * 1233) >> 12, n = guess + (v >= pow10_of[guess]), at = n;
+    while (v > UINT32_MAX) memcpy(out + (at -= 2), pairs + 2 * (v % 100), 2), v /= 100;
+    uint32_t small = (uint32_t)v;
+    for (; small >= 100; small /= 100) memcpy(out + (at -= 2), pairs + 2 * (small % 100), 2);
+    if (small >= 10) memcpy(out, pairs + 2 * small, 2);
+    else out[0] = (char)('0' + small);
+    return n;
 }
 
-/* digits * 10^e as JSON: plain between 1e-6 and 1e21, with an exponent outside; always with a point or an exponent, so that it reads back as a real. */
+/* digits * 10^e as JSON: plain between 1e-6 and 1e21, with an exponent outside; always with a point or an exponent, so that it reads back as a
+ * real. Copies have fixed lengths and run over what will be written next: lengths that vary cost more than the bytes. */
 static void write_decimal(struct buf *b, bool negative, uint64_t digits, int e)
 {
-    if (!buf_reserve(b, 48)) return;
+    enum { COPY = 24, ROOM = 80 };
+    char text[2 * COPY];
+    if (!buf_reserve(b, ROOM)) return;
     char *start = b->data + b->length, *o = start;
     while (digits % 10 == 0) digits /= 10, e++;
-    if (negative) *o++ = '-';
-    char text[20];
+    *o = '-';
+    o += negative;
+    memset(text, '0', sizeof text);
     int n = write_digits(text, digits), point = n + e;      /* the decimal point is behind `point` digits */
     if (point > 0 && point <= 21) {
-        int whole = point < n ? point : n;
-        memcpy(o, text, (size_t)whole);
-        o += whole;
-        for (int i = n; i < point; i++) *o++ = '0';
-        *o++ = '.';
-        if (point < n) memcpy(o, text + point, (size_t)(n - point)), o += n - point;
-        else *o++ = '0';
+        memcpy(o, text, COPY);
+        o[point] = '.';
+        memcpy(o + point + 1, text + point, COPY);
+        o += point < n ? n + 1 : point + 2;
     } else if (point <= 0 && point > -6) {
-        *o++ = '0', *o++ = '.';
-        for (int i = point; i < 0; i++) *o++ = '0';
-        memcpy(o, text, (size_t)n);
-        o += n;
+        memcpy(o, "0.000000", 8);
+        memcpy(o + 2 - point, text, COPY);
+        o += 2 - point + n;
     } else {
         *o++ = text[0];
         if (n > 1) {
-            *o++ = '.';
-            memcpy(o, text + 1, (size_t)(n - 1));
-            o += n - 1;
+            *o = '.';
+            memcpy(o + 1, text + 1, COPY);
+            o += n;
         }
         *o++ = 'e';
         if (point < 1) *o++ = '-';
-        o += write_digits(o, (uint64_t)(point < 1 ? 1 - point : point - 1));
+        int power = point < 1 ? 1 - point : point - 1;
+        if (power) o += write_digits(o, (uint64_t)power);
+        else *o++ = '0';
     }
     b->length += (size_t)(o - start);
 }
