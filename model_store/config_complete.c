@@ -6,7 +6,7 @@
 
 #include "model_store/pbtxt.h"
 
-enum { DEFAULT_MAX_BATCH = 4 };       /* Triton's */
+enum { DEFAULT_MAX_BATCH = 4 /* Triton's */, LONE_ROWS_MAX = 1 << 20 };
 
 #define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
 
@@ -83,9 +83,11 @@ static enum status settle_batch(struct model_config *c, const struct signature *
             return REFUSE("max_batch_size is %lld, but the first dimension of %s '%.60s' %s is not free: the model does not take batches (max_batch_size 0)", (long long)c->max_batch_size, input ? "input" : "output",
                           p->name, shape_text(p->dims, p->rank, shape, sizeof shape));
     }
-    o->max_batch_rows = c->max_batch_size > 0 ? c->max_batch_size : 1;
+    /* With max_batch_size 0 the first dimension is one like the others: a request may bring any number of rows, but rides alone. */
+    o->max_batch_rows = c->max_batch_size > 0 ? c->max_batch_size : s->batchable ? LONE_ROWS_MAX : 1;
+    if (!c->max_batch_size) o->dynamic_batching = false;
     for (int i = 0; i < o->preferred_count; i++)
-        if (o->preferred[i] > o->max_batch_rows) return REFUSE("preferred_batch_size %lld is above max_batch_size %lld", (long long)o->preferred[i], (long long)c->max_batch_size);
+        if (o->preferred[i] > (c->max_batch_size ? c->max_batch_size : 1)) return REFUSE("preferred_batch_size %lld is above max_batch_size %lld", (long long)o->preferred[i], (long long)c->max_batch_size);
     if (o->dynamic_batching && c->max_batch_size > 0 && !o->preferred_count) o->preferred[o->preferred_count++] = c->max_batch_size;
     return ST_OK;
 }
@@ -183,7 +185,7 @@ static bool write_scheduling(struct model_config *c, struct json *tree)
         if (!strcmp(config_text(g, "kind"), "") || !strcmp(config_text(g, "kind"), "KIND_AUTO"))
             if (!put_text(c, g, "kind", "KIND_CPU")) return false;
     }
-    if (!o->dynamic_batching) return true;
+    if (!o->dynamic_batching && !json_get(tree, "dynamic_batching")) return true;
     n = need(c, tree, "dynamic_batching", JSON_OBJECT);
     struct json *preferred = n ? put(c, n, "preferred_batch_size", JSON_ARRAY) : NULL;
     for (int i = 0; preferred && i < o->preferred_count; i++)

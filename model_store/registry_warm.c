@@ -111,7 +111,7 @@ static enum status make_zeros(const struct model_version *v, int64_t rows, struc
         int64_t dims[TENSOR_RANK_MAX];
         if (p->optional) continue;
         for (int d = 0; d < p->rank; d++) dims[d] = p->dims[d];
-        if (p->rank > 0 && dims[0] < 0 && v->config->max_batch_size > 0) dims[0] = rows;
+        if (p->rank > 0 && dims[0] < 0 && (v->config->max_batch_size > 0 || s->batchable)) dims[0] = rows;
         struct request_tensor *in = &q->inputs[q->input_count++];
         enum status st = make_input(q, in, p->name, p->dtype, dims, p->rank);
         if (st || !in->tensor.data) {
@@ -174,7 +174,7 @@ static enum status run_samples(struct registry *r, const struct model_version *v
 {
     struct request *q = NULL;
     enum status st = ST_OK;
-    int64_t sizes[2] = { 1, v->config->scheduling.max_batch_rows };
+    int64_t sizes[2] = { 1, v->config->max_batch_size };
     for (int i = 0; !st && i < (sizes[1] > 1 ? 2 : 1); i++) {
         for (int k = 0; !st && k < v->config->scheduling.instances; k++) {
             st = make_zeros(v, sizes[i], w, &q, err);

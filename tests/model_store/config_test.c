@@ -178,6 +178,7 @@ TEST(the_signature_has_the_last_word)
     REQUIRE_OK(parse(&c, "input { name: \"x\" dims: [-1,3,224,160] }", &err), err);      /* batch dimension written out: no batching */
     CHECK_OK(model_config_complete(c, "m", &image_model, &err), err);
     CHECK_INT(c->max_batch_size, 0);
+    CHECK(!c->scheduling.dynamic_batching && c->scheduling.max_batch_rows > 1000);      /* any number of rows in one request, alone */
     model_config_free(c);
 }
 

@@ -94,12 +94,12 @@ static void release(struct request *q)
     free(q);
 }
 
-/* The answer of a pinned version, -1 when it failed. */
-static int infer(struct model_version *v)
+/* The answer of a pinned version to that many rows, -1 when it failed. */
+static int infer_rows(struct model_version *v, int rows)
 {
     struct wait w = { .lock = PTHREAD_MUTEX_INITIALIZER, .told = PTHREAD_COND_INITIALIZER };
-    static float zeros[4];
-    struct request_tensor in = { "x", { .dtype = DT_F32, .rank = 2, .dims = { 1, 4 }, .data = zeros, .bytes = 16 } };
+    static float zeros[4 * 16];
+    struct request_tensor in = { "x", { .dtype = DT_F32, .rank = 2, .dims = { rows, 4 }, .data = zeros, .bytes = (uint64_t)rows * 16 } };
     struct request *q = malloc(sizeof *q);
     struct err err;
     int value = -1;
@@ -119,6 +119,8 @@ static int infer(struct model_version *v)
     request_drop(q);
     return value;
 }
+
+static int infer(struct model_version *v) { return infer_rows(v, 1); }
 
 /* The answer of "M", "M@alias" or a version; minus the status when it cannot be pinned. */
 static int ask(struct registry *r, const char *name, int64_t version)
@@ -162,7 +164,7 @@ TEST(every_model_is_loaded_and_the_newest_answers)
     store = test_directory();
     put("a/1/model.onnx", "value=1"), put("a/2/model.onnx", "value=2"), put("b/7/model.onnx", "value=7 batch=0");
     put("b/7/names.txt", "zero\r\none\ntwo"), put("b/config.pbtxt", "output { name: \"y\" label_filename: \"names.txt\" } version_policy { all {} }");
-    put("none/readme", "x");
+    put("none/readme", "x"), put("e/1/model.onnx", "value=4"), put("e/config.pbtxt", "max_batch_size: 0");
     struct registry *r = open_registry(CONTROL_NONE);
     CHECK_INT(ask(r, "a", 0), 2);
     CHECK_INT(ask(r, "a", 2), 2);
@@ -177,13 +179,19 @@ TEST(every_model_is_loaded_and_the_newest_answers)
     CHECK(v->version == 7 && v->label_count == 3 && !strcmp(v->labels[0], "zero") && !strcmp(v->labels[2], "two") && strlen(v->digest) == 64 && v->stats && v->load_ns);
     CHECK(v->config->max_batch_size == 0 && infer(v) == 7);
     registry_unpin(r, v);
+    REQUIRE_OK(registry_pin(r, "e", 1, 0, &v, &err), err);      /* max_batch_size 0 of a model that takes rows: any number, alone */
+    CHECK_INT(infer_rows(v, 16), 4);
+    registry_unpin(r, v);
+    REQUIRE_OK(registry_pin(r, "a", 1, 0, &v, &err), err);
+    CHECK(infer_rows(v, 4) == 2 && infer_rows(v, 5) == -1);
+    registry_unpin(r, v);
     CHECK_INT(registry_pin(r, "x", 1, 0, &v, &err), ST_NOT_FOUND);
     CHECK_TEXT(err.text, "Request for unknown model: 'x' is not found");
     CHECK_INT(registry_pin(r, "a", 1, 1, &v, &err), ST_UNAVAILABLE);
     CHECK_TEXT(err.text, "Request for unknown model: 'a' version 1 is not at ready state");
     CHECK_INT(registry_load(r, "a", NULL, 0, "t", &err), ST_UNAVAILABLE);
     CHECK_INT(registry_unload(r, "a", false, "t", &err), ST_UNAVAILABLE);
-    CHECK_TEXT(index_of(r), "a/2/READY;b/7/READY;none/0/;");
+    CHECK_TEXT(index_of(r), "a/2/READY;b/7/READY;e/1/READY;none/0/;");
     CHECK(!registry_ready(r));                    /* strict: 'none' has nothing that can be loaded */
     bool known;
     int64_t versions[4];
