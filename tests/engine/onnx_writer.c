@@ -1,0 +1,256 @@
+#include "tests/engine/onnx_writer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void put_varint(struct buf *b, uint64_t v)
+{
+    for (; v > 127; v >>= 7) buf_putc(b, (char)(v | 128));
+    buf_putc(b, (char)v);
+}
+
+static void put_int(struct buf *b, int field, uint64_t v)
+{
+    put_varint(b, (uint64_t)field << 3);
+    put_varint(b, v);
+}
+
+static void put_bytes(struct buf *b, int field, const void *data, size_t n)
+{
+    put_varint(b, (uint64_t)field << 3 | 2);
+    put_varint(b, n);
+    buf_append(b, data, n);
+}
+
+static void put_text(struct buf *b, int field, const char *text) { put_bytes(b, field, text, strlen(text)); }
+
+static void put_part(struct buf *b, int field, struct buf *part)
+{
+    put_bytes(b, field, part->data, part->length);
+    buf_free(part);
+}
+
+static const char *value_name(int value, char out[16])
+{
+    snprintf(out, 16, "v%d", value);
+    return out;
+}
+
+void writer_begin(struct writer *w, int opset)
+{
+    *w = (struct writer){ .opset = opset, .seed = 12345 };
+    buf_init(&w->graph, 0);
+    put_text(&w->graph, 2, "test");
+}
+
+static void put_port(struct writer *w, int field, int value, int dtype, const int64_t *dims, int rank)
+{
+    struct buf shape, tensor, type, port;
+    char name[16];
+    buf_init(&shape, 0), buf_init(&tensor, 0), buf_init(&type, 0), buf_init(&port, 0);
+    for (int d = 0; d < rank; d++) {
+        struct buf dim;
+        buf_init(&dim, 0);
+        if (dims[d] < 0) put_text(&dim, 2, dims[d] == -1 ? "batch" : "other");
+        else put_int(&dim, 1, (uint64_t)dims[d]);
+        put_part(&shape, 1, &dim);
+    }
+    put_int(&tensor, 1, (uint64_t)dtype);
+    put_part(&tensor, 2, &shape);
+    put_part(&type, 1, &tensor);
+    put_text(&port, 1, value_name(value, name));
+    put_part(&port, 2, &type);
+    put_part(&w->graph, field, &port);
+}
+
+int writer_input(struct writer *w, int dtype, const int64_t *dims, int rank)
+{
+    put_port(w, 11, w->next, dtype, dims, rank);
+    return w->next++;
+}
+
+void writer_output(struct writer *w, int value, int dtype, const int64_t *dims, int rank) { put_port(w, 12, value, dtype, dims, rank); }
+
+static int put_tensor(struct writer *w, int dtype, const int64_t *dims, int rank, const void *data, size_t bytes)
+{
+    struct buf t;
+    char name[16];
+    buf_init(&t, 0);
+    for (int d = 0; d < rank; d++) put_int(&t, 1, (uint64_t)dims[d]);
+    put_int(&t, 2, (uint64_t)dtype);
+    put_text(&t, 8, value_name(w->next, name));
+    put_bytes(&t, 9, data, bytes);
+    put_part(&w->graph, 5, &t);
+    return w->next++;
+}
+
+static float uniform(struct writer *w, float low, float high)
+{
+    w->seed = w->seed * 1664525u + 1013904223u;
+    return low + (high - low) * (float)(w->seed >> 8) / 16777216.0f;
+}
+
+int writer_floats(struct writer *w, const int64_t *dims, int rank, float low, float high)
+{
+    size_t n = 1;
+    for (int d = 0; d < rank; d++) n *= (size_t)dims[d];
+    float *x = malloc(n * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = uniform(w, low, high);
+    int value = put_tensor(w, 1, dims, rank, x, n * sizeof *x);
+    free(x);
+    return value;
+}
+
+int writer_ints(struct writer *w, const int64_t *values, int count) { return put_tensor(w, 7, (int64_t[]){ count }, 1, values, (size_t)count * 8); }
+
+static void put_attribute(struct buf *node, const char *text)
+{
+    struct buf a;
+    const char *v = strchr(text, '=') + 1;
+    buf_init(&a, 0);
+    put_bytes(&a, 1, text, (size_t)(v - 1 - text));
+    if (*v == 'f') {
+        float f = strtof(v + 1, NULL);
+        put_varint(&a, 2 << 3 | 5);
+        buf_append(&a, &f, 4);
+        put_int(&a, 20, 1);
+    } else if (*v == 's') {
+        put_text(&a, 4, v + 1);
+        put_int(&a, 20, 3);
+    } else {
+        bool list = strchr(v, ',') != NULL || *v == '[';
+        v += *v == '[';
+        while (*v) {
+            put_int(&a, list ? 8 : 3, (uint64_t)strtoll(v, (char **)&v, 10));
+            v += *v == ',';
+        }
+        put_int(&a, 20, list ? 7 : 2);
+    }
+    put_part(node, 5, &a);
+}
+
+int writer_node(struct writer *w, const char *op, const int *inputs, int count, const char *const *attributes)
+{
+    struct buf n;
+    char name[16];
+    buf_init(&n, 0);
+    for (int i = 0; i < count; i++) put_text(&n, 1, inputs[i] < 0 ? "" : value_name(inputs[i], name));
+    put_text(&n, 2, value_name(w->next, name));
+    put_text(&n, 4, op);
+    for (; attributes && *attributes; attributes++) put_attribute(&n, *attributes);
+    put_part(&w->graph, 1, &n);
+    return w->next++;
+}
+
+void writer_finish(struct writer *w, struct buf *model)
+{
+    struct buf opset;
+    buf_init(&opset, 0);
+    put_text(&opset, 1, "");
+    put_int(&opset, 2, (uint64_t)w->opset);
+    put_int(model, 1, 8);
+    put_part(model, 8, &opset);
+    put_part(model, 7, &w->graph);
+}
+
+void writer_save(struct writer *w, const char *path)
+{
+    struct buf model;
+    buf_init(&model, 0);
+    writer_finish(w, &model);
+    FILE *f = fopen(path, "wb");
+    if (f) {
+        fwrite(model.data, 1, model.length, f);
+        fclose(f);
+    }
+    buf_free(&model);
+}
+
+/* ---- networks ---- */
+static int conv(struct writer *w, int x, int64_t in, int64_t out, int64_t k, int stride, int64_t groups)
+{
+    char strides[32], pads[48], group[32];
+    float a = sqrtf(6.0f / (float)(in / groups * k * k));
+    int weight = writer_floats(w, (int64_t[]){ out, in / groups, k, k }, 4, -a, a);
+    int s = writer_floats(w, &out, 1, 0.7f, 1.0f), b = writer_floats(w, &out, 1, -0.1f, 0.1f), m = writer_floats(w, &out, 1, -0.1f, 0.1f), v = writer_floats(w, &out, 1, 0.8f, 1.2f);
+    snprintf(strides, sizeof strides, "strides=%d,%d", stride, stride);
+    snprintf(pads, sizeof pads, "pads=%d,%d,%d,%d", (int)k / 2, (int)k / 2, (int)k / 2, (int)k / 2);
+    snprintf(group, sizeof group, "group=%d", (int)groups);
+    int y = writer_node(w, "Conv", (int[]){ x, weight }, 2, (const char *[]){ strides, pads, group, NULL });
+    return writer_node(w, "BatchNormalization", (int[]){ y, s, b, m, v }, 5, NULL);
+}
+
+static int one(struct writer *w, const char *op, int x) { return writer_node(w, op, &x, 1, NULL); }
+
+static void finish_classifier(struct writer *w, int x, int64_t features, int64_t classes, const char *path)
+{
+    float a = sqrtf(3.0f / (float)features);
+    x = writer_node(w, "Flatten", (int[]){ one(w, "GlobalAveragePool", x) }, 1, NULL);
+    int weight = writer_floats(w, (int64_t[]){ features, classes }, 2, -a, a), bias = writer_floats(w, &classes, 1, -0.1f, 0.1f);
+    x = writer_node(w, "Gemm", (int[]){ x, weight, bias }, 3, NULL);
+    writer_output(w, x, 1, (int64_t[]){ -1, classes }, 2);
+    writer_save(w, path);
+}
+
+void write_mlp(const char *path)
+{
+    struct writer w;
+    int64_t sizes[] = { 64, 300, 129, 10 };
+    writer_begin(&w, 13);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 64 }, 2);
+    for (int i = 0; i < 3; i++) {
+        float a = sqrtf(6.0f / (float)sizes[i]);
+        int m = writer_floats(&w, (int64_t[]){ sizes[i], sizes[i + 1] }, 2, -a, a), b = writer_floats(&w, &sizes[i + 1], 1, -0.1f, 0.1f);
+        x = writer_node(&w, "Add", (int[]){ writer_node(&w, "MatMul", (int[]){ x, m }, 2, NULL), b }, 2, NULL);
+        x = one(&w, i == 0 ? "Relu" : i == 1 ? "Sigmoid" : "Softmax", x);
+    }
+    writer_output(&w, x, 1, (int64_t[]){ -1, 10 }, 2);
+    writer_save(&w, path);
+}
+
+void write_resnet18(const char *path, int size, int width)
+{
+    struct writer w;
+    int64_t in = width;
+    writer_begin(&w, 17);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 3, size, size }, 4);
+    x = one(&w, "Relu", conv(&w, x, 3, width, 7, 2, 1));
+    x = writer_node(&w, "MaxPool", &x, 1, (const char *[]){ "kernel_shape=3,3", "strides=2,2", "pads=1,1,1,1", NULL });
+    for (int stage = 0; stage < 4; stage++)
+        for (int block = 0; block < 2; block++) {
+            int64_t out = (int64_t)width << stage;
+            int stride = stage > 0 && block == 0 ? 2 : 1, shortcut = x;
+            int y = conv(&w, one(&w, "Relu", conv(&w, x, in, out, 3, stride, 1)), out, out, 3, 1, 1);
+            if (stride == 2) shortcut = conv(&w, x, in, out, 1, 2, 1);
+            x = one(&w, "Relu", writer_node(&w, "Add", (int[]){ y, shortcut }, 2, NULL));
+            in = out;
+        }
+    finish_classifier(&w, x, in, 100, path);
+}
+
+static int relu6(struct writer *w, int x, int low, int high) { return writer_node(w, "Clip", (int[]){ x, low, high }, 3, NULL); }
+
+void write_mobilenet_v2(const char *path, int size)
+{
+    static const int stages[7][4] = { { 1, 16, 1, 1 }, { 6, 24, 2, 2 }, { 6, 32, 3, 2 }, { 6, 64, 4, 2 }, { 6, 96, 3, 1 }, { 6, 160, 3, 2 }, { 6, 320, 1, 1 } };
+    struct writer w;
+    int64_t in = 32;
+    writer_begin(&w, 13);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 3, size, size }, 4);
+    int low = writer_floats(&w, NULL, 0, 0, 0), high = writer_floats(&w, NULL, 0, 6, 6);
+    x = relu6(&w, conv(&w, x, 3, 32, 3, 2, 1), low, high);
+    for (int s = 0; s < 7; s++)
+        for (int i = 0; i < stages[s][2]; i++) {
+            int64_t wide = in * stages[s][0], out = stages[s][1];
+            int stride = i == 0 ? stages[s][3] : 1, y = x;
+            if (stages[s][0] > 1) y = relu6(&w, conv(&w, y, in, wide, 1, 1, 1), low, high);
+            y = relu6(&w, conv(&w, y, wide, wide, 3, stride, wide), low, high);
+            y = conv(&w, y, wide, out, 1, 1, 1);
+            x = stride == 1 && in == out ? writer_node(&w, "Add", (int[]){ x, y }, 2, NULL) : y;
+            in = out;
+        }
+    x = relu6(&w, conv(&w, x, in, 1280, 1, 1, 1), low, high);
+    finish_classifier(&w, x, 1280, 100, path);
+}

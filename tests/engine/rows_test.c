@@ -1,0 +1,104 @@
+/* A row's f32 result is the same bits whoever rides with it: alone, as one request of n rows, and as one of many requests of a step; with one thread and
+ * two; at every CPU level of this machine. Levels that compute by the house's own kernels only are also equal to each other's rows by construction, which
+ * the kernel suites test. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels/kernels.h"
+#include "tests/engine/onnx_run.h"
+#include "tests/engine/onnx_writer.h"
+#include "tests/test.h"
+
+enum { ROWS = 32 };
+
+/* Runs rows [from, from + n) as `requests` requests in one step and appends the answers to y. */
+static bool run_rows(struct onnx_run *m, float *x, const int64_t *dims, int rank, int64_t row, int from, int n, int requests, float *y, int64_t out_row)
+{
+    struct request q[ROWS], *list[ROWS];
+    struct request_tensor in[ROWS];
+    struct err err = { 0 };
+    for (int i = 0, at = from; i < requests; i++) {
+        int mine = n / requests + (i < n % requests);
+        onnx_run_request(&q[i], &in[i], m->signature->inputs[0].name, x + at * row, dims, rank, mine);
+        list[i] = &q[i];
+        at += mine;
+    }
+    enum status st = onnx_run_step(m, list, requests, NULL, &err);
+    if (st) test_fail(__FILE__, __LINE__, "%d rows in %d requests: %s", n, requests, err.text);
+    for (int i = 0; i < requests; i++) {
+        const struct tensor *t = &q[i].outputs[0].tensor;
+        if (!st && t->bytes != (uint64_t)(in[i].tensor.dims[0] * out_row) * 4) { test_fail(__FILE__, __LINE__, "an answer has %llu bytes", (unsigned long long)t->bytes); st = ST_INTERNAL; }
+        if (!st) memcpy(y, t->data, t->bytes);
+        y += in[i].tensor.dims[0] * out_row;
+        request_drop(&q[i]);
+    }
+    return st == ST_OK;
+}
+
+static void check_rows(const char *path, const int64_t *dims, int rank, int64_t out_row, int level, int threads, int step)
+{
+    struct engine_options o = { .threads = threads, .cpu_level = level, .max_batch_rows = ROWS };
+    struct onnx_run m;
+    struct err err = { 0 };
+    int64_t row = 1;
+    for (int d = 1; d < rank; d++) row *= dims[d];
+    REQUIRE_OK(onnx_run_open(&m, path, &o, &err), err);
+    CHECK(m.signature->batchable);
+    float *x = aligned_alloc(64, (size_t)(row * ROWS) * 4), *alone = calloc((size_t)(out_row * ROWS), 4), *together = calloc((size_t)(out_row * ROWS), 4);
+    test_seed(7);
+    test_fill(x, (size_t)(row * ROWS), 0, 1);
+    bool good = true;
+    for (int i = 0; i < ROWS && good; i++) good = run_rows(&m, x, dims, rank, row, i, 1, 1, alone + i * out_row, out_row);
+    for (int n = 2; n <= ROWS && good; n += n < ROWS && n + step > ROWS ? ROWS - n : step) {
+        int from = (ROWS - n) / 2, requests = n % 3 == 0 ? 1 : n % 3 == 1 ? n : 2;
+        good = run_rows(&m, x, dims, rank, row, from, n, requests, together, out_row);
+        if (good && memcmp(together, alone + from * out_row, (size_t)(out_row * n) * 4)) {
+            test_fail(__FILE__, __LINE__, "%s: %d rows in %d requests differ from the same rows alone (level %s, %d threads)", path, n, requests, cpu_level_name((enum cpu_level)level), threads);
+            good = false;
+        }
+        if (n == ROWS) break;
+    }
+    free(x);
+    free(alone);
+    free(together);
+    onnx_run_close(&m);
+}
+
+static void check_levels(const char *path, const int64_t *dims, int rank, int64_t out_row, int step, int scalar_step)
+{
+    for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++)
+        for (int threads = 1; threads <= 2; threads++) check_rows(path, dims, rank, out_row, level, threads, level == CPU_SCALAR ? scalar_step : step);
+}
+
+static const char *file_in(const char *name)
+{
+    static char path[512];
+    snprintf(path, sizeof path, "%s/%s", test_directory(), name);
+    return path;
+}
+
+TEST(rows_of_an_mlp)
+{
+    const char *path = file_in("mlp.onnx");
+    write_mlp(path);
+    check_levels(path, (int64_t[]){ 1, 64 }, 2, 10, 1, 1);
+}
+
+TEST(rows_of_lenet)
+{
+    check_levels("models/digits/1/model.onnx", (int64_t[]){ 1, 1, 28, 28 }, 4, 10, 1, 1);
+}
+
+TEST(rows_of_resnet18)
+{
+    const char *path = file_in("resnet18.onnx");
+    write_resnet18(path, 32, 64);
+    check_levels(path, (int64_t[]){ 1, 3, 32, 32 }, 4, 100, 7, 30);
+}
+
+TEST(rows_of_mobilenet_v2)
+{
+    const char *path = file_in("mobilenet_v2.onnx");
+    write_mobilenet_v2(path, 32);
+    check_levels(path, (int64_t[]){ 1, 3, 32, 32 }, 4, 100, 5, 15);
+}
