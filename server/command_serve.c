@@ -134,16 +134,21 @@ static bool drain(struct server *s, const sigset_t *signals)
         wait_signal(signals, 20);
         quiet = busy(s) ? 0 : quiet + 1;
     }
+    /* a request on a kept connection may have come in just now: it is finished too, but it was the last */
+    atomic_store(&s->stopping, true);
+    while (busy(s) && clock_ns() - start < most) wait_signal(signals, 5);
     return !busy(s);
 }
 
 static void stop(struct server *s)
 {
-    http_close(s->main_listener.http);
-    http_close(s->metrics_listener.http);
+    http_stop(s->main_listener.http);
+    http_stop(s->metrics_listener.http);
     jobs_close(s->jobs);
     registry_close(s->registry);
     expiry_close(s->expiry);
+    http_free(s->main_listener.http);
+    http_free(s->metrics_listener.http);
     auth_close(s->auth);
     serve_free_spare(s);
     inspector_stop(s->inspector);

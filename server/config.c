@@ -178,7 +178,7 @@ void config_free(struct server_config *c) { arena_free(&c->arena); }
 void config_write_help(struct buf *out)
 {
     buf_puts(out, "inferd serve --store DIR [flags]\n\nServes every model of the store over HTTP (Open Inference Protocol v2) until SIGTERM, which drains.\n"
-                  "SIGHUP reads the keys again and looks at the store at once (mode poll).\n\n");
+                  "SIGHUP reads the keys again.\n\n");
     for (int i = 0; i < SETTINGS; i++) {
         char flag[64];
         snprintf(flag, sizeof flag, "--%s %s", settings[i].name, settings[i].value ? settings[i].value : "");

@@ -404,12 +404,17 @@ uint32_t http_connections(const struct http *h) { return http_guard_connections(
 uint32_t http_busy(const struct http *h) { return atomic_load(&((struct http *)h)->busy); }
 void     http_stop_listening(struct http *h) { http_guard_stop_listening(h->guard); }
 
-void http_close(struct http *h)
+void http_stop(struct http *h)
 {
     if (!h) return;
     assert(atomic_load(&h->suspended_count) == 0);      /* the library panics otherwise */
     http_guard_stop(h->guard);
     MHD_stop_daemon(h->daemon);
+}
+
+void http_free(struct http *h)
+{
+    if (!h) return;
     http_guard_free(h->guard);
     for (struct http_call *c = h->spare, *next; c; c = next) {
         next = c->next;

@@ -99,8 +99,7 @@ static void take(struct http_guard *g, int fd, const struct sockaddr_storage *fr
     }
     struct http_connection *c = &g->connections[fd];
     c->address = address;
-    c->shut = false;
-    c->seen_phase_ns = 0;
+    atomic_fetch_add(&c->generation, 1);
     atomic_store(&c->fresh, true);
     http_guard_phase(g, fd, PHASE_HEADERS);
     if (fd >= atomic_load(&g->fd_top)) atomic_store(&g->fd_top, fd + 1);
@@ -160,7 +159,14 @@ static void watch_one(struct http_guard *g, int fd, uint64_t now)
     static const char slow[] = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     enum connection_phase phase = (enum connection_phase)atomic_load_explicit(&c->phase, memory_order_acquire);
     uint64_t since = atomic_load_explicit(&c->since_ns, memory_order_relaxed), age_ms = now > since ? (now - since) / 1000000 : 0, received, acked;
-    if (phase == PHASE_CLOSED || phase == PHASE_WORK || c->shut) return;
+    if (phase == PHASE_CLOSED || phase == PHASE_WORK) return;
+    unsigned generation = atomic_load(&c->generation);
+    if (generation != c->seen_generation) {
+        c->seen_generation = generation;
+        c->seen_phase_ns = 0;
+        c->shut = false;
+    }
+    if (c->shut) return;
     if (phase == PHASE_BODY) {
         uint64_t bytes = atomic_load_explicit(&c->body_bytes, memory_order_relaxed);
         if (age_ms > g->limits.body_grace_ms && bytes * 1000 / age_ms < g->limits.body_bytes_per_s) end(c, fd, slow);

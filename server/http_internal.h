@@ -17,8 +17,10 @@ struct http_connection {
     atomic_uint_fast64_t since_ns;        /* when the phase began */
     atomic_uint_fast64_t body_bytes;
     atomic_bool          fresh;           /* no request yet on this connection */
+    atomic_uint          generation;      /* counts the connections that had this descriptor */
     struct in6_addr      address;         /* IPv4 as mapped */
     /* watcher's own */
+    unsigned             seen_generation;
     uint64_t             seen_phase_ns, seen_bytes, moved_ns;
     bool                 shut;            /* we shut it down already */
 };

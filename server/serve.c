@@ -191,7 +191,9 @@ static void serve_begin(void *context, struct http_call *c)
         http_answer(c, 503, NULL, NULL);
         return;
     }
-    if (check_trust(x, &err) || plan_body(x, &err)) serve_error(x, &err);
+    enum status st = atomic_load(&l->server->stopping) ? err_set(&err, ST_UNAVAILABLE, "the server is stopping") : check_trust(x, &err);
+    if (!st) st = plan_body(x, &err);
+    if (st) serve_error(x, &err);
 }
 
 /* ---- down: the body is in ---- */

@@ -2,6 +2,7 @@
 #ifndef SERVER_SERVER_H
 #define SERVER_SERVER_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "api/oip_infer.h"
@@ -34,6 +35,7 @@ struct server {
     uint64_t           start_wall_ms;
     atomic_bool        draining;            /* not ready any more */
     atomic_bool        closing;             /* answers close their connections */
+    atomic_bool        stopping;            /* nothing new is begun */
     atomic_bool        drain_asked;         /* POST /admin/drain */
     atomic_uint        verbose_level;
     const char        *cpu_level;

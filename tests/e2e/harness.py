@@ -28,6 +28,7 @@ class Server:
         for f, v in (("--http-port", "0"), ("--metrics-port", "0")):
             if f not in flags:
                 command += [f, v]
+        command += os.environ.get("INFERD_FLAGS", "").split()      # --threads 1 under ThreadSanitizer, which does not know libgomp
         self.process = subprocess.Popen(command + list(flags), stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         self.ready_line = ""
         if wait:
