@@ -230,12 +230,12 @@ enum status catalog_record_publish(struct catalog *c, const char *model, int64_t
     return st ? st : finish(c, set_digest(c, model, version, hex), who, "publish", model, version, "version", err);
 }
 
-enum status catalog_record_active(struct catalog *c, const char *model, int64_t version, const char *who, struct err *err)
+enum status catalog_record_active(struct catalog *c, const char *model, int64_t version, const char *action, const char *who, struct err *err)
 {
     enum status st = begin(c, err);
     if (st) return st;
     int code = change(c, "INSERT INTO active (model, version) VALUES (?, ?) ON CONFLICT (model) DO UPDATE SET version = excluded.version", "si", VALUES(model, &version));
-    return finish(c, code, who, "activate", model, version, "version", err);
+    return finish(c, code, who, action, model, version, "version", err);
 }
 
 enum status catalog_record_alias(struct catalog *c, const char *model, const char *alias, int64_t version, const char *who, struct err *err)

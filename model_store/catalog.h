@@ -32,7 +32,7 @@ void catalog_note_unloaded(struct catalog *c, const char *model);
 
 /* durable, each with its line in the audit log, in one transaction */
 enum status catalog_record_publish(struct catalog *c, const char *model, int64_t version, const char *hex, const char *who, struct err *err);
-enum status catalog_record_active(struct catalog *c, const char *model, int64_t version, const char *who, struct err *err);
+enum status catalog_record_active(struct catalog *c, const char *model, int64_t version, const char *action, const char *who, struct err *err);     /* action: the audit log's word */
 enum status catalog_record_alias(struct catalog *c, const char *model, const char *alias, int64_t version, const char *who, struct err *err);
 enum status catalog_record_loaded(struct catalog *c, const char *model, bool loaded, const char *who, struct err *err);
 

@@ -108,7 +108,7 @@ static enum status hold_default(struct registry *r, const char *model, int64_t v
     struct loaded *now = m && !m->active ? registry_default_version(m) : NULL;
     int64_t hold = now && now->v.version != version ? now->v.version : 0;
     pthread_mutex_unlock(&r->lock);
-    return hold ? catalog_record_active(r->catalog, model, hold, who, err) : ST_OK;
+    return hold ? catalog_record_active(r->catalog, model, hold, "keep default", who, err) : ST_OK;
 }
 
 enum status registry_publish(struct registry *r, const char *model, int64_t version, const char *who, struct err *err)
@@ -122,8 +122,8 @@ enum status registry_publish(struct registry *r, const char *model, int64_t vers
     if (!st) st = repository_digest(r->repository, model, version, hex, NULL, NULL, err);
     if (!st) st = catalog_record_publish(r->catalog, model, version, hex, who, err);
     if (!st && r->o.control != CONTROL_EXPLICIT) st = hold_default(r, model, version, who, err);
-    if (st || r->o.control == CONTROL_EXPLICIT) return st;
-    st = registry_run_job(r, &j, err);
+    if (!st) st = registry_run_job(r, &j, err);
+    else return st;
     if (st) note_failure(r, who, "load failed", model, err);
     return st ? err_prefix(err, "published, but") : ST_OK;
 }
@@ -139,7 +139,7 @@ enum status registry_activate(struct registry *r, const char *model, int64_t ver
         return st;
     }
     if (r->o.control == CONTROL_EXPLICIT) st = catalog_record_loaded(r->catalog, model, true, who, err);
-    if (!st) st = catalog_record_active(r->catalog, model, version, who, err);
+    if (!st) st = catalog_record_active(r->catalog, model, version, "activate", who, err);
     if (st) return st;
     if (repository_failpoint) repository_failpoint("activate recorded");
     /* From here on the activation holds whatever happens: what the policy wants besides it may fail without undoing it. */

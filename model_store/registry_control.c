@@ -234,6 +234,7 @@ void control_unload_model(struct registry *r, struct model_entry *m)
     pthread_mutex_unlock(&r->lock);
     for (int i = 0; i < m->count; i++) {
         struct version_entry *v = &m->versions[i];
+        v->keep = false;
         if (v->live) {
             retire(r, m, v, "unloaded");
             continue;

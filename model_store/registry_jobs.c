@@ -51,9 +51,9 @@ static enum status run_one(struct registry *r, struct job *j)
         control_sync_names(r, m);
         pthread_mutex_lock(&r->lock);
         v->keep = true;
-        m->wanted = true;
+        m->wanted |= r->o.control != CONTROL_EXPLICIT;
         pthread_mutex_unlock(&r->lock);
-        return control_load_version(r, m, j->version, &j->err);
+        return r->o.control == CONTROL_EXPLICIT ? ST_OK : control_load_version(r, m, j->version, &j->err);      /* explicit: the next load or activation takes it */
     }
     case JOB_ACTIVATE:
         control_sync_names(r, m);

@@ -32,8 +32,8 @@ TEST(what_was_recorded_is_there_after_reopening)
     CHECK(!catalog_find_digest(c, "m", 1, again) && catalog_find_active(c, "m") == 0);
     CHECK(catalog_note_digest(c, "m", 1, hex));
     catalog_note_state(c, "m", 1, "READY", "");
-    CHECK_OK(catalog_record_active(c, "m", 1, "ann", &err), err);
-    CHECK_OK(catalog_record_active(c, "m", 2, "ann", &err), err);
+    CHECK_OK(catalog_record_active(c, "m", 1, "activate", "ann", &err), err);
+    CHECK_OK(catalog_record_active(c, "m", 2, "activate", "ann", &err), err);
     CHECK_OK(catalog_record_alias(c, "m", "prod", 2, "ann", &err), err);
     CHECK_OK(catalog_record_alias(c, "m", "canary", 3, "ann", &err), err);
     CHECK_OK(catalog_record_loaded(c, "b", true, "ann", &err), err);
@@ -88,11 +88,11 @@ TEST(a_locked_catalog_is_unavailable_in_time_and_unchanged)
     sqlite3 *db;
     const char *path = fresh_path();
     REQUIRE_OK(catalog_open(&c, path, &err), err);
-    CHECK_OK(catalog_record_active(c, "m", 1, "ann", &err), err);
+    CHECK_OK(catalog_record_active(c, "m", 1, "activate", "ann", &err), err);
     REQUIRE(sqlite3_open(path, &db) == SQLITE_OK);
     REQUIRE(sqlite3_exec(db, "BEGIN EXCLUSIVE", NULL, NULL, NULL) == SQLITE_OK);
     uint64_t start = clock_ns();
-    CHECK_INT(catalog_record_active(c, "m", 2, "ann", &err), ST_UNAVAILABLE);
+    CHECK_INT(catalog_record_active(c, "m", 2, "activate", "ann", &err), ST_UNAVAILABLE);
     uint64_t took = clock_ns() - start;
     CHECK(took > 3500 * 1000000ull && took < 5500 * 1000000ull);
     start = clock_ns();
@@ -101,7 +101,7 @@ TEST(a_locked_catalog_is_unavailable_in_time_and_unchanged)
     CHECK_INT(catalog_find_active(c, "m"), 1);
     sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
     sqlite3_close(db);
-    CHECK_OK(catalog_record_active(c, "m", 2, "ann", &err), err);
+    CHECK_OK(catalog_record_active(c, "m", 2, "activate", "ann", &err), err);
     CHECK_INT(catalog_find_active(c, "m"), 2);
     catalog_close(c);
 }
@@ -113,7 +113,7 @@ TEST(a_damaged_catalog_is_refused_and_left_alone)
     struct stat before, after;
     const char *path = fresh_path();
     REQUIRE_OK(catalog_open(&c, path, &err), err);
-    CHECK_OK(catalog_record_active(c, "m", 1, "ann", &err), err);
+    CHECK_OK(catalog_record_active(c, "m", 1, "activate", "ann", &err), err);
     catalog_close(c);
     int fd = open(path, O_WRONLY);
     char junk[4096];
@@ -126,6 +126,6 @@ TEST(a_damaged_catalog_is_refused_and_left_alone)
     stat(path, &after);
     CHECK(before.st_size == after.st_size && before.st_mtim.tv_nsec == after.st_mtim.tv_nsec);
     REQUIRE_OK(catalog_open(&c, NULL, &err), err);         /* in memory */
-    CHECK_OK(catalog_record_active(c, "m", 1, "ann", &err), err);
+    CHECK_OK(catalog_record_active(c, "m", 1, "activate", "ann", &err), err);
     catalog_close(c);
 }

@@ -399,6 +399,47 @@ TEST(upload_publish_activate_forward_and_back)
     close_registry(r);
 }
 
+TEST(explicit_mode_takes_a_published_version_at_the_next_load)
+{
+    store = test_directory();
+    put("a/1/model.onnx", "value=1");
+    struct err err;
+    struct registry *r = open_registry(CONTROL_EXPLICIT);
+    CHECK_OK(registry_activate(r, "a", 1, "ann", &err), err);              /* an activation loads */
+    CHECK_INT(ask(r, "a", 0), 1);
+    REQUIRE_OK(upload(r, "a", 2, "model.onnx", "value=2", &err), err);
+    REQUIRE_OK(registry_publish(r, "a", 2, "ann", &err), err);
+    CHECK_INT(ask(r, "a", 2), -ST_UNAVAILABLE);
+    CHECK_OK(registry_load(r, "a", NULL, 0, "ann", &err), err);
+    CHECK(ask(r, "a", 2) == 2 && ask(r, "a", 0) == 1);
+    CHECK_OK(registry_activate(r, "a", 2, "ann", &err), err);
+    CHECK(ask(r, "a", 0) == 2 && ask(r, "a", 1) == -ST_UNAVAILABLE);
+    close_registry(r);
+    r = open_registry(CONTROL_EXPLICIT);
+    CHECK_INT(ask(r, "a", 0), 2);
+    close_registry(r);
+}
+
+TEST(samples_of_the_config_are_run_before_publishing)
+{
+    static const char warm[] = "max_batch_size: 8 model_warmup [ { name: \"w\" batch_size: 8 count: 3 inputs { key: \"x\" value { data_type: TYPE_FP32 dims: 4 input_data_file: \"x.bin\" } } },"
+                               " { name: \"v\" batch_size: 2 inputs { key: \"x\" value { data_type: TYPE_FP32 dims: 4 random_data: true } } } ]";
+    store = test_directory();
+    struct err err;
+    put("a/1/model.onnx", "value=1"), put("a/config.pbtxt", warm), put("a/warmup/x.bin", "0123456789abcdef");
+    put("b/1/model.onnx", "value=1"), put("b/config.pbtxt", warm), put("b/warmup/x.bin", "0123456789abcde");
+    put("c/1/model.onnx", "value=1"), put("c/config.pbtxt", "max_batch_size: 8 model_warmup { name: \"w\" batch_size: 9 inputs { key: \"x\" value { data_type: TYPE_FP32 dims: 4 zero_data: true } } }");
+    struct registry *r = open_registry(CONTROL_EXPLICIT);
+    int before = fake_counts.steps;
+    CHECK_OK(registry_load(r, "a", NULL, 0, "ann", &err), err);
+    CHECK_INT(fake_counts.steps - before, 2 + 3 + 1);                      /* 1 row, 8 rows, the samples */
+    CHECK_INT(registry_load(r, "b", NULL, 0, "ann", &err), ST_BAD_INPUT);
+    CHECK(strstr(err.text, "the warm-up failed: sample 'w': 'warmup/x.bin' has 15 bytes"));
+    CHECK_INT(registry_load(r, "c", NULL, 0, "ann", &err), ST_BAD_INPUT);
+    CHECK(strstr(err.text, "sample 'w'") && strstr(err.text, "must be <= 8"));
+    close_registry(r);
+}
+
 static int steps_left;
 static void die_at(const char *step) { (void)step; if (steps_left-- == 0) kill(getpid(), SIGKILL); }
 
