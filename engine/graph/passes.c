@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+enum { ALIGN_SHORT = 1 << 16 };
+
 void graph_replace(struct graph *g, int from, int to)
 {
     for (int i = 0; i < g->node_count; i++) {
@@ -47,10 +49,21 @@ static enum status settle(struct graph *g, struct err *err)
     return graph_sort(g, err);
 }
 
+/* A file's tensors start anywhere. The short ones, which take part in shape arithmetic, are aligned before anything reads them; the long ones when
+ * it is known who reads them as they are (pack_weights). */
+static enum status align_short(struct graph *g, struct err *err)
+{
+    for (int v = 0; v < g->value_count; v++) {
+        const struct value *x = &g->values[v];
+        if (x->kind == VALUE_CONSTANT && x->type.data && !x->type.splat && x->type.bytes <= ALIGN_SHORT && !graph_dense(g, v)) return err_set(err, ST_NO_MEMORY, "constant '%s' passes the model's memory budget", x->name);
+    }
+    return ST_OK;
+}
+
 enum status passes_run(struct graph *g, bool off, struct err *err)
 {
-    enum status st = ST_OK;
-    if (!off) {
+    enum status st = align_short(g, err);
+    if (!st && !off) {
         st = fold_constants(g, err);
         if (!st) st = settle(g, err);
         if (!st) st = probe_shapes(g, err);
