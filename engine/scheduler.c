@@ -316,6 +316,12 @@ uint32_t scheduler_waiting(const struct scheduler *s)
     return (uint32_t)atomic_load_explicit(&((struct scheduler *)s)->stats.pending, memory_order_relaxed);
 }
 
+bool scheduler_full(const struct scheduler *s)
+{
+    uint32_t most = s->o.policy.max_queue_size ? s->o.policy.max_queue_size : SCHEDULER_QUEUE_DEFAULT;
+    return s->o.priority_levels <= 1 && scheduler_waiting(s) >= most;
+}
+
 uint64_t scheduler_forecast_ns(const struct scheduler *s)
 {
     struct scheduler *m = (struct scheduler *)s;

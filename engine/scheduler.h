@@ -60,6 +60,8 @@ void scheduler_cancel(struct scheduler *s, struct request *r);
 void scheduler_close(struct scheduler *s);
 
 struct stats *scheduler_stats(struct scheduler *s);      /* lives as long as the scheduler */
+/* Would a request of default priority be refused now for want of room? A hint to refuse early; scheduler_submit decides. */
+bool          scheduler_full(const struct scheduler *s);
 uint32_t      scheduler_waiting(const struct scheduler *s);
 uint64_t      scheduler_forecast_ns(const struct scheduler *s);   /* how long a request that came now would wait */
 

@@ -230,7 +230,7 @@ enum status graph_sort(struct graph *g, struct err *err)
         }
     }
     if (!st) {
-        memcpy(g->nodes, sorted, (size_t)done * sizeof *sorted);
+        if (done) memcpy(g->nodes, sorted, (size_t)done * sizeof *sorted);
         g->node_count = done;
         graph_count_uses(g);
     }
