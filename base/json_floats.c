@@ -1,7 +1,9 @@
 /* Runs of plain numbers, as tensors are made of: "0.1234567,-1.5,3e-05". Digits are taken eight at a time without a branch on how many there are: the
- * bytes behind the last digit are shifted out of the word. What is not plain (more than 19 digits, big exponents, results that one
- * exact operation cannot give) goes to json_number, so that every value is rounded as it rounds it. */
+ * bytes behind the last digit are shifted out of the word. What is not plain (more than 19 digits, a rounding in doubt) goes to json_number, so
+ * that every value is rounded as it rounds it. */
 #include "base/json.h"
+
+#include "base/json_scale.h"
 
 #include <string.h>
 
@@ -33,6 +35,7 @@ static inline const char *plain(const char *p, float *out)
     bool negative = false;
     if (*p == '-') negative = true, p++;
     int whole = 1, e = 0;
+    bool many = false;      /* more than 15 digits may be more than one exact operation takes */
     /* Where the next number starts depends on where this one ends; a branch that is guessed right breaks that chain, so the common forms are asked for. */
     if (p[1] == '.' && (unsigned char)(*p - '0') <= 9) {
         w = (uint64_t)(*p - '0');
@@ -47,13 +50,14 @@ static inline const char *plain(const char *p, float *out)
         if (!n) return NULL;
         w = w * pow10_whole[n] + more;
         p += n;
-        if (n == 8) {
+        for (int groups = 1; n == 8; groups++) {      /* doubles have 16 or 17 digits: two groups and a bit */
             n = some_digits(p, &more);
             digits += n;
-            if (n == 8 || whole + digits > 19) return NULL;
+            if (groups == 3 || whole + digits > 19) return NULL;
             w = w * pow10_whole[n] + more;
             p += n;
         }
+        many = whole + digits > 15;
         e = -digits;
     }
     if ((*p | 0x20) == 'e') {
@@ -64,8 +68,12 @@ static inline const char *plain(const char *p, float *out)
         e += down ? -(int)more : (int)more;
         p += n;
     }
-    if (w > 1ull << 53 || e < -22 || e > 22) return NULL;
-    double d = e < 0 ? (double)w / pow10_exact[-e] : (double)w * pow10_exact[e];
+    double d;
+    if (many || e < -22 || e > 22) {
+        if (!w || !json_scale(w, e, &d)) return NULL;
+    } else {
+        d = e < 0 ? (double)w / pow10_exact[-e] : (double)w * pow10_exact[e];
+    }
     *out = (float)(negative ? -d : d);
     return p;
 }

@@ -1,14 +1,12 @@
 /* Reading one number. A tensor of 150,000 floats is 150,000 calls, and what clients send are mostly doubles of 16 or 17 digits, so:
  *
  *   1. up to 19 significant digits are gathered into a uint64, eight at a time (the classic SWAR reduction of eight ASCII digits);
- *   2. the digits, moved up to 64 bits, are multiplied by the 126-bit power of ten of json_pow10.h. That power is too large by less than
- *      one unit, so the 192-bit product is too large by less than four units of its middle word. The top 53 bits are the answer and what is
- *      below them rounds it; only when that lies within those four units above exactly one half is the answer in doubt;
- *   3. then, and for everything outside the range of normal doubles, strtod decides, on a normalised copy without a decimal point (no
+ *   2. they are scaled by a 126-bit power of ten (json_scale.h), which settles the rounding of nearly every number;
+ *   3. for the others, and outside the range of normal doubles, strtod decides, on a normalised copy without a decimal point (no
  *      locale, no read past the end). 800 digits and one sticky digit decide the rounding of any double, so the copy is bounded. */
 #include "base/json.h"
 
-#include "base/json_pow10.h"
+#include "base/json_scale.h"
 
 #include <limits.h>
 #include <math.h>
@@ -91,25 +89,6 @@ __attribute__((noinline)) static bool read_slow(const struct parts *n, double *o
     return isfinite(*out);
 }
 
-/* w * 10^e, correctly rounded; false when that is in doubt or no normal double. */
-static inline bool scale(uint64_t w, int e, double *out)
-{
-    const struct json_pow10 *t = &json_pow10[e - POW10_FIRST];
-    int zeros = __builtin_clzll(w);
-    w <<= zeros;
-    unsigned __int128 upper = (unsigned __int128)w * (t->high << 2 | t->low >> 62) + (uint64_t)((unsigned __int128)w * (t->low << 2) >> 64);
-    uint64_t top = (uint64_t)(upper >> 64), middle = (uint64_t)upper;
-    int shift = 10 + (int)(top >> 63);
-    uint64_t mantissa = top >> shift, rest = top & ((1ull << shift) - 1), half = 1ull << (shift - 1);
-    if (rest == half && middle <= 4) return false;
-    mantissa += rest >= half;
-    int exponent = 63 + (int)(top >> 63) + pow10_floor_log2(e) - zeros + 1023 + (int)(mantissa >> 53);
-    if (exponent < 1 || exponent > 2046) return false;
-    uint64_t bits = (uint64_t)exponent << 52 | ((mantissa >> (mantissa >> 53)) & 0xfffffffffffffu);
-    memcpy(out, &bits, 8);
-    return true;
-}
-
 /* The integer part alone: exact where it fits, else a double. */
 static bool set_integer(const struct parts *n, uint64_t w, struct json *out)
 {
@@ -158,7 +137,7 @@ __attribute__((noinline)) static bool read_rest(const struct parts *n, double *o
     if (n->fraction_length) read_digits(n->fraction, n->fraction + n->fraction_length, &w);
     if (!w) return *out = n->negative ? -0.0 : 0.0, true;
     int64_t e = n->exponent - (int64_t)n->fraction_length;
-    if (e < POW10_FIRST || e > POW10_LAST || !scale(w, (int)e, out)) return read_slow(n, out);
+    if (e < POW10_FIRST || e > POW10_LAST || !json_scale(w, (int)e, out)) return read_slow(n, out);
     *out = n->negative ? -*out : *out;
     return true;
 }
@@ -188,7 +167,7 @@ const char *json_number(const char *p, const char *end, struct json *out)
         real = true;
     }
     int64_t e = exponent - (int64_t)fraction_length;
-    if (real && whole_length + fraction_length <= 19 && w && e >= POW10_FIRST && e <= POW10_LAST && scale(w, (int)e, &out->real)) {
+    if (real && whole_length + fraction_length <= 19 && w && e >= POW10_FIRST && e <= POW10_LAST && json_scale(w, (int)e, &out->real)) {
         uint64_t bits;
         memcpy(&bits, &out->real, 8);
         bits |= (uint64_t)negative << 63;
