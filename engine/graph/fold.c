@@ -1,12 +1,12 @@
-/* Constant folding, charged to the model's budget. A uniform fill stays a splat: one element, whatever its shape. A result that would grow a lot is
- * left to run time, where it lives for one run only. Identity and inference-time Dropout go, too. */
+/* Constant folding, charged to the model's budget. A uniform fill stays a splat: one element, whatever its shape. A result that would grow or
+ * cost a lot is left to run time, where it lives for one run only. Identity and inference-time Dropout go, too. */
 #include <string.h>
 
 #include "engine/graph/passes.h"
 #include "engine/graph/plan.h"
 #include "engine/operators/operators.h"
 
-enum { FOLD_GROWTH_MIN = 16 << 20, FOLD_GROWTH = 4 };
+enum { FOLD_GROWTH_MIN = 16 << 20, FOLD_GROWTH = 4, FOLD_WORK_MAX = 1 << 30 };
 
 static enum status no_memory(const struct node *n, struct err *err)
 {
@@ -20,12 +20,12 @@ static bool all_constant(const struct graph *g, const struct node *n)
     return !(n->op->flags & OP_DRAWS);
 }
 
-static bool grows_too_much(const struct call *c)
+static bool costs_too_much(const struct call *c)
 {
     uint64_t in = 0, out = 0;
     for (int k = 0; k < c->in_count; k++) in += c->in[k] ? c->in[k]->bytes : 0;
     for (int k = 0; k < c->out_count; k++) out += c->out[k]->bytes;
-    return out > FOLD_GROWTH_MIN && out / FOLD_GROWTH > in;
+    return (out > FOLD_GROWTH_MIN && out / FOLD_GROWTH > in) || call_work(c) > FOLD_WORK_MAX;
 }
 
 /* Makes the outputs of a call constants: by a splat, a view, or the operator itself. */
@@ -39,7 +39,7 @@ static enum status compute(struct graph *g, struct node *n, struct call *c, stru
         return ST_OK;
     }
     bool fill = strcmp(n->op->name, "ConstantOfShape") == 0;
-    if (!fill && grows_too_much(c)) return ST_UNAVAILABLE;
+    if (!fill && costs_too_much(c)) return ST_UNAVAILABLE;
     for (int k = 0; k < n->in_count; k++)
         if (n->in[k] >= 0 && !view) {
             if (!graph_dense(g, n->in[k])) return no_memory(n, err);

@@ -256,6 +256,14 @@ void plan_close(struct plan *p)
 
 uint64_t plan_workspace(const struct plan *p) { return p->workspace; }
 uint64_t plan_memory(const struct plan *p) { return p->arena.used; }
+uint64_t plan_work(const struct plan *p)
+{
+    uint64_t work = 0;
+    for (int i = 0; i < p->step_count; i++)
+        if (!p->steps[i].dynamic && !size_add(work, call_work(&p->steps[i].call), &work)) return UINT64_MAX;
+    return work;
+}
+
 bool plan_is_dynamic(const struct plan *p) { return p->dynamic; }
 void *plan_input_buffer(const struct plan *p, int k) { return p->base + p->input_copy[k]; }
 void plan_time(struct plan *p, bool on) { p->timed = on; }

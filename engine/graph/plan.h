@@ -16,6 +16,9 @@ void        shapes_begin(const struct graph *g, struct operand *operands);      
 /* Points the call at its operands; in and out hold at least in_count and out_count pointers. */
 void        call_bind(struct call *c, const struct graph *g, const struct node *n, struct operand *operands, struct operand **in, struct operand **out);
 
+/* About how many elements and products the call touches; UINT64_MAX when that does not fit. */
+uint64_t    call_work(const struct call *c);
+
 /* ---- plans ---- */
 struct plan;
 
@@ -26,6 +29,7 @@ enum status plan_open(struct plan **out, const struct graph *g, const struct ope
 void        plan_close(struct plan *p);
 uint64_t    plan_workspace(const struct plan *p);                 /* bytes it needs of the workspace, input copies included */
 uint64_t    plan_memory(const struct plan *p);                    /* bytes it holds itself */
+uint64_t    plan_work(const struct plan *p);                      /* call_work of all steps whose shapes are known */
 bool        plan_is_dynamic(const struct plan *p);                /* some shapes are found while running */
 /* Where input k is put when rows are gathered; valid after plan_bind. */
 void       *plan_input_buffer(const struct plan *p, int k);

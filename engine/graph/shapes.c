@@ -1,15 +1,44 @@
 /* Running the operators' infer functions over a graph with its inputs bound to numbers, and computing what follows from shapes alone. */
 #include <string.h>
 
+#include "base/checked.h"
+
 #include "engine/graph/plan.h"
 
-enum { SHAPE_DATA_MAX = 1 << 16 };      /* bytes: integer tensors beyond this are not shape arithmetic */
+enum { SHAPE_DATA_MAX = 1 << 16, SHAPE_WORK_MAX = 1 << 22 };      /* bytes and steps: what is beyond is not shape arithmetic */
 
 void call_bind(struct call *c, const struct graph *g, const struct node *n, struct operand *operands, struct operand **in, struct operand **out)
 {
     *c = (struct call){ .node = n, .in = in, .out = out, .in_count = n->in_count, .out_count = n->out_count, .k = &g->device.kernels, .threads = g->device.threads };
     for (int i = 0; i < n->in_count; i++) in[i] = n->in[i] < 0 ? NULL : &operands[n->in[i]];
     for (int i = 0; i < n->out_count; i++) out[i] = n->out[i] < 0 ? NULL : &operands[n->out[i]];
+}
+
+static uint64_t times(uint64_t a, uint64_t b)
+{
+    uint64_t r;
+    return size_mul(a, b, &r) ? r : UINT64_MAX;
+}
+
+uint64_t call_work(const struct call *c)
+{
+    const char *name = c->node->op->name;
+    uint64_t work = 0, each = 1;
+    int n;
+    const int64_t *kernel = node_ints(c->node, "kernel_shape", &n);
+    for (int k = 0; kernel && k < n; k++) each = times(each, kernel[k] > 0 ? (uint64_t)kernel[k] : 1);
+    if (c->node->op->flags & OP_WANTS_LAST && c->in[1] && c->in[1]->dims[0] > 0) each = operand_count(c->in[1]) / (uint64_t)c->in[1]->dims[0];
+    else if (strcmp(name, "Gemm") == 0 && c->in[0]->rank == 2) each = (uint64_t)c->in[0]->dims[node_int(c->node, "transA", 0) == 0];
+    else if (strcmp(name, "MatMul") == 0 && c->in[0]->rank > 0) each = (uint64_t)c->in[0]->dims[c->in[0]->rank - 1];
+    else if (strcmp(name, "LRN") == 0) each = (uint64_t)node_int(c->node, "size", 1);
+    else if (strcmp(name, "Resize") == 0 || strcmp(name, "Upsample") == 0) each = (uint64_t)1 << c->in[0]->rank;
+    for (int k = 0; k < c->in_count; k++)
+        if (c->in[k]) work += operand_count(c->in[k]);
+    for (int k = 0; k < c->out_count; k++) {
+        uint64_t more = c->out[k] && !c->out[k]->dynamic ? times(operand_count(c->out[k]), each) : 0;
+        if (!size_add(work, more, &work)) return UINT64_MAX;
+    }
+    return work;
 }
 
 void shapes_begin(const struct graph *g, struct operand *operands)
@@ -31,7 +60,7 @@ static enum status compute_early(struct call *c, const struct op *op, struct are
         if (c->out[i]->channels_last || c->out[i]->dtype == DT_STRING) return ST_OK;
         bytes += c->out[i]->bytes;
     }
-    if (bytes > SHAPE_DATA_MAX || op->prepare || (op->flags & OP_DRAWS)) return ST_OK;
+    if (bytes > SHAPE_DATA_MAX || call_work(c) > SHAPE_WORK_MAX || op->prepare || (op->flags & OP_DRAWS)) return ST_OK;
     uint64_t scratch = op->scratch ? op->scratch(c) : 0;
     if (scratch > SHAPE_DATA_MAX) return ST_OK;
     c->scratch = arena_alloc(arena, scratch ? scratch : 1, TENSOR_ALIGN);
