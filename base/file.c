@@ -42,6 +42,9 @@ static int open_by_component(int dirfd, const char *relative)
         bool last = !p[n];
         int next = openat(at, name, OPEN_FLAGS | O_NOFOLLOW | (last ? 0 : O_DIRECTORY));
         int cause = errno;
+        struct stat st;
+        /* With O_DIRECTORY a link is told as "not a directory". */
+        if (next < 0 && cause == ENOTDIR && !fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) && S_ISLNK(st.st_mode)) cause = ELOOP;
         if (at != dirfd) close(at);
         errno = cause;
         if (next < 0 || last) return next;

@@ -31,9 +31,13 @@ struct model_entry *registry_find_model(struct registry *r, const char *name, si
 
 struct version_entry *registry_find_version(struct model_entry *m, int64_t version)
 {
-    for (int i = 0; i < m->count; i++)
-        if (m->versions[i].version == version) return &m->versions[i];
-    return NULL;
+    int low = 0, high = m->count;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (m->versions[middle].version < version) low = middle + 1;
+        else high = middle;
+    }
+    return low < m->count && m->versions[low].version == version ? &m->versions[low] : NULL;
 }
 
 struct model_entry *registry_add_model(struct registry *r, const char *name)
