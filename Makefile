@@ -59,7 +59,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test fuzz clean install dist check-includes check-map tests-build fuzz-build
+.PHONY: all help setup run test fuzz faults clean install dist check-includes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -100,6 +100,15 @@ run: setup  ## build, then serve the demo models on 127.0.0.1:8000
 T ?=
 test: setup  ## build and pass every test (T=name: one suite)
 	@tests/run.sh $(T)
+
+# Small tools that measure or load: one file each.
+$(B)/tests/bench/load: tests/bench/load.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -o $@ $< -lm -pthread
+
+faults: all $(B)/tests/bench/load  ## the fault plan in full: hot swap, overload, slow and vanishing clients, storms (about 20 min)
+	@tools/venv.sh && FAULTS=full build/venv/bin/python tests/e2e/faults_test.py
 
 fuzz: fuzz-build  ## run every fuzz target for 60 s each (FUZZ_SECONDS)
 	@for f in $(FUZZBIN); do $$f --seconds $${FUZZ_SECONDS:-60} tests/fuzz/corpus/$$(basename $$f _fuzz) || exit 1; done

@@ -18,7 +18,7 @@ void *arena_alloc(struct arena *a, uint64_t bytes, size_t align);
 void *arena_calloc(struct arena *a, uint64_t count, uint64_t size);            /* cleared, aligned to 16; NULL on overflow too */
 char *arena_copy(struct arena *a, const char *text, size_t length);            /* NUL-terminated copy */
 char *arena_format(struct arena *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void  arena_reset(struct arena *a);    /* forgets everything but keeps the largest chunk (at most 1 MiB) for the next use */
+void  arena_reset(struct arena *a);    /* forgets everything but keeps the largest chunk (of at most 64 KiB) for the next use */
 void  arena_free(struct arena *a);     /* gives everything back; the arena can be used again after arena_init */
 
 #endif

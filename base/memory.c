@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_FIRST = 4096, CHUNK_KEEP = 1 << 20, ALIGN_MAX = 4096 };
+enum { CHUNK_FIRST = 4096, CHUNK_MOST = 1 << 20 /* chunks double up to here */, CHUNK_KEEP = 64 << 10 /* what reset keeps at most */, ALIGN_MAX = 4096 };
 
 void *mem_alloc_array(uint64_t count, uint64_t size)
 {
@@ -65,7 +65,7 @@ void *arena_alloc(struct arena *a, uint64_t bytes, size_t align)
     if (!p) {
         uint64_t capacity = a->head ? a->head->capacity * 2 : CHUNK_FIRST, need;
         if (!size_add(bytes, align, &need)) return NULL;
-        if (capacity > CHUNK_KEEP) capacity = CHUNK_KEEP;
+        if (capacity > CHUNK_MOST) capacity = CHUNK_MOST;
         if (capacity < need) capacity = need;
         if (capacity > SIZE_MAX / 2) return NULL;
         struct arena_chunk *c = mem_alloc_aligned(sizeof *c + capacity, 64);

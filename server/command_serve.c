@@ -9,7 +9,7 @@
 #include "kernels/kernels.h"
 #include "server/server.h"
 
-#include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_TICKS = 2 };
+enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2 };
 
 static const struct engine_ops *const engines[] = { &onnx_engine };
 
@@ -103,21 +103,37 @@ static int wait_signal(const sigset_t *signals, long ms)
     return got > 0 ? got : 0;
 }
 
+static uint32_t busy(const struct server *s)
+{
+    return (s->main_listener.http ? http_busy(s->main_listener.http) : 0) + (s->metrics_listener.http ? http_busy(s->metrics_listener.http) : 0);
+}
+
+/* After a burst, when nothing has been asked for a second, what the burst left in our pools and in the heap goes back to the system. */
+static void give_back_when_quiet(struct server *s, int *quiet_ticks, uint64_t *served)
+{
+    uint64_t now = atomic_load(&s->served);
+    *quiet_ticks = busy(s) || now != *served ? 0 : *quiet_ticks + 1;
+    *served = now;
+    if (*quiet_ticks != QUIET_MS / TICK_MS) return;
+    serve_trim(s);
+    if (s->main_listener.http) http_trim(s->main_listener.http);
+    if (s->metrics_listener.http) http_trim(s->metrics_listener.http);
+    malloc_trim(0);
+}
+
 static void run(struct server *s, const sigset_t *signals)
 {
+    int quiet_ticks = 0;
+    uint64_t served = 0;
     for (;;) {
         int got = wait_signal(signals, TICK_MS);
+        give_back_when_quiet(s, &quiet_ticks, &served);
         if (got == SIGTERM || got == SIGINT || atomic_load(&s->drain_asked)) return;
         if (got != SIGHUP) continue;
         struct err err = { 0 };
         if (auth_reload(s->auth, &err)) log_write(s->log, LOG_ERROR, "keys", "the keys stay as they were: %s", err.text);
         else log_write(s->log, LOG_INFO, "keys", "keys read again");
     }
-}
-
-static uint32_t busy(const struct server *s)
-{
-    return (s->main_listener.http ? http_busy(s->main_listener.http) : 0) + (s->metrics_listener.http ? http_busy(s->metrics_listener.http) : 0);
 }
 
 /* True when everything accepted was finished in time. */
@@ -150,7 +166,7 @@ static void stop(struct server *s)
     http_free(s->main_listener.http);
     http_free(s->metrics_listener.http);
     auth_close(s->auth);
-    serve_free_spare(s);
+    serve_trim(s);
     inspector_stop(s->inspector);
     log_write(s->log, LOG_INFO, "stop", "stopped");
     log_close(s->log);

@@ -16,7 +16,8 @@
 #include <strings.h>
 #include <unistd.h>
 
-enum { POOL_BYTES = 64 << 10, ALIGN = 64, GONE_AFTER_NS = 20 * 1000 * 1000, GONE_BATCH = 512, HEADER_PARTS = 2 * HTTP_ANSWER_HEADERS_MAX };
+/* POOL_BYTES holds a request's headers (32 KiB at most) and is cleared by the library after each request: larger costs memory and time. */
+enum { POOL_BYTES = 36 << 10, ALIGN = 64, GONE_AFTER_NS = 20 * 1000 * 1000, GONE_BATCH = 512, HEADER_PARTS = 2 * HTTP_ANSWER_HEADERS_MAX };
 
 struct http {
     struct MHD_Daemon  *daemon;
@@ -399,6 +400,19 @@ free_http:
     return st;
 }
 
+void http_trim(struct http *h)
+{
+    pthread_mutex_lock(&h->spare_lock);
+    struct http_call *c = h->spare;
+    h->spare = NULL;
+    h->spare_count = 0;
+    pthread_mutex_unlock(&h->spare_lock);
+    for (struct http_call *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
+}
+
 uint16_t http_port(const struct http *h) { return http_guard_port(h->guard); }
 uint32_t http_connections(const struct http *h) { return http_guard_connections(h->guard); }
 uint32_t http_busy(const struct http *h) { return atomic_load(&((struct http *)h)->busy); }
@@ -416,10 +430,7 @@ void http_free(struct http *h)
 {
     if (!h) return;
     http_guard_free(h->guard);
-    for (struct http_call *c = h->spare, *next; c; c = next) {
-        next = c->next;
-        free(c);
-    }
+    http_trim(h);
     pthread_mutex_destroy(&h->lock);
     pthread_mutex_destroy(&h->spare_lock);
     free(h);

@@ -49,6 +49,7 @@ uint16_t    http_port(const struct http *h);
 uint32_t    http_connections(const struct http *h);
 void        http_stop_listening(struct http *h);    /* closes the listening socket; open connections go on */
 uint32_t    http_busy(const struct http *h);         /* calls between begin and end */
+void        http_trim(struct http *h);               /* gives back what is kept for the next requests; any thread */
 void        http_stop(struct http *h);               /* ends its threads and connections; no call may be suspended any more. NULL is allowed */
 void        http_free(struct http *h);               /* after http_stop, when no other thread can be inside http_resume any more */
 

@@ -66,14 +66,18 @@ static struct exchange *exchange_new(struct listener *l, struct http_call *c)
     return x;
 }
 
-void serve_free_spare(struct server *s)
+void serve_trim(struct server *s)
 {
-    for (struct exchange *x = s->spare, *next; x; x = next) {
+    pthread_mutex_lock(&s->spare_lock);
+    struct exchange *x = s->spare;
+    s->spare = NULL;
+    s->spare_count = 0;
+    pthread_mutex_unlock(&s->spare_lock);
+    for (struct exchange *next; x; x = next) {
         next = x->next_spare;
         arena_free(&x->request.arena);
         free(x);
     }
-    s->spare = NULL;
 }
 
 /* ---- answers ---- */
@@ -262,6 +266,7 @@ static void serve_inference(struct exchange *x)
 {
     struct err err;
     enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
+    if (!st && scheduler_full(x->pin->scheduler)) st = err_set(&err, ST_UNAVAILABLE, "Exceeds maximum queue size");      /* before its body is read: a refusal must be cheap */
     if (!st) st = read_deadline(x, &err);
     if (!st) st = x->route.route == ROUTE_CLASSIFY ? read_classify(x, &err) : read_infer(x, &err);
     if (st) {
@@ -356,6 +361,7 @@ static void serve_end(void *context, struct http_call *c, bool sent)
     struct exchange *x = http_user(c);
     (void)context;
     if (!x) return;
+    atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
     if (x->server->config->access_log && log_enabled(x->server->log, LOG_INFO)) write_access_log(x, sent);
     request_drop(&x->request);
 }

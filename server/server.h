@@ -38,6 +38,7 @@ struct server {
     atomic_bool        stopping;            /* nothing new is begun */
     atomic_bool        drain_asked;         /* POST /admin/drain */
     atomic_uint        verbose_level;
+    atomic_uint_fast64_t served;            /* calls that have ended */
     const char        *cpu_level;
     pthread_mutex_t    spare_lock;          /* guards the spare exchanges */
     struct exchange   *spare;
@@ -68,7 +69,8 @@ struct exchange {
 
 /* The handler of a listener (serve.c). */
 struct http_handler serve_handler(struct listener *l);
-void serve_free_spare(struct server *s);
+/* Gives back the exchanges that are kept for the next requests. Any thread. */
+void serve_trim(struct server *s);
 
 /* Answers `x` with an error in the route's dialect. Listener's thread. */
 void serve_error(struct exchange *x, const struct err *e);

@@ -76,7 +76,7 @@ fi
 # What runs against the release build: command line, real clients, faults.
 e2e=()
 for f in tests/e2e/*_test.sh tests/e2e/*_test.py; do [ -e "$f" ] && wanted "$f" && e2e+=("$f"); done
-if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd; then
+if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/bench/load; then
     tools/venv.sh >"$log/venv.log" 2>&1 || note "no virtual environment with the clients: see $log/venv.log"
     for f in "${e2e[@]}"; do
         case $f in

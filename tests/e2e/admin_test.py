@@ -1,25 +1,8 @@
 """Uploads, publishing, activation forward and back, aliases, audit; versions that fail; modes none, poll and explicit; drain."""
 import hashlib, json, os, shutil, signal, sqlite3, threading, time
 
+from admin_test_parts import MODEL, OTHER, ZERO
 from harness import DIGITS, Server, make_store, run
-
-MODEL = open(os.path.join(DIGITS, "1/model.onnx"), "rb").read()
-ZERO = {"inputs": [{"name": "image", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": [0.0] * 784}]}
-
-
-def other_digits():
-    """The same network with its last bias raised by one: answers tell the versions apart."""
-    import struct
-    # out.bias is the initializer named so; its raw data follows in the file: found by the protobuf text of its name
-    at = MODEL.rindex(b"out.bias\x4a\x28") if b"out.bias\x4a\x28" in MODEL else None
-    if at is None:
-        return None
-    at += len(b"out.bias\x4a\x28")
-    bias = [b + 1 for b in struct.unpack("<10f", MODEL[at:at + 40])]
-    return MODEL[:at] + struct.pack("<10f", *bias) + MODEL[at + 40:]
-
-
-OTHER = other_digits()
 
 
 def digest(data):

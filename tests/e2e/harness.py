@@ -16,12 +16,14 @@ def make_store(models=("digits",)):
     return store
 
 
+servers = []          # every server of this suite: those that a failed test left behind are stopped at the end
 reported = set()      # servers whose log held a sanitizer's report
 
 
 class Server:
     def __init__(self, *flags, store=None, wait=True, env=None):
         self.own_store = store is None
+        self.stopped = False
         self.store = store or make_store()
         self.log = tempfile.NamedTemporaryFile(prefix="inferd-log-", suffix=".jsonl", mode="w+")
         command = [BINARY, "serve", "--store", self.store]
@@ -31,6 +33,7 @@ class Server:
         command += os.environ.get("INFERD_FLAGS", "").split()      # --threads 1 under ThreadSanitizer, which does not know libgomp
         self.process = subprocess.Popen(command + list(flags), stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         self.ready_line = ""
+        servers.append(self)
         if wait:
             self.wait_ready()
 
@@ -50,6 +53,9 @@ class Server:
         self.stop()
 
     def stop(self, how=signal.SIGTERM):
+        if self.stopped:
+            return self.process.returncode
+        self.stopped = True
         if self.process.poll() is None:
             self.process.send_signal(how)
             try:
@@ -139,9 +145,11 @@ def run(names):
             traceback.print_exc(file=sys.stdout)
             failed += 1
         sys.stdout.flush()
-    for server in list(names.values()):
-        if isinstance(server, Server):
-            server.stop()
+        for server in servers:
+            if server not in names.values():
+                server.stop()
+    for server in servers:
+        server.stop()
     failed += len(reported)
     print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
     sys.exit(1 if failed else 0)

@@ -1,0 +1,214 @@
+"""Faults under load (short form; `make faults` runs the full counts, FAULTS=full): hot swap F1, overload F12, slow clients F16, clients that vanish
+F17, many connections F15, load/unload storm F8. Every test ends in the same checks: alive, health in 100 ms, memory back."""
+import concurrent.futures, json, os, re, resource, socket, subprocess, sys, tempfile, threading, time
+
+from harness import DIGITS, ROOT, Server, Skip, make_store, run
+from admin_test_parts import OTHER, ZERO
+
+FULL = os.environ.get("FAULTS") == "full"
+SANITIZED = "INFERD" in os.environ and "release" not in os.environ["INFERD"]
+LOAD = os.path.join(ROOT, "build/release/tests/bench/load")
+
+
+def load(s, *flags, body=None, **kw):
+    f = tempfile.NamedTemporaryFile()
+    f.write(json.dumps(ZERO).encode() if body is None else body)
+    f.flush()
+    p = subprocess.run([LOAD, "--port", str(s.port), "--path", "/v2/models/digits/infer", "--body", f.name] + list(map(str, flags)), capture_output=True, text=True, timeout=900, **kw)
+    assert p.stdout.startswith("{"), p.stderr
+    r = json.loads(p.stdout)
+    print("     %s" % json.dumps(r))
+    return r
+
+
+def settled(s, before, slack=0.02):
+    """Alive, quick, and the memory of before (2 % + 4 MiB) after at most 5 s of idling."""
+    start = time.time()
+    assert s.call("GET", "/v2/health/live")[0] == 200
+    assert time.time() - start < 0.1 or SANITIZED, time.time() - start
+    end = time.time() + 5
+    while s.rss() > before * (1 + slack) + (4 << 20) and time.time() < end:
+        time.sleep(0.2)
+    if not SANITIZED:
+        assert s.rss() <= before * (1 + slack) + (4 << 20), (before, s.rss())
+    assert s.process.poll() is None
+
+
+def two_versions():
+    s = Server("--access-log", "false")
+    assert s.call("PUT", "/admin/models/digits/versions/2/files/model.onnx", OTHER, {"X-Digest": "sha256=" + __import__("hashlib").sha256(OTHER).hexdigest()})[0] == 201
+    assert s.call("POST", "/admin/models/digits/versions/2/publish")[0] == 200
+    expected = []
+    for v in (2, 1):
+        assert s.call("POST", "/admin/models/digits/activate", {"version": v})[0] == 200
+        f = tempfile.NamedTemporaryFile(delete=False)
+        f.write(s.call("POST", "/v2/models/digits/infer", ZERO)[2])
+        f.close()
+        expected.append((v, f.name))
+    return s, expected
+
+
+def test_F1_hot_swap_under_load():
+    requests, swaps = (200000, 1000) if FULL else (20000, 100)
+    if SANITIZED:
+        requests, swaps = 3000, 20
+    s, expected = two_versions()
+    flags = [x for v, path in expected for x in ("--expect", "%d=%s" % (v, path))]
+    load(s, "--connections", 16, "--requests", requests // 10, *flags)
+    rest = load(s, "--connections", 16, "--requests", requests // 10, *flags)
+    before = s.rss()
+    r = load(s, "--connections", 16, "--requests", requests, "--swap", "/admin/models/digits/activate", "--swap-versions", "1,2", "--swaps", swaps, *flags)
+    assert r["failed"] == r["mixed"] == r["stale"] == r["refused"] == r["swap_failures"] == r["unanswered"] == 0, r
+    assert r["ok"] >= requests and r["swaps"] == swaps
+    print("     p99 at rest %d us, while swapping %d us (%.1f x)" % (rest["p99_us"], r["p99_us"], r["p99_us"] / rest["p99_us"]))
+    settled(s, before)
+    s.stop()
+
+
+def test_F12_overload():
+    s = Server("--access-log", "false", store=small_queue())
+    load(s, "--connections", 512, "--seconds", 1, "--rate", 20000)
+    saturation = load(s, "--connections", 64, "--seconds", 3)["per_second"]
+    before = s.rss()
+    base = None
+    for factor in (0.5, 0.9, 1.5, 3):
+        r = load(s, "--connections", 512, "--seconds", 30 if FULL else 3, "--rate", saturation * factor)
+        assert r["failed"] == r["unanswered"] == 0, r
+        print("     %.1f x: goodput %.0f %% of saturation, %d refused" % (factor, 100 * r["per_second"] / saturation, r["refused"]))
+    settled(s, before)
+    s.stop()
+
+
+def small_queue():
+    store = make_store()
+    path = os.path.join(store, "digits/config.pbtxt")
+    text = open(path).read().replace("dynamic_batching { }", "dynamic_batching { default_queue_policy { max_queue_size: 64 } }")
+    open(path, "w").write(text)
+    return store
+
+
+def test_F15_many_connections():
+    n = 10000 if FULL else 2000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < n + 1000:
+        raise Skip("the hard limit of descriptors is %d" % hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, n + 2000), hard))
+    s = Server("--access-log", "false", "--max-connections", str(n))
+    before = s.rss()
+    fds = len(os.listdir("/proc/%d/fd" % s.process.pid))
+    held = []
+    for _ in range(n - 1):
+        c = socket.create_connection(("127.0.0.1", s.port))
+        c.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert c.recv(200).startswith(b"HTTP/1.1 200")
+        held.append(c)
+    cost = (s.rss() - before) / n
+    print("     %d idle connections cost %.1f KiB each" % (n, cost / 1024))
+    assert cost <= 400 * 1024 * 1024 / 10000 or SANITIZED
+    load(s, "--connections", 1, "--requests", 500)
+    last = socket.create_connection(("127.0.0.1", s.port))
+    time.sleep(0.2)
+    over = socket.create_connection(("127.0.0.1", s.port))
+    assert over.recv(100).startswith(b"HTTP/1.1 503")
+    for c in held + [last, over]:
+        c.close()
+    end = time.time() + 10
+    while len(os.listdir("/proc/%d/fd" % s.process.pid)) > fds and time.time() < end:
+        time.sleep(0.1)
+    assert len(os.listdir("/proc/%d/fd" % s.process.pid)) <= fds
+    assert s.call("GET", "/v2/health/live")[0] == 200
+    s.stop()
+
+
+def test_F16_slow_clients():
+    n = 2000 if FULL else 300
+    s = Server("--access-log", "false", "--header-timeout-ms", "10000" if FULL else "2000", "--stall-timeout-ms", "30000" if FULL else "3000")
+    rest = load(s, "--connections", 4, "--requests", 2000)
+    before = s.rss()
+    slow = []
+    for i in range(n):
+        c = socket.create_connection(("127.0.0.1", s.port))
+        if i % 3 == 0:
+            c.sendall(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX: ")
+        elif i % 3 == 1:
+            c.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        else:
+            c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            c.sendall(b"GET /v2/models/digits/config HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+        c.setblocking(False)
+        slow.append(c)
+    start, during = time.time(), None
+    open_ones = set(range(n))
+    limit = 45 if FULL else 12
+    while open_ones and time.time() - start < limit:
+        for i in list(open_ones):
+            try:
+                if i % 3 < 2:
+                    slow[i].send(b"a")
+                    if slow[i].recv(1) is not None:
+                        open_ones.discard(i)
+                else:
+                    if time.time() - start > limit * 0.6:      # nobody reads until then: by now it must be gone
+                        while slow[i].recv(65536):
+                            pass
+                        open_ones.discard(i)
+            except BlockingIOError:
+                pass
+            except OSError:
+                open_ones.discard(i)
+        if during is None:
+            during = load(s, "--connections", 4, "--requests", 2000)
+        time.sleep(0.5)
+    left = [i % 3 for i in open_ones if i % 3 < 2]
+    assert not left, "%d slow senders were not ended" % len(left)
+    for c in slow:
+        c.close()
+    print("     p99 alone %d us, beside %d slow clients %d us" % (rest["p99_us"], n, during["p99_us"]))
+    assert during["failed"] == 0
+    time.sleep(1)
+    settled(s, before)
+    s.stop()
+
+
+def test_F17_clients_that_vanish():
+    s = Server("--access-log", "false")
+    load(s, "--connections", 64, "--requests", 4000)      # every batch size has been met: its plan is kept
+    before = s.rss()
+    total = 0
+    while total < (5000 if FULL else 600):
+        r = load(s, "--connections", 64, "--requests", 2000, "--vanish", 200, "--seed", total + 1)
+        assert r["failed"] == r["unanswered"] == 0, r
+        total += r["vanished"]
+    time.sleep(0.5)
+    page = s.call("GET", "/metrics")[2].decode()
+    assert re.search(r'nv_inference_pending_request_count\{[^}]*\} 0\n', page), "requests are left in the queue"
+    assert re.search(r"inferd_requests_in_flight 1\n", page), re.search(r"inferd_requests_in_flight.*", page[page.rindex("inferd_requests_in_flight"):]).group(0)
+    settled(s, before)
+    s.stop()
+
+
+def test_F8_load_unload_storm():
+    clients, each = (32, 1024) if FULL else (16, 12)
+    s = Server("--control", "explicit", "--access-log", "false", "--load-model", "digits")
+    before = s.rss()
+    seen = {}
+
+    def storm(k):
+        for i in range(each):
+            op = "load" if (i + k) % 2 else "unload"
+            status = s.call("POST", "/v2/repository/models/digits/%s" % op, None, None, 120)[0]
+            seen[(op, status)] = seen.get((op, status), 0) + 1
+
+    start = time.time()
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        for f in [pool.submit(storm, k) for k in range(clients)]:
+            f.result()
+    print("     %s in %.1f s" % (seen, time.time() - start))
+    assert all(status in (200, 400, 503) for _, status in seen), seen
+    assert s.call("POST", "/v2/repository/models/digits/load")[0] == 200
+    assert s.call("POST", "/v2/models/digits/infer", ZERO)[0] == 200
+    settled(s, before, 0.05)
+    s.stop()
+
+
+run(globals())
