@@ -26,6 +26,7 @@ static enum status fake_open(struct engine **out, const struct model_files *file
     fclose(f);
     text[n] = 0;
     struct engine *e = calloc(1, sizeof *e);
+    if (!e) return err_set(err, ST_NO_MEMORY, "no memory");
     const char *fail = strstr(text, "fail=");
     if (fail) sscanf(fail, "fail=%15s", e->fail);
     e->value = number(text, "value=", 0);
@@ -39,7 +40,7 @@ static enum status fake_open(struct engine **out, const struct model_files *file
     }
     if (e->hog) {
         e->ballast = malloc((size_t)e->hog << 20);
-        memset(e->ballast, 1, (size_t)e->hog << 20);
+        if (e->ballast) memset(e->ballast, 1, (size_t)e->hog << 20);
     }
     e->in = (struct port){ .name = "x", .dtype = DT_F32, .rank = 2, .dims = { e->batch ? -1 : 1, 4 } };
     e->out = (struct port){ .name = "y", .dtype = DT_F32, .rank = 2, .dims = { e->batch ? -1 : 1, 1 } };
@@ -72,6 +73,7 @@ static enum status fake_start(struct engine_instance **out, struct engine *e, st
 {
     if (!strcmp(e->fail, "start")) return err_set(err, ST_NO_MEMORY, "no room for an instance");
     *out = calloc(1, sizeof **out);
+    if (!*out) return err_set(err, ST_NO_MEMORY, "no memory");
     (*out)->e = e;
     fake_counts.instances++;
     return ST_OK;
@@ -85,8 +87,9 @@ static void fake_stop(struct engine_instance *i)
 
 static enum status fake_admit(struct engine_instance *i, struct request *r, struct slot **out, struct err *err)
 {
-    (void)i, (void)err;
+    (void)i;
     *out = calloc(1, sizeof **out);
+    if (!*out) return err_set(err, ST_NO_MEMORY, "no memory");
     (*out)->request = r;
     return ST_OK;
 }
@@ -116,9 +119,10 @@ static enum status fake_collect(struct engine_instance *i, struct err *err)
         int64_t dims[2] = { r->rows, 1 };
         if (!r->outputs) {
             r->outputs = arena_calloc(&r->arena, 1, sizeof *r->outputs);
-            r->output_count = 1;
+            r->output_count = r->outputs != NULL;
         }
-        s->state = request_output(r, 0, "y", DT_F32, dims, 2, &s->error) ? SLOT_FAILED : SLOT_DONE;
+        if (!r->outputs) err_set(&s->error, ST_NO_MEMORY, "no memory");
+        s->state = !r->outputs || request_output(r, 0, "y", DT_F32, dims, 2, &s->error) ? SLOT_FAILED : SLOT_DONE;
         for (int64_t row = 0; s->state == SLOT_DONE && row < r->rows; row++) ((float *)r->outputs[0].tensor.data)[row] = (float)i->e->value;
     }
     return ST_OK;
