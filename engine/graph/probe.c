@@ -118,6 +118,15 @@ static bool same_symbol(struct graph *g)
     return true;
 }
 
+/* A result that keeps rows has `rows` of them, and nothing else of its shape changes with their number. */
+static bool row_shape(const struct value *v, const struct operand *o, int64_t rows)
+{
+    if (o->rank < 1 || o->dims[0] != rows || v->probe[0].rank != o->rank || v->probe[1].rank != o->rank) return false;
+    for (int d = 1; d < o->rank; d++)
+        if (v->probe[0].dims[d] != v->probe[1].dims[d]) return false;
+    return true;
+}
+
 /* Walks the graph at one binding; operands hold the shapes. */
 static bool walk_rows(struct graph *g, struct operand *operands, int64_t rows)
 {
@@ -135,7 +144,7 @@ static bool walk_rows(struct graph *g, struct operand *operands, int64_t rows)
         if (!batched && !tainted) continue;
         bool shape_only = (n->op->flags & OP_SHAPE_ONLY) != 0, whole = n->out[0] >= 0;
         if (!shape_only && whole && n->op->rows) keeps = n->op->rows(&c);
-        for (int k = 0; k < n->out_count && keeps; k++) keeps = !out[k] || (out[k]->rank >= 1 && out[k]->dims[0] == rows);
+        for (int k = 0; k < n->out_count && keeps; k++) keeps = !out[k] || row_shape(&g->values[n->out[k]], out[k], rows);
         if (!keeps && batched && !shape_only) return says_no(g, "node '%s' may mix rows", n->name);
         for (int k = 0; k < n->out_count; k++) {
             if (!out[k]) continue;

@@ -53,8 +53,10 @@ void shapes_begin(const struct graph *g, struct operand *operands)
 static enum status compute_early(struct call *c, const struct op *op, struct arena *arena, struct err *err)
 {
     uint64_t bytes = 0;
-    for (int i = 0; i < c->in_count; i++)
-        if (c->in[i] && ((!c->in[i]->data && !(op->flags & OP_SHAPE_ONLY)) || c->in[i]->splat || c->in[i]->channels_last || (uintptr_t)c->in[i]->data % 8)) return ST_OK;
+    for (int i = 0; i < c->in_count && !(op->flags & OP_SHAPE_ONLY); i++) {
+        const struct operand *x = c->in[i];
+        if (x && (!x->data || x->splat || x->channels_last || (uintptr_t)x->data % 8)) return ST_OK;
+    }
     for (int i = 0; i < c->out_count; i++) {
         if (!c->out[i]) continue;
         if (c->out[i]->channels_last || c->out[i]->dtype == DT_STRING) return ST_OK;

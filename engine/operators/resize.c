@@ -188,8 +188,16 @@ static enum status eval_resize(struct call *c, struct err *err)
     }
 }
 
+/* Sizes may be worked out from the number of rows (that the rest of the shape is not was checked); scales may not. */
+static bool rows_resize(const struct call *c)
+{
+    for (int i = 1; i < c->in_count; i++)
+        if (c->in[i] && (c->in[i]->batched || (c->in[i]->tainted && i != 3))) return false;
+    return c->in[0]->batched && c->out[0]->dims[0] == c->in[0]->dims[0];
+}
+
 const struct op ops_resize[] = {
-    { "Resize", "", 10, 0, 1, 4, 1, 1, OP_LAST, 0, infer_resize, eval_resize, NULL, NULL, NULL, rows_first },
-    { "Upsample", "", 1, 9, 1, 2, 1, 1, OP_LAST, 1, infer_resize, eval_resize, NULL, NULL, NULL, rows_first },
+    { "Resize", "", 10, 0, 1, 4, 1, 1, OP_LAST, 0, infer_resize, eval_resize, NULL, NULL, NULL, rows_resize },
+    { "Upsample", "", 1, 9, 1, 2, 1, 1, OP_LAST, 1, infer_resize, eval_resize, NULL, NULL, NULL, rows_resize },
     { 0 }
 };

@@ -254,3 +254,58 @@ void write_mobilenet_v2(const char *path, int size)
     x = relu6(&w, conv(&w, x, in, 1280, 1, 1, 1), low, high);
     finish_classifier(&w, x, 1280, 100, path);
 }
+
+static int gate(struct writer *w, int x, int64_t c)
+{
+    int64_t few = c / 4;
+    int s = one(w, "GlobalAveragePool", x);
+    int a = writer_floats(w, (int64_t[]){ few, c, 1, 1 }, 4, -0.5f, 0.5f), b = writer_floats(w, (int64_t[]){ c, few, 1, 1 }, 4, -0.5f, 0.5f), bias = writer_floats(w, &c, 1, -0.5f, 0.5f);
+    s = writer_node(w, "Conv", (int[]){ s, a }, 2, NULL);
+    s = writer_node(w, "Mul", (int[]){ s, one(w, "Sigmoid", s) }, 2, NULL);
+    s = one(w, "Sigmoid", writer_node(w, "Conv", (int[]){ s, b, bias }, 3, NULL));
+    return writer_node(w, "Mul", (int[]){ x, s }, 2, NULL);
+}
+
+static int shuffle(struct writer *w, int x, int64_t c, int64_t size)
+{
+    int out = writer_ints(w, (int64_t[]){ -1, 3, c / 3, size, size }, 5), back = writer_ints(w, (int64_t[]){ -1, c, size, size }, 4);
+    x = writer_node(w, "Reshape", (int[]){ x, out }, 2, NULL);
+    x = writer_node(w, "Transpose", &x, 1, (const char *[]){ "perm=0,2,1,3,4", NULL });
+    return writer_node(w, "Reshape", (int[]){ x, back }, 2, NULL);
+}
+
+void write_mixture(const char *path, int size)
+{
+    struct writer w;
+    int64_t half = size / 2;
+    writer_begin(&w, 13);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 3, size, size }, 4);
+    int shift = writer_floats(&w, (int64_t[]){ 1, 3, 1, 1 }, 4, 0.3f, 0.6f), scale = writer_floats(&w, NULL, 0, 0.25f, 0.25f);
+    x = writer_node(&w, "Div", (int[]){ writer_node(&w, "Sub", (int[]){ x, shift }, 2, NULL), scale }, 2, NULL);
+    int first = one(&w, "LeakyRelu", conv(&w, x, 3, 12, 3, 2, 1));
+    x = gate(&w, first, 12);
+    x = writer_node(&w, "Mul", (int[]){ x, writer_node(&w, "HardSigmoid", &x, 1, (const char *[]){ "alpha=f0.16666667", NULL }) }, 2, NULL);
+    x = shuffle(&w, conv(&w, x, 12, 12, 1, 1, 3), 12, half);
+    int pooled = writer_node(&w, "AveragePool", &x, 1, (const char *[]){ "kernel_shape=3,3", "pads=1,1,1,1", "strides=1,1", NULL });
+    int counted = writer_node(&w, "AveragePool", &x, 1, (const char *[]){ "kernel_shape=3,2", "pads=1,0,1,1", "count_include_pad=1", NULL });
+    int even = one(&w, "Tanh", conv(&w, x, 12, 12, 3, 1, 12));
+    int half_part = writer_ints(&w, (int64_t[]){ 0 }, 1), end = writer_ints(&w, (int64_t[]){ 6 }, 1), axis = writer_ints(&w, (int64_t[]){ 1 }, 1);
+    int part = writer_node(&w, "Slice", (int[]){ even, half_part, end, axis }, 4, NULL);
+    int slope = writer_floats(&w, (int64_t[]){ 30, 1, 1 }, 3, 0.1f, 0.4f);
+    x = writer_node(&w, "Concat", (int[]){ pooled, part, counted }, 3, (const char *[]){ "axis=1", NULL });
+    x = writer_node(&w, "PRelu", (int[]){ conv(&w, x, 30, 30, 1, 1, 1), slope }, 2, NULL);
+    x = writer_node(&w, "LRN", &x, 1, (const char *[]){ "size=5", "alpha=f0.1", NULL });
+    int none = -1, pads = writer_ints(&w, (int64_t[]){ 0, 0, 1, 0, 0, 0, 0, 1 }, 8);
+    x = writer_node(&w, "Pad", (int[]){ x, pads }, 2, (const char *[]){ "mode=sreflect", NULL });
+    int sizes = writer_ints(&w, (int64_t[]){ 30, half * 2 }, 2), shape = writer_node(&w, "Shape", &x, 1, NULL), zero = writer_ints(&w, (int64_t[]){ 0 }, 1);
+    int rows = writer_node(&w, "Gather", (int[]){ shape, zero }, 2, NULL), wide = writer_ints(&w, (int64_t[]){ half * 2 }, 1);
+    sizes = writer_node(&w, "Concat", (int[]){ rows, sizes, wide }, 3, (const char *[]){ "axis=0", NULL });
+    x = writer_node(&w, "Resize", (int[]){ x, none, none, sizes }, 4, (const char *[]){ "mode=slinear", NULL });
+    x = one(&w, "Softplus", conv(&w, x, 30, 16, 3, 2, 1));
+    x = writer_node(&w, "ReduceMean", &x, 1, (const char *[]){ "axes=2,3", "keepdims=0", NULL });
+    int weight = writer_floats(&w, (int64_t[]){ 10, 16 }, 2, -1, 1);
+    x = writer_node(&w, "Gemm", (int[]){ x, weight }, 2, (const char *[]){ "transB=1", "alpha=f0.5", NULL });
+    writer_output(&w, first, 1, (int64_t[]){ -1, 12, half, half }, 4);
+    writer_output(&w, one(&w, "LogSoftmax", x), 1, (int64_t[]){ -1, 10 }, 2);
+    writer_save(&w, path);
+}

@@ -24,5 +24,8 @@ void writer_save(struct writer *w, const char *path);
 void write_mlp(const char *path);
 void write_resnet18(const char *path, int size, int width);
 void write_mobilenet_v2(const char *path, int size);
+/* One of every habit of the CNN families: squeeze and excite, gates, shuffles, branches, splits, odd pooling, resizing, means; two outputs
+ * ([batch, 12, size/2, size/2] and [batch, 10]), the first of them read on by the network. */
+void write_mixture(const char *path, int size);
 
 #endif

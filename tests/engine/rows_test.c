@@ -102,3 +102,10 @@ TEST(rows_of_mobilenet_v2)
     write_mobilenet_v2(path, 32);
     check_levels(path, (int64_t[]){ 1, 3, 32, 32 }, 4, 100, 5, 15);
 }
+
+TEST(rows_of_a_mixture)
+{
+    const char *path = file_in("mixture.onnx");
+    write_mixture(path, 16);
+    check_levels(path, (int64_t[]){ 1, 3, 16, 16 }, 4, 12 * 8 * 8, 3, 6);
+}
