@@ -172,17 +172,18 @@ void catalog_note_audit(struct catalog *c, const char *who, const char *action, 
     unlock(c);
 }
 
-static int set_digest(struct catalog *c, const char *model, int64_t version, const char *hex)
+#define INSERT_DIGEST "INSERT INTO versions (model, version, digest, created, changed) VALUES (?, ?, ?, ?, ?) ON CONFLICT (model, version) DO UPDATE SET digest = excluded.digest, changed = excluded.changed"
+
+static int set_digest(struct catalog *c, const char *model, int64_t version, const char *hex, bool replace)
 {
     int64_t now = (int64_t)clock_wall_ms();
-    return change(c, "INSERT INTO versions (model, version, digest, created, changed) VALUES (?, ?, ?, ?, ?) ON CONFLICT (model, version) DO UPDATE SET digest = excluded.digest, changed = excluded.changed", "sisii",
-                  VALUES(model, &version, hex, &now, &now));
+    return change(c, replace ? INSERT_DIGEST : INSERT_DIGEST " WHERE digest IS NULL", "sisii", VALUES(model, &version, hex, &now, &now));
 }
 
 bool catalog_note_digest(struct catalog *c, const char *model, int64_t version, const char *hex)
 {
     if (!lock_within(c, NOTE_WAIT_MS)) return false;
-    int code = set_digest(c, model, version, hex);
+    int code = set_digest(c, model, version, hex, false);
     unlock(c);
     return !code;
 }
@@ -227,7 +228,7 @@ static enum status finish(struct catalog *c, int code, const char *who, const ch
 enum status catalog_record_publish(struct catalog *c, const char *model, int64_t version, const char *hex, const char *who, struct err *err)
 {
     enum status st = begin(c, err);
-    return st ? st : finish(c, set_digest(c, model, version, hex), who, "publish", model, version, "version", err);
+    return st ? st : finish(c, set_digest(c, model, version, hex, true), who, "publish", model, version, "version", err);
 }
 
 enum status catalog_record_active(struct catalog *c, const char *model, int64_t version, const char *action, const char *who, struct err *err)
@@ -256,40 +257,46 @@ enum status catalog_record_loaded(struct catalog *c, const char *model, bool loa
 
 /* ---- reading ---- */
 
-bool catalog_find_digest(struct catalog *c, const char *model, int64_t version, char hex[65])
+enum status catalog_find_digest(struct catalog *c, const char *model, int64_t version, char hex[65], struct err *err)
 {
     sqlite3_stmt *s = NULL;
-    bool found = false;
+    hex[0] = 0;
     pthread_mutex_lock(&c->lock);
-    if (!prepare(c, &s, "SELECT digest FROM versions WHERE model = ? AND version = ?", "si", VALUES(model, &version)) && sqlite3_step(s) == SQLITE_ROW && sqlite3_column_bytes(s, 0) == 64) {
-        memcpy(hex, sqlite3_column_text(s, 0), 64);
-        hex[64] = 0;
-        found = true;
+    int code = prepare(c, &s, "SELECT digest FROM versions WHERE model = ? AND version = ? AND digest IS NOT NULL", "si", VALUES(model, &version));
+    if (!code) code = sqlite3_step(s);
+    if (code == SQLITE_ROW && sqlite3_column_text(s, 0)) snprintf(hex, 65, "%s", (const char *)sqlite3_column_text(s, 0));
+    else if (code == SQLITE_ROW) code = SQLITE_NOMEM;
+    sqlite3_finalize(s);
+    unlock(c);
+    return code == SQLITE_ROW || code == SQLITE_DONE ? ST_OK : refuse(err, code);
+}
+
+bool catalog_find_active(struct catalog *c, const char *model, int64_t *version)
+{
+    sqlite3_stmt *s = NULL;
+    pthread_mutex_lock(&c->lock);
+    int code = prepare(c, &s, "SELECT version FROM active WHERE model = ?", "s", VALUES(model));
+    if (!code) code = sqlite3_step(s);
+    if (code == SQLITE_ROW) *version = sqlite3_column_int64(s, 0);
+    else if (code == SQLITE_DONE) *version = 0;
+    sqlite3_finalize(s);
+    unlock(c);
+    return code == SQLITE_ROW || code == SQLITE_DONE;
+}
+
+bool catalog_each_alias(struct catalog *c, const char *model, void (*each)(void *ctx, const char *alias, int64_t version), void *ctx)
+{
+    sqlite3_stmt *s = NULL;
+    pthread_mutex_lock(&c->lock);
+    int code = prepare(c, &s, "SELECT alias, version FROM aliases WHERE model = ? ORDER BY alias", "s", VALUES(model));
+    while (!code && (code = sqlite3_step(s)) == SQLITE_ROW) {
+        const char *alias = (const char *)sqlite3_column_text(s, 0);
+        code = alias ? SQLITE_OK : SQLITE_NOMEM;
+        if (alias) each(ctx, alias, sqlite3_column_int64(s, 1));
     }
     sqlite3_finalize(s);
     unlock(c);
-    return found;
-}
-
-int64_t catalog_find_active(struct catalog *c, const char *model)
-{
-    sqlite3_stmt *s = NULL;
-    int64_t version = 0;
-    pthread_mutex_lock(&c->lock);
-    if (!prepare(c, &s, "SELECT version FROM active WHERE model = ?", "s", VALUES(model)) && sqlite3_step(s) == SQLITE_ROW) version = sqlite3_column_int64(s, 0);
-    sqlite3_finalize(s);
-    unlock(c);
-    return version;
-}
-
-void catalog_each_alias(struct catalog *c, const char *model, void (*each)(void *ctx, const char *alias, int64_t version), void *ctx)
-{
-    sqlite3_stmt *s = NULL;
-    pthread_mutex_lock(&c->lock);
-    if (!prepare(c, &s, "SELECT alias, version FROM aliases WHERE model = ? ORDER BY alias", "s", VALUES(model)))
-        while (sqlite3_step(s) == SQLITE_ROW) each(ctx, (const char *)sqlite3_column_text(s, 0), sqlite3_column_int64(s, 1));
-    sqlite3_finalize(s);
-    unlock(c);
+    return code == SQLITE_DONE;
 }
 
 void catalog_each_loaded(struct catalog *c, void (*each)(void *ctx, const char *model), void *ctx)
@@ -297,7 +304,8 @@ void catalog_each_loaded(struct catalog *c, void (*each)(void *ctx, const char *
     sqlite3_stmt *s = NULL;
     pthread_mutex_lock(&c->lock);
     if (!prepare(c, &s, "SELECT model FROM loaded ORDER BY model", "", VALUES(NULL)))
-        while (sqlite3_step(s) == SQLITE_ROW) each(ctx, (const char *)sqlite3_column_text(s, 0));
+        while (sqlite3_step(s) == SQLITE_ROW)
+            if (sqlite3_column_text(s, 0)) each(ctx, (const char *)sqlite3_column_text(s, 0));
     sqlite3_finalize(s);
     unlock(c);
 }

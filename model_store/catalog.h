@@ -22,7 +22,7 @@ void        catalog_close(struct catalog *c);
 /* notes */
 void catalog_note_state(struct catalog *c, const char *model, int64_t version, const char *state, const char *reason);
 void catalog_note_audit(struct catalog *c, const char *who, const char *action, const char *subject, const char *detail);
-/* Records the digest a version was first loaded with; false when it could not be written (tried again at the next load). */
+/* Records the digest a version was first loaded with, unless one is recorded; false when it could not be written (tried again at the next load). */
 bool catalog_note_digest(struct catalog *c, const char *model, int64_t version, const char *hex);
 /* The version is gone from the store: its digest is forgotten. */
 void catalog_forget_version(struct catalog *c, const char *model, int64_t version);
@@ -37,9 +37,11 @@ enum status catalog_record_alias(struct catalog *c, const char *model, const cha
 enum status catalog_record_loaded(struct catalog *c, const char *model, bool loaded, const char *who, struct err *err);
 
 /* reading */
-bool    catalog_find_digest(struct catalog *c, const char *model, int64_t version, char hex[65]);     /* false: none recorded */
-int64_t catalog_find_active(struct catalog *c, const char *model);                                    /* 0: none */
-void    catalog_each_alias(struct catalog *c, const char *model, void (*each)(void *ctx, const char *alias, int64_t version), void *ctx);
+/* "" in hex: none recorded. An error when the catalog cannot be read. */
+enum status catalog_find_digest(struct catalog *c, const char *model, int64_t version, char hex[65], struct err *err);
+/* Both are false when the catalog cannot be read; *version is then untouched. *version 0: none was activated. */
+bool    catalog_find_active(struct catalog *c, const char *model, int64_t *version);
+bool    catalog_each_alias(struct catalog *c, const char *model, void (*each)(void *ctx, const char *alias, int64_t version), void *ctx);
 void    catalog_each_loaded(struct catalog *c, void (*each)(void *ctx, const char *model), void *ctx);
 /* [{"id","time","who","action","subject","detail"}], ids above `after`, at most `limit` (1..1000). */
 enum status catalog_write_audit_json(struct catalog *c, int64_t after, int limit, struct buf *out, struct err *err);

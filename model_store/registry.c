@@ -104,8 +104,8 @@ struct loaded *registry_default_version(struct model_entry *m)
 
 static struct alias_entry *find_alias(struct model_entry *m, const char *alias, size_t length)
 {
-    for (int i = 0; i < m->alias_count; i++)
-        if (strlen(m->aliases[i].name) == length && !memcmp(m->aliases[i].name, alias, length)) return &m->aliases[i];
+    for (int i = 0; i < m->aliases.count; i++)
+        if (strlen(m->aliases.entries[i].name) == length && !memcmp(m->aliases.entries[i].name, alias, length)) return &m->aliases.entries[i];
     return NULL;
 }
 

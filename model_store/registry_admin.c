@@ -156,8 +156,8 @@ enum status registry_set_alias(struct registry *r, const char *model, const char
         return err_set(err, ST_NOT_FOUND, "the store has no version %" PRId64 " of model '%.130s'", version, model);
     pthread_mutex_lock(&r->lock);
     struct model_entry *m = registry_find_model(r, model, strlen(model));
-    bool full = m && m->alias_count == ALIASES_MAX;
-    for (int i = 0; full && i < m->alias_count; i++) full = strcmp(m->aliases[i].name, alias) != 0;
+    bool full = m && m->aliases.count == ALIASES_MAX;
+    for (int i = 0; full && i < m->aliases.count; i++) full = strcmp(m->aliases.entries[i].name, alias) != 0;
     pthread_mutex_unlock(&r->lock);
     if (full) return err_set(err, ST_TOO_MANY, "model '%s' has %d aliases already", model, ALIASES_MAX);
     enum status st = catalog_record_alias(r->catalog, model, alias, version, who, err);
@@ -189,10 +189,10 @@ void registry_write_models_json(struct registry *r, struct buf *out)
         if (m->active) buf_int(out, m->active);
         else buf_puts(out, "null");
         buf_puts(out, ",\"aliases\":{");
-        for (int k = 0; k < m->alias_count; k++) {
+        for (int k = 0; k < m->aliases.count; k++) {
             if (k) buf_putc(out, ',');
-            json_write_text(out, m->aliases[k].name);
-            buf_printf(out, ":%" PRId64, m->aliases[k].version);
+            json_write_text(out, m->aliases.entries[k].name);
+            buf_printf(out, ":%" PRId64, m->aliases.entries[k].version);
         }
         buf_puts(out, "},\"versions\":[");
         bool first = true;

@@ -27,24 +27,22 @@ static uint64_t stamp_of(struct registry *r, const struct model_entry *m, int64_
 
 static void add_alias(void *ctx, const char *alias, int64_t version)
 {
-    struct model_entry *m = ctx;
-    if (m->alias_count == ALIASES_MAX) return;
-    snprintf(m->aliases[m->alias_count].name, sizeof m->aliases[0].name, "%s", alias);
-    m->aliases[m->alias_count++].version = version;
+    struct alias_list *l = ctx;
+    if (l->count == ALIASES_MAX) return;
+    snprintf(l->entries[l->count].name, sizeof l->entries[0].name, "%s", alias);
+    l->entries[l->count++].version = version;
 }
 
 void control_sync_names(struct registry *r, struct model_entry *m)
 {
-    struct model_entry *copy = calloc(1, sizeof *copy);
-    if (!copy) return;
-    int64_t active = catalog_find_active(r->catalog, m->name);
-    catalog_each_alias(r->catalog, m->name, add_alias, copy);
+    int64_t active = m->active;
+    if (!catalog_find_active(r->catalog, m->name, &active)) log_write(r->o.log, LOG_ERROR, "catalog", "%s: the activated version cannot be read", m->name);
+    r->scratch.count = 0;
+    bool whole = catalog_each_alias(r->catalog, m->name, add_alias, &r->scratch);
     pthread_mutex_lock(&r->lock);
     m->active = active;
-    m->alias_count = copy->alias_count;
-    memcpy(m->aliases, copy->aliases, sizeof m->aliases);
+    if (whole) m->aliases = r->scratch;
     pthread_mutex_unlock(&r->lock);
-    free(copy);
 }
 
 static void set_state(struct registry *r, struct version_entry *v, enum version_state state, const char *reason)

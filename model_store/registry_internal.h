@@ -41,14 +41,14 @@ struct version_entry {
 };
 
 struct alias_entry { char name[MODEL_NAME_MAX + 1]; int64_t version; };
+struct alias_list { struct alias_entry entries[ALIASES_MAX]; int count; };
 
 struct model_entry {
     char                  name[MODEL_NAME_MAX + 1];
     struct version_entry *versions;      /* ascending */
     int                   count, room;
     int64_t               active;        /* the default by the operator's word; 0: none said */
-    struct alias_entry    aliases[ALIASES_MAX];
-    int                   alias_count;
+    struct alias_list     aliases;
     bool                  wanted;        /* it ought to be loaded */
     char                 *config_json;   /* of the load request, replaces the file; NULL */
     size_t                config_length;
@@ -74,6 +74,7 @@ struct registry {
     struct repository *repository;
     struct catalog    *catalog;
     char             **start_names;      /* copies of load_at_start */
+    struct alias_list  scratch;          /* loader thread: what the catalog says, before it is taken over */
 
     pthread_mutex_t lock;                /* guards everything below */
     pthread_cond_t  changed;             /* a job came, a job is done, settled, a retired version is gone */

@@ -63,8 +63,8 @@ static enum status check_digest(struct registry *r, struct loaded *l, struct err
     struct told told = { r, l->name, l->v.version };
     enum status st = repository_digest(r->repository, l->name, l->v.version, l->v.digest, tell_hashing, &told, err);
     if (st) return st;
-    if (!catalog_find_digest(r->catalog, l->name, l->v.version, recorded)) return ST_OK;
-    if (!strcmp(recorded, l->v.digest)) return ST_OK;
+    st = catalog_find_digest(r->catalog, l->name, l->v.version, recorded, err);
+    if (st || !*recorded || !strcmp(recorded, l->v.digest)) return st;
     return err_set(err, ST_BAD_INPUT, "its files are not those that were recorded (digest %.16s..., recorded %.16s...): put new files under a new version number, or publish this one again to accept them", l->v.digest, recorded);
 }
 
@@ -187,8 +187,7 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     uint64_t after = resident_bytes();
     l->v.memory_bytes = after > before ? after - before : 0;
     l->v.load_ns = clock_ns() - start;
-    char recorded[65];
-    if (!catalog_find_digest(r->catalog, m->name, version, recorded) && !catalog_note_digest(r->catalog, m->name, version, l->v.digest))
+    if (!catalog_note_digest(r->catalog, m->name, version, l->v.digest))
         log_write(r->o.log, LOG_WARNING, "catalog", "the digest of %s version %" PRId64 " could not be recorded; it will be at its next load", m->name, version);
     *out = l;
     return ST_OK;

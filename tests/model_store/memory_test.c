@@ -153,7 +153,7 @@ static enum status catalog_operation(void)
     st = catalog_record_active(c, "m", 2, "activate", "ann", &err);
     if (!st) st = catalog_record_alias(c, "m", "prod", 2, "ann", &err);
     catalog_note_state(c, "m", 2, "READY", "");
-    catalog_find_digest(c, "m", 2, hex);
+    catalog_find_digest(c, "m", 2, hex, &err);
     catalog_close(c);
     return st;
 }
