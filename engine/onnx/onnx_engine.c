@@ -68,6 +68,7 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
         st = passes_run(&e->import.graph, options->passes_off, err);
     }
     if (!st) st = make_signature(e, err);
+    if (!st && e->map.data) madvise((void *)(uintptr_t)e->map.data, e->map.size, MADV_DONTNEED);     /* packed weights have taken the file's place; what is still read comes back by itself */
     if (st) {
         engine_close(e);
         return st;

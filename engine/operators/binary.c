@@ -7,6 +7,8 @@
 
 enum binary { B_ADD, B_SUB, B_MUL, B_DIV, B_POW, B_MOD, B_MIN, B_MAX, B_AND, B_OR, B_XOR, B_EQUAL, B_LESS, B_GREATER, B_LESS_EQUAL, B_GREATER_EQUAL, B_PRELU, B_SUM, B_MEAN };
 
+enum { COLUMNS_MIN = 8 };      /* shorter columns are not worth a kernel call */
+
 static bool is_comparison(int code) { return code >= B_AND && code <= B_GREATER_EQUAL; }
 
 static double apply_real(int code, double a, double b, bool c_mod)
@@ -133,6 +135,22 @@ static void run_strings(uint8_t *y, const struct string_ref *a, const struct str
     }
 }
 
+/* [n, rows, c] with [n, c] or [c], the shape of biases and of squeeze-and-excite gates: a kernel for each n. False: not of that shape. */
+static bool run_columns(const struct call *c, const struct walk *w, int code)
+{
+    int wide = -1;
+    for (int k = 0; k < 2; k++)
+        if (w->rank >= 2 && w->rank <= 3 && w->stride[k][w->rank - 1] == 1 && w->stride[k][w->rank - 2] == w->run && w->stride[!k][w->rank - 1] == 1 && w->stride[!k][w->rank - 2] == 0) wide = k;
+    if (wide < 0 || w->run < COLUMNS_MIN || (code != B_ADD && code != B_MUL)) return false;
+    int64_t rows = w->dims[w->rank - 2], n = w->rank == 3 ? w->dims[0] : 1;
+    for (int64_t i = 0; i < n; i++) {
+        const float *x = (const float *)c->in[wide]->data + (w->rank == 3 ? i * w->stride[wide][0] : 0);
+        const float *v = (const float *)c->in[!wide]->data + (w->rank == 3 ? i * w->stride[!wide][0] : 0);
+        c->k->scale_shift_f32((float *)c->out[0]->data + i * rows * w->run, x, code == B_MUL ? v : NULL, code == B_ADD ? v : NULL, rows, w->run, (struct activation_spec){ ACT_NONE, 0, 0 }, c->threads);
+    }
+    return true;
+}
+
 static enum status apply_pair(struct call *c, struct err *err)
 {
     const struct operand *a = c->in[0], *b = c->in[1];
@@ -145,6 +163,7 @@ static enum status apply_pair(struct call *c, struct err *err)
     struct walk w;
     enum status st = walk_broadcast(&w, c, err);
     uint64_t at = 0;
+    if (!st && f32 && w.more && run_columns(c, &w, code)) return ST_OK;
     for (; !st && w.more; walk_next(&w), at += (uint64_t)w.run) {
         int64_t step[2] = { walk_step(&w, 0), walk_step(&w, 1) };
         if (f32 && run_f32(code, (float *)y->data + at, (const float *)a->data + w.offset[0], (const float *)b->data + w.offset[1], w.run, step[0], step[1])) continue;

@@ -4,7 +4,7 @@
 #include "engine/operators/operators.h"
 
 static const struct op *const families[] = {
-    ops_unary, ops_binary, ops_shape, ops_move, ops_reduce, ops_normalise, ops_conv, ops_pool, ops_matmul, ops_resize, ops_index,
+    ops_unary, ops_binary, ops_shape, ops_move, ops_pad, ops_reduce, ops_normalise, ops_conv, ops_pool, ops_matmul, ops_resize, ops_index,
 };
 
 const struct op *op_find(const char *domain, const char *name, int opset, bool *known)

@@ -93,14 +93,14 @@ TEST(rows_of_resnet18)
 {
     const char *path = file_in("resnet18.onnx");
     write_resnet18(path, 32, 64);
-    check_levels(path, (int64_t[]){ 1, 3, 32, 32 }, 4, 100, 7, 30);
+    check_levels(path, (int64_t[]){ 1, 3, 32, 32 }, 4, 100, 15, 30);
 }
 
 TEST(rows_of_mobilenet_v2)
 {
     const char *path = file_in("mobilenet_v2.onnx");
     write_mobilenet_v2(path, 32);
-    check_levels(path, (int64_t[]){ 1, 3, 32, 32 }, 4, 100, 5, 15);
+    check_levels(path, (int64_t[]){ 1, 3, 32, 32 }, 4, 100, 11, 30);
 }
 
 TEST(rows_of_a_mixture)
