@@ -12,7 +12,7 @@
 #include "server/command_model.h"
 #include "server/commands.h"
 
-enum { RUNS_MAX = 1000000, WARM_UP = 3, STEPS_MAX = 20000 };
+enum { RUNS_MAX = 1000000, WARM_UP = 3, STEPS_MAX = 20000, STEPS_SHOWN = 40, OPERATORS_MAX = 64 };
 
 struct bench { const char *model, *size; int64_t batch; double seconds; bool json, trace; struct engine_options options; };
 
@@ -64,6 +64,22 @@ static int slower(const void *a, const void *b)
     return (x->ns < y->ns) - (x->ns > y->ns);
 }
 
+static void print_operators(const struct plan_step_info *info, int n, uint64_t all)
+{
+    struct total { const char *name; uint64_t ns; int count; } totals[OPERATORS_MAX];
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        int t = 0;
+        while (t < count && strcmp(totals[t].name, info[i].node->op->name)) t++;
+        if (t == OPERATORS_MAX) continue;
+        if (t == count) totals[count++] = (struct total){ info[i].node->op->name, 0, 0 };
+        totals[t].ns += info[i].ns;
+        totals[t].count++;
+    }
+    printf("\n%10s %6s %5s  %s\n", "us", "%", "nodes", "operator");
+    for (int t = 0; t < count; t++) printf("%10.1f %6.2f %5d  %s\n", (double)totals[t].ns / 1e3, all ? 100.0 * (double)totals[t].ns / (double)all : 0, totals[t].count, totals[t].name);
+}
+
 static void print_trace(const struct command_model *m)
 {
     struct plan_step_info *info = mem_calloc_array(STEPS_MAX, sizeof *info);
@@ -77,11 +93,13 @@ static void print_trace(const struct command_model *m)
     for (int i = 0; i < n; i++) all += info[i].ns;
     qsort(info, (size_t)n, sizeof *info, slower);
     printf("%10s %6s  %-16s %-28s %-20s %s\n", "us", "%", "operator", "kernel", "result", "node");
-    for (int i = 0; i < n && i < 40; i++) {
+    for (int i = 0; i < n && i < STEPS_SHOWN; i++) {
         char shape[128];
         printf("%10.1f %6.2f  %-16s %-28s %-20s %s\n", (double)info[i].ns / 1e3, all ? 100.0 * (double)info[i].ns / (double)all : 0, info[i].node->op->name, info[i].kernel,
                shape_text(info[i].out->dims, info[i].out->rank, shape, sizeof shape), info[i].node->name);
     }
+    print_operators(info, n, all);
+    free(info);
 }
 
 static enum status measure(const struct bench *b, struct command_model *m, struct request_tensor *inputs, uint64_t *times, int *runs, struct err *err)
