@@ -59,7 +59,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test fuzz faults clean install dist check-includes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers fuzz faults clean install dist check-includes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -109,6 +109,19 @@ $(B)/tests/bench/load: tests/bench/load.c
 
 faults: all $(B)/tests/bench/load  ## the fault plan in full: hot swap, overload, slow and vanishing clients, storms (about 20 min)
 	@tools/venv.sh && FAULTS=full build/venv/bin/python tests/e2e/faults_test.py
+
+$(B)/tests/bench/kernels_bench: $(B)/tests/bench/kernels_bench.o $(LIB)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+bench: $(B)/tests/bench/kernels_bench  ## speed of every kernel at every CPU level, GB/s and GFLOP/s (BENCH="gemm conv chain small")
+	$< $(BENCH)
+
+bench-peers: all  ## inferd and onnxruntime side by side: ResNet-50, MobileNetV2, AlexNet (PEERS="resnet50 --threads 1")
+	@tools/bench_peers.py --least 0.85 --inferd $(B)/inferd $(PEERS)
+
+compat: all  ## the same requests to inferd and to a real Triton server, every difference mended or explained
+	@tools/venv.sh onnx && build/venv/bin/python tools/compat.py
 
 fuzz: fuzz-build  ## run every fuzz target for 60 s each (FUZZ_SECONDS)
 	@for f in $(FUZZBIN); do $$f --seconds $${FUZZ_SECONDS:-60} tests/fuzz/corpus/$$(basename $$f _fuzz) || exit 1; done

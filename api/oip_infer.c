@@ -73,7 +73,7 @@ static const char *text_of(const struct json *object, const char *key)
 /* Where the raw tensors of the body stand; each input takes the next piece. */
 struct raw_part { const char *at; uint64_t left; };
 
-static enum status read_input(struct request *r, struct request_tensor *in, const struct json *j, struct raw_part *raw, struct err *err)
+static enum status read_input(struct request *r, struct request_tensor *in, const struct json *j, struct raw_part *raw, const char *model, struct err *err)
 {
     const char *name = text_of(j, "name"), *datatype = text_of(j, "datatype");
     if (!name) return err_set(err, ST_BAD_INPUT, "Unable to parse 'name' of an input: a string is needed");
@@ -87,7 +87,7 @@ static enum status read_input(struct request *r, struct request_tensor *in, cons
     if (size) {
         uint64_t n;
         if (!json_as_uint64(size, &n)) return err_set(err, ST_BAD_INPUT, "Unable to parse 'binary_data_size' of input '%s': it must be a natural number", name);
-        if (n > raw->left) return err_set(err, ST_BAD_INPUT, "unexpected end of the body: input '%s' says %llu bytes of binary data and %llu are left", name, (unsigned long long)n, (unsigned long long)raw->left);
+        if (n > raw->left) return err_set(err, ST_BAD_INPUT, "unexpected size for input '%s', expecting %llu additional bytes for model '%s'", name, (unsigned long long)(n - raw->left), model);
         st = oip_tensor_from_raw(&in->tensor, &r->arena, raw->at, n, name, err);
         raw->at += n;
         raw->left -= n;
@@ -98,18 +98,18 @@ static enum status read_input(struct request *r, struct request_tensor *in, cons
     return oip_tensor_from_json(&in->tensor, &r->arena, data->raw.text, data->raw.length, name, err);
 }
 
-static enum status read_inputs(struct request *r, const struct json *inputs, struct raw_part raw, struct err *err)
+static enum status read_inputs(struct request *r, const struct json *inputs, struct raw_part raw, const char *model, struct err *err)
 {
     if (!inputs || inputs->type != JSON_ARRAY) return err_set(err, ST_BAD_INPUT, "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'");
     if (inputs->list.count > REQUEST_TENSORS_MAX) return err_set(err, ST_BAD_INPUT, "more than %d inputs", REQUEST_TENSORS_MAX);
     r->inputs = arena_calloc(&r->arena, inputs->list.count, sizeof *r->inputs);
     if (!r->inputs) return err_set(err, ST_NO_MEMORY, "no memory for the inputs");
     for (const struct json *j = inputs->list.first; j; j = j->next) {
-        enum status st = read_input(r, &r->inputs[r->input_count], j, &raw, err);
+        enum status st = read_input(r, &r->inputs[r->input_count], j, &raw, model, err);
         if (st) return st;
         r->input_count++;
     }
-    if (raw.left) return err_set(err, ST_BAD_INPUT, "unexpected additional input data: %llu bytes of the body belong to no input", (unsigned long long)raw.left);
+    if (raw.left) return err_set(err, ST_BAD_INPUT, "unexpected additional input data for model '%s'", model);
     return ST_OK;
 }
 
@@ -177,10 +177,13 @@ static enum status check_against_model(struct request *r, const struct infer_ask
         enum status st = check_input(r, v, &r->inputs[i], err);
         if (st) return st;
     }
-    int needed = 0;
-    for (int i = 0; i < v->signature->input_count; i++) needed += !v->signature->inputs[i].optional;
-    if (r->input_count < needed || r->input_count > v->signature->input_count)
-        return err_set(err, ST_BAD_INPUT, "expected %d inputs but got %d inputs for model '%s'", v->signature->input_count, r->input_count, v->name);
+    for (int i = 0; i < v->signature->input_count; i++) {
+        const struct port *p = &v->signature->inputs[i];
+        int k = 0;
+        while (k < r->input_count && strcmp(r->inputs[k].name, p->name)) k++;
+        if (k == r->input_count && !p->optional)
+            return err_set(err, ST_BAD_INPUT, "expected %d inputs but got %d inputs for model '%s'. The required input '%s' is missing.", v->signature->input_count, r->input_count, v->name, p->name);
+    }
     for (int i = 0; i < ask->output_count; i++)
         if (!signature_output(v->signature, ask->outputs[i].name))
             return err_set(err, ST_BAD_INPUT, "unexpected inference output '%s' for model '%s'", ask->outputs[i].name, v->name);
@@ -241,11 +244,11 @@ enum status oip_infer_read(struct request *r, struct infer_ask *ask, const struc
         r->id = id->string.text;
     }
     st = read_parameters(r, json_get(root, "parameters"), ask, err);
-    if (!st) st = read_inputs(r, json_get(root, "inputs"), (struct raw_part){ body + text, length - text }, err);
+    if (!st) st = read_inputs(r, json_get(root, "inputs"), (struct raw_part){ body + text, length - text }, v->name, err);
     if (!st) st = read_outputs(r, json_get(root, "outputs"), ask, err);
     if (st) return st;
     st = check_against_model(r, ask, v, err);
-    return st ? say(r, st, err) : ST_OK;
+    return st == ST_OK || !strncmp(err->text, "unexpected inference ", 21) ? st : say(r, st, err);
 }
 
 /* ---- the answer ---- */

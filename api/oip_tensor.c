@@ -176,7 +176,7 @@ enum status oip_tensor_from_raw(struct tensor *t, struct arena *arena, const cha
         return err_set(err, ST_BAD_INPUT, "input '%s' has a shape that is too large", name);
     if (t->dtype == DT_STRING) return raw_strings(t, count, arena, bytes, length, name, err);
     if (t->bytes != length)
-        return err_set(err, ST_BAD_INPUT, "unexpected total byte size %llu for input '%s', expecting %llu", (unsigned long long)length, name, (unsigned long long)t->bytes);
+        return err_set(err, ST_BAD_INPUT, "input byte size mismatch for input '%s'. Expected %llu, got %llu", name, (unsigned long long)t->bytes, (unsigned long long)length);
     size_t element = (size_t)dtype_bits(t->dtype) / 8;
     if (element < 1) element = 1;
     if (((uintptr_t)bytes & (element - 1)) == 0) {

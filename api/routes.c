@@ -27,7 +27,7 @@ static const struct { const char *method, *pattern; enum route route; enum scope
     { "POST", "/v2/repository/index",                     ROUTE_INDEX,            SCOPE_READ },
     { "POST", "/v2/repository/models/{m}/load",           ROUTE_LOAD,             SCOPE_ADMIN },
     { "POST", "/v2/repository/models/{m}/unload",         ROUTE_UNLOAD,           SCOPE_ADMIN },
-    { "POST", "/v2/repository/{n}/index",                 ROUTE_NAMED_REPOSITORY, SCOPE_READ },
+    { "POST", "/v2/repository/{n}/index",                 ROUTE_INDEX,            SCOPE_READ },      /* Triton lists the same whatever the name */
     { "POST", "/v2/repository/{n}/models/{m}/load",       ROUTE_NAMED_REPOSITORY, SCOPE_ADMIN },
     { "POST", "/v2/repository/{n}/models/{m}/unload",     ROUTE_NAMED_REPOSITORY, SCOPE_ADMIN },
     { "GET",  "/metrics",                                 ROUTE_METRICS,          SCOPE_READ },

@@ -133,7 +133,7 @@ enum status registry_pin(struct registry *r, const char *name, size_t name_lengt
         if (l) l->pins++, *out = &l->v;
         else if (version && !v) st = unknown(err, name, name_length, version);
         else if (version) st = err_set(err, ST_UNAVAILABLE, "Request for unknown model: '%s' version %" PRId64 " is not at ready state", m->name, version);
-        else st = err_set(err, ST_UNAVAILABLE, "Request for unknown model: '%s' has no available versions", m->name);
+        else st = err_set(err, m->wanted ? ST_UNAVAILABLE : ST_NOT_FOUND /* unloaded */, "Request for unknown model: '%s' has no available versions", m->name);
     }
     pthread_mutex_unlock(&r->lock);
     return st;

@@ -275,6 +275,10 @@ static void serve_inference(struct exchange *x)
     }
     http_suspend(x->call);
     st = scheduler_submit(x->pin->scheduler, &x->request, &x->error);
+    if (st == ST_BAD_INPUT) {      /* Triton names request and model in every sentence about an inference */
+        struct err plain = x->error;
+        err_set(&x->error, st, "[request id: %s] %s for '%s'", x->request.id[0] ? x->request.id : "<id_unknown>", plain.text, x->pin->name);
+    }
     if (st) http_resume(x->call);      /* refused: no event will come */
 }
 

@@ -77,7 +77,8 @@ static void do_unload(struct exchange *x)
     const char *name = model_of(x, &x->error);
     if (!name || read_object(x, &root, NULL, &x->error)) return;
     const struct json *dependents = json_get(json_get(root, "parameters"), "unload_dependents");
-    registry_unload(x->server->registry, name, dependents && dependents->type == JSON_BOOL && dependents->boolean, x->who, &x->error);
+    enum status st = registry_unload(x->server->registry, name, dependents && dependents->type == JSON_BOOL && dependents->boolean, x->who, &x->error);
+    if (st == ST_NOT_FOUND) x->error = (struct err){ 0 };      /* what is not there is unloaded: Triton answers 200 */
 }
 
 /* ---- our own admin routes ---- */

@@ -11,7 +11,7 @@
 static void answer_ready(struct exchange *x, bool ready)
 {
     if (atomic_load(&x->server->closing)) http_answer_header(x->call, "Connection", "close");
-    http_answer(x->call, ready ? 200 : 400, NULL, NULL);
+    http_answer(x->call, ready ? 200 : 400, "text/plain", NULL);      /* empty: clients look at the status */
 }
 
 static void serve_server(struct exchange *x)
@@ -29,7 +29,9 @@ static void serve_pinned(struct exchange *x)
     struct err err;
     enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
     if (st) {
-        if (x->route.route == ROUTE_MODEL_READY && st == ST_UNAVAILABLE) err.status = ST_BAD_INPUT;      /* not ready is 400 there */
+        /* Triton answers 400 on these two where other routes say 404 or 503, and its clients know that */
+        if (x->route.route == ROUTE_MODEL_READY) err_set(&err, ST_BAD_INPUT, "Model version not ready");
+        if (x->route.route == ROUTE_STATS) err_set(&err, ST_BAD_INPUT, "requested model '%.*s' is not available", (int)(x->route.model_length < 128 ? x->route.model_length : 128), x->route.model);
         serve_error(x, &err);
         return;
     }
@@ -122,6 +124,7 @@ static enum status set_logging(struct exchange *x, struct err *err)
         uint64_t level;
         size_t i = 0;
         while (i < 3 && strcmp(switches[i].key, j->key)) i++;
+        /* a key that is no setting is passed over, as Triton does */
         if (i < 3 && j->type != JSON_BOOL) return err_set(err, ST_BAD_INPUT, "log setting '%s' must be a boolean", j->key);
         else if (i < 3) continue;
         if (!strcmp(j->key, "log_file")) return err_set(err, ST_UNSUPPORTED, "log file location can not be updated through network protocol");
@@ -129,8 +132,6 @@ static enum status set_logging(struct exchange *x, struct err *err)
             if (!json_as_uint64(j, &level) || level > UINT32_MAX) return err_set(err, ST_BAD_INPUT, "log setting 'log_verbose_level' must be a natural number");
         } else if (!strcmp(j->key, "log_format")) {
             if (!json_is_string(j, "default") && !json_is_string(j, "ISO8601")) return err_set(err, ST_BAD_INPUT, "log setting 'log_format' must be default or ISO8601");
-        } else {
-            return err_set(err, ST_BAD_INPUT, "there is no log setting '%.64s'", j->key);
         }
     }
     for (const struct json *j = root->list.first; j; j = j->next) {
@@ -157,7 +158,7 @@ static void serve_logging(struct exchange *x)
     buf_init(&b, 0);
     buf_puts(&b, "{\"log_file\":\"\"");
     for (size_t i = 0; i < 3; i++) buf_printf(&b, ",\"%s\":%s", switches[i].key, log_enabled(x->server->log, switches[i].level) ? "true" : "false");
-    buf_printf(&b, ",\"log_verbose_level\":%u,\"log_format\":\"ISO8601\"}", atomic_load(&x->server->verbose_level));
+    buf_printf(&b, ",\"log_verbose_level\":%u,\"log_format\":\"default\"}", atomic_load(&x->server->verbose_level));
     serve_json(x, 200, &b);
 }
 

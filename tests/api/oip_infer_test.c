@@ -61,7 +61,7 @@ TEST(bad_requests_are_told_what_is_wrong)
     BAD("{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3 4]}]}", "'data' of input 'x'");
     BAD("{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,\"4\"]}]}", "not a number");
     BAD("{\"inputs\":[{\"name\":\"x\",\"shape\":[1,4],\"datatype\":\"INT32\",\"data\":[1,2,3,4]}]}", "inference input 'x' data-type is 'INT32', but model 'fake' expects 'FP32'");
-    BAD("{\"inputs\":[{\"name\":\"z\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}", "[request id: <id_unknown>] unexpected inference input 'z' for model 'fake'");
+    BAD("{\"inputs\":[{\"name\":\"z\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":[1,2,3,4]}]}", "unexpected inference input 'z' for model 'fake'");
     BAD("{\"id\":\"7\",\"inputs\":[]}", "[request id: 7] expected 2 inputs but got 0 inputs for model 'fake'");
     BAD("{\"inputs\":[" X "," X "]}", "already exists");
     BAD("{\"inputs\":[" X "],\"outputs\":[{\"name\":\"q\"}]}", "unexpected inference output 'q' for model 'fake'");
