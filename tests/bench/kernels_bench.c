@@ -1,7 +1,8 @@
 /* Speed of single kernels at every level: GB/s and GFLOP/s, best of several runs, on one thread and on `--threads N` (2).
- *   kernels_bench [--threads N] [gemm|conv|small]...
+ *   kernels_bench [--threads N] [gemm|conv|chain|small]...
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
- * come from. */
+ * come from. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
+ * layer the best time of many rounds counts, own and oneDNN in turns. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +114,59 @@ static void bench_conv(const struct kernels *k, int threads)
     }
 }
 
+enum { CHAIN_MAX = 64, CHAIN_ROUNDS = 25 };
+struct link { const struct layer *l; struct conv_layer *layer[2]; struct conv_plan *plan[2]; double best[2]; };
+
+static void chain_open(struct link *c, const struct kernels *k, int threads, const struct layer *l)
+{
+    struct conv_spec s = { .in_c = l->in_c, .out_c = l->out_c, .groups = l->groups, .kh = l->k, .kw = l->k, .stride_h = l->stride, .stride_w = l->stride, .dilation_h = 1, .dilation_w = 1,
+                           .has_residual = l->residual, .act = { .kind = ACT_RELU }, .hint_h = l->size, .hint_w = l->size, .hint_n_max = 2 };
+    const int pad = (l->k - 1) / 2, out = (l->size + 2 * pad - l->k) / l->stride + 1;
+    const struct window2d w = { .n = 1, .h = l->size, .w = l->size, .c = l->in_c, .out_h = out, .out_w = out, .kh = l->k, .kw = l->k, .stride_h = l->stride, .stride_w = l->stride, .dilation_h = 1, .dilation_w = 1, .pad_top = pad, .pad_left = pad, .pad_bottom = pad, .pad_right = pad };
+    float *weight = fresh((size_t)(l->out_c * (l->in_c / l->groups) * l->k * l->k)), *bias = fresh((size_t)l->out_c);
+    struct err err = { 0 };
+    *c = (struct link){ .l = l, .best = { 1e9, 1e9 } };
+    for (int own = 0; own < 2; own++)
+        if (conv_layer_open_as(&c->layer[own], &s, weight, bias, k, threads, own ? CONV_BY_OWN : CONV_BY_ONEDNN, &err) || conv_plan_open(&c->plan[own], c->layer[own], &w, threads, &err)) {
+            fprintf(stderr, "kernels_bench: %s\n", err.text);
+            exit(1);
+        }
+    free(weight), free(bias);
+}
+
+static void bench_chain(const struct kernels *k, int threads, const char *net)
+{
+    static struct link chain[CHAIN_MAX];
+    int n = 0;
+    if (k->level < cpu_level_detect()) return;
+    for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
+        for (int t = 0; t < layers[i].times && !strcmp(layers[i].net, net) && n < CHAIN_MAX; t++) chain_open(chain + n++, k, threads, layers + i);
+    const size_t largest = 2 << 20;
+    float *x = fresh(largest), *y = fresh(largest);
+    char *scratch = aligned_alloc(64, 64 << 20);
+    struct err err = { 0 };
+    for (int round = 0; round < CHAIN_ROUNDS; round++)
+        for (int own = 0; own < 2; own++)
+            for (int i = 0; i < n; i++) {
+                float *in = i % 2 ? y : x, *out = i % 2 ? x : y;
+                double t = now();
+                if (conv_plan_run(chain[i].plan[own], out, in, chain[i].l->residual ? out : NULL, scratch, &err)) exit(1);
+                t = now() - t;
+                if (t < chain[i].best[own]) chain[i].best[own] = t;
+            }
+    double sum[2] = { 0, 0 }, best = 0;
+    for (int i = 0; i < n; i++) {
+        const struct layer *l = chain[i].l;
+        const double flop = 2.0 * ((l->size - 1) / l->stride + 1) * ((l->size - 1) / l->stride + 1) * l->out_c * (l->in_c / l->groups) * l->k * l->k, a = chain[i].best[0], b = chain[i].best[1];
+        printf("chain   %-9s threads %d %4d>%4d %2dx%-2d /%d at %3d%s  onednn %6.3f ms %6.1f GFLOP/s  own %6.3f ms %6.1f GFLOP/s%s\n", net, threads, l->in_c, l->out_c, l->k, l->k, l->stride, l->size, l->residual ? "+r" : "  ", a * 1e3,
+               1e-9 * flop / a, b * 1e3, 1e-9 * flop / b, b < 0.97 * a ? "  <" : "");
+        sum[0] += a, sum[1] += b, best += a < b ? a : b;
+        for (int own = 0; own < 2; own++) conv_plan_close(chain[i].plan[own]), conv_layer_close(chain[i].layer[own]);
+    }
+    printf("chain   %-9s threads %d in all: onednn %.2f ms, own %.2f ms, better of both %.2f ms\n", net, threads, sum[0] * 1e3, sum[1] * 1e3, best * 1e3);
+    free(x), free(y), free(scratch);
+}
+
 static void bench_small(const struct kernels *k, int threads)
 {
     const int64_t n = 56 * 56 * 256;
@@ -149,13 +203,13 @@ int main(int argc, char **argv)
     }
     for (int level = (int)cpu_level_detect(); level >= 0; level--) {
         struct kernels k;
-        if (level == CPU_AMX - 1 && cpu_level_detect() == CPU_AMX && argc < 0) continue;
         kernels_fill(&k, (enum cpu_level)level);
         for (int t = 1; t <= threads; t += threads - 1 ? threads - 1 : 1) {
             for (int i = 1; i < argc || (all && i == 1); i++) {
                 if (all || !strcmp(argv[i], "gemm")) bench_gemm(&k, t);
                 if (all || !strcmp(argv[i], "small")) bench_small(&k, t);
                 if (all || !strcmp(argv[i], "conv")) bench_conv(&k, t);
+                if (all || !strcmp(argv[i], "chain")) bench_chain(&k, t, "resnet50"), bench_chain(&k, t, "mobilenet");
                 if (all) break;
             }
         }
