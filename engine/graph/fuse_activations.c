@@ -19,6 +19,71 @@ static void take_output(struct graph *g, struct node *keep, struct node *n)
     n->dead = true;
 }
 
+static struct activation_spec clip_of(const struct graph *g, const struct node *n)
+{
+    struct activation_spec a = { ACT_CLIP, -INFINITY, INFINITY };
+    if (n->opset < 11) {
+        a.alpha = node_float(n, "min", -INFINITY);
+        a.beta = node_float(n, "max", INFINITY);
+    }
+    for (int k = 1; k < n->in_count; k++) {
+        if (n->in[k] < 0) continue;
+        const struct operand *o = &g->values[n->in[k]].type;
+        if (!value_is_constant(g, n->in[k]) || o->dtype != DT_F32 || operand_count(o) != 1) return (struct activation_spec){ ACT_NONE, 0, 0 };
+        memcpy(k == 1 ? &a.alpha : &a.beta, o->data, 4);
+    }
+    if (!(a.alpha <= a.beta)) a.kind = ACT_NONE;
+    return a;
+}
+
+static bool is_scalar(const struct graph *g, int v, float want)
+{
+    float x;
+    if (!value_is_constant(g, v) || g->values[v].type.dtype != DT_F32 || operand_count(&g->values[v].type) != 1) return false;
+    memcpy(&x, g->values[v].type.data, 4);
+    return x == want;
+}
+
+/* Is v = Clip(x + 3, 0, 6), made for one reader? */
+static bool is_ramp(struct graph *g, int v, int x)
+{
+    struct node *clip = graph_sole_producer(g, v), *add;
+    if (!is_op(clip, "Clip")) return false;
+    struct activation_spec a = clip_of(g, clip);
+    add = graph_sole_producer(g, clip->in[0]);
+    return a.kind == ACT_CLIP && a.alpha == 0 && a.beta == 6 && is_op(add, "Add") && ((add->in[0] == x && is_scalar(g, add->in[1], 3)) || (add->in[1] == x && is_scalar(g, add->in[0], 3)));
+}
+
+/* x * (Clip(x + 3, 0, 6) / 6) and (x * Clip(x + 3, 0, 6)) / 6: HardSwish before opset 14 had it. The parts die for want of readers. */
+static void find_hard_swish(struct graph *g, struct node *n)
+{
+    bool known;
+    int x = -1;
+    if (n->in_count != 2 || n->opset < 7 || !is_f32(g, n->out[0])) return;
+    struct node *mul = is_op(n, "Mul") ? n : is_op(n, "Div") && is_scalar(g, n->in[1], 6) ? graph_sole_producer(g, n->in[0]) : NULL;
+    if (!is_op(mul, "Mul") || mul->in_count != 2) return;
+    for (int side = 0; side < 2; side++) {
+        int ramp = mul->in[side];
+        struct node *div = mul == n ? graph_sole_producer(g, ramp) : NULL;
+        if (mul == n && (!is_op(div, "Div") || !is_scalar(g, div->in[1], 6))) continue;
+        if (is_ramp(g, div ? div->in[0] : ramp, mul->in[!side])) x = mul->in[!side];
+    }
+    if (x < 0 || !probe_same_shape(g, x, n->out[0])) return;
+    struct node *side = graph_sole_producer(g, mul->in[mul->in[0] == x]);      /* Div or Clip, down to the Add */
+    while (side && !side->dead) {
+        struct node *next = is_op(side, "Add") ? NULL : graph_sole_producer(g, side->in[0]);
+        side->dead = true;
+        side = next;
+    }
+    if (mul != n) mul->dead = true;
+    g->values[x].uses--;
+    n->op = op_find("", "HardSwish", 14, &known);
+    n->opset = 14;
+    n->in[0] = x;
+    n->in_count = 1;
+    n->attribute_count = 0;
+}
+
 /* Mul(x, Sigmoid(x)) and Mul(x, HardSigmoid(x)) with 1/6 and 1/2. */
 static void find_gate(struct graph *g, struct node *n)
 {
@@ -38,23 +103,6 @@ static void find_gate(struct graph *g, struct node *n)
         g->values[n->in[0]].uses--;
         return;
     }
-}
-
-static struct activation_spec clip_of(const struct graph *g, const struct node *n)
-{
-    struct activation_spec a = { ACT_CLIP, -INFINITY, INFINITY };
-    if (n->opset < 11) {
-        a.alpha = node_float(n, "min", -INFINITY);
-        a.beta = node_float(n, "max", INFINITY);
-    }
-    for (int k = 1; k < n->in_count; k++) {
-        if (n->in[k] < 0) continue;
-        const struct operand *o = &g->values[n->in[k]].type;
-        if (!value_is_constant(g, n->in[k]) || o->dtype != DT_F32 || operand_count(o) != 1) return (struct activation_spec){ ACT_NONE, 0, 0 };
-        memcpy(k == 1 ? &a.alpha : &a.beta, o->data, 4);
-    }
-    if (!(a.alpha <= a.beta)) a.kind = ACT_NONE;
-    return a;
 }
 
 static struct activation_spec activation_of(const struct graph *g, const struct node *n)
@@ -164,6 +212,7 @@ enum status fuse_activations(struct graph *g, struct err *err)
         struct node *n = &g->nodes[i];
         if (n->dead || n->out[0] < 0 || n->in_count < 1 || n->in[0] < 0) continue;
         find_gate(g, n);
+        find_hard_swish(g, n);
         room = fuse_bias(g, n);
         if (!n->dead && room) room = fuse_sum(g, n);
         if (!n->dead && room) fuse_activation(g, n);

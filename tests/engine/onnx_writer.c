@@ -274,6 +274,15 @@ static int shuffle(struct writer *w, int x, int64_t c, int64_t size)
     return writer_node(w, "Reshape", (int[]){ x, back }, 2, NULL);
 }
 
+/* As exporters wrote it before there was an operator: x * (ramp / 6) or (x * ramp) / 6. */
+static int old_hard_swish(struct writer *w, int x, int late)
+{
+    int three = writer_floats(w, NULL, 0, 3, 3), zero = writer_floats(w, NULL, 0, 0, 0), six = writer_floats(w, NULL, 0, 6, 6);
+    int ramp = relu6(w, writer_node(w, "Add", (int[]){ x, three }, 2, NULL), zero, six);
+    if (late) return writer_node(w, "Div", (int[]){ writer_node(w, "Mul", (int[]){ x, ramp }, 2, NULL), six }, 2, NULL);
+    return writer_node(w, "Mul", (int[]){ writer_node(w, "Div", (int[]){ ramp, six }, 2, NULL), x }, 2, NULL);
+}
+
 void write_mixture(const char *path, int size)
 {
     struct writer w;
@@ -285,10 +294,10 @@ void write_mixture(const char *path, int size)
     int first = one(&w, "LeakyRelu", conv(&w, x, 3, 12, 3, 2, 1));
     x = gate(&w, first, 12);
     x = writer_node(&w, "Mul", (int[]){ x, writer_node(&w, "HardSigmoid", &x, 1, (const char *[]){ "alpha=f0.16666667", NULL }) }, 2, NULL);
-    x = shuffle(&w, conv(&w, x, 12, 12, 1, 1, 3), 12, half);
+    x = shuffle(&w, old_hard_swish(&w, conv(&w, x, 12, 12, 1, 1, 3), 0), 12, half);
     int pooled = writer_node(&w, "AveragePool", &x, 1, (const char *[]){ "kernel_shape=3,3", "pads=1,1,1,1", "strides=1,1", NULL });
     int counted = writer_node(&w, "AveragePool", &x, 1, (const char *[]){ "kernel_shape=3,2", "pads=1,0,1,1", "count_include_pad=1", NULL });
-    int even = one(&w, "Tanh", conv(&w, x, 12, 12, 3, 1, 12));
+    int even = one(&w, "Tanh", conv(&w, old_hard_swish(&w, x, 1), 12, 12, 3, 1, 12));
     int half_part = writer_ints(&w, (int64_t[]){ 0 }, 1), end = writer_ints(&w, (int64_t[]){ 6 }, 1), axis = writer_ints(&w, (int64_t[]){ 1 }, 1);
     int part = writer_node(&w, "Slice", (int[]){ even, half_part, end, axis }, 4, NULL);
     int slope = writer_floats(&w, (int64_t[]){ 30, 1, 1 }, 3, 0.1f, 0.4f);
