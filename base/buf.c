@@ -61,16 +61,14 @@ void buf_printf(struct buf *b, const char *format, ...)
     va_end(again);
 }
 
-void buf_uint(struct buf *b, uint64_t v)
+static void append_decimal(struct buf *b, uint64_t v, bool negative)
 {
     char text[20];
     int at = 20;
     do text[--at] = (char)('0' + v % 10); while (v /= 10);
+    if (negative) text[--at] = '-';      /* a negative number has at most 19 digits */
     buf_append(b, text + at, (size_t)(20 - at));
 }
 
-void buf_int(struct buf *b, int64_t v)
-{
-    if (v < 0) buf_putc(b, '-');
-    buf_uint(b, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
-}
+void buf_uint(struct buf *b, uint64_t v) { append_decimal(b, v, false); }
+void buf_int(struct buf *b, int64_t v) { append_decimal(b, v < 0 ? 0 - (uint64_t)v : (uint64_t)v, v < 0); }

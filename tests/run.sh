@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The one test runner: `make test` (all) or `make test T=name` (the suites whose path contains the name). Every C suite runs under
-# AddressSanitizer and UndefinedBehaviorSanitizer; those that start with "/* threaded" under ThreadSanitizer as well; each fuzz target runs on its
+# AddressSanitizer and UndefinedBehaviorSanitizer (those that start with "/* own heap" in release); those that start with "/* threaded" under ThreadSanitizer as well; each fuzz target runs on its
 # kept corpus and some seconds beyond; then the end-to-end tests drive a real release server with real clients.
 # The last line is "N passed, N failed, N skipped"; the exit status is 1 when anything failed.
 set -u
@@ -30,10 +30,11 @@ count() {   # count LOG NAME STATUS: adds a suite's own closing line to the tota
     fi
 }
 run() {     # run NAME COMMAND...
-    local name=$1 out; shift
+    local name=$1 out status start=$SECONDS; shift
     out=$log/$(tr '/ ' '__' <<<"$name").log
     timeout 900 "$@" >"$out" 2>&1
-    count "$out" "$name" $?
+    status=$?
+    count "$out" "$name, $((SECONDS - start)) s" $status
 }
 wanted() { [ -z "$only" ] || [[ $1 == *$only* ]]; }
 suites() { for f in tests/*/*_test.c; do wanted "$f" && echo "$f"; done; }
@@ -50,8 +51,14 @@ export OMP_PROC_BIND=false
 
 # shellcheck disable=SC2207
 {
-    list=($(suites)) threaded=() fuzz=()
-    for f in "${list[@]}"; do head -1 "$f" | grep -q '^/\* threaded' && threaded+=("$f"); done
+    list=() own_heap=() threaded=() fuzz=()
+    for f in $(suites); do
+        case $(head -1 "$f") in
+        '/* own heap'*) own_heap+=("$f") ;;
+        '/* threaded'*) list+=("$f") threaded+=("$f") ;;
+        *) list+=("$f") ;;
+        esac
+    done
     for f in tests/fuzz/*_fuzz.c; do wanted "$f" && fuzz+=("$f"); done
 }
 bin() { local san=$1; shift; for f in "$@"; do echo "build/$san/${f%.c}"; done; }
@@ -72,6 +79,11 @@ fi
 # shellcheck disable=SC2046
 if build thread $(bin thread "${threaded[@]}"); then
     for f in "${threaded[@]}"; do OMP_NUM_THREADS=1 run "${f%.c} (thread)" "build/thread/${f%.c}"; done
+fi
+# Suites that bring a heap of their own (allocation failures), which the sanitizers would replace.
+# shellcheck disable=SC2046
+if build "" $(bin release "${own_heap[@]}"); then
+    for f in "${own_heap[@]}"; do run "${f%.c} (release)" "build/release/${f%.c}"; done
 fi
 # What runs against the release build: command line, real clients, faults.
 e2e=()

@@ -162,7 +162,7 @@ def test_methods_paths_and_errors():
             ("GET", "/", 404, "Not Found"), ("GET", "/v2/nothing", 404, "Not Found"), ("GET", "/v3", 404, "Not Found"), ("POST", "/v2", 405, "Method Not Allowed"),
             ("GET", INFER, 405, "Method Not Allowed"), ("DELETE", "/v2/models/digits", 405, "Method Not Allowed"), ("GET", "/v2/models/nothing", 404, None),
             ("GET", "/v2/models/digits/versions/99", 404, None), ("GET", "/v2/models/digits/versions/x", 404, "Not Found"),
-            ("GET", "/v2/models/digits/versions/99999999999", 400, None), ("POST", "/v2/repository/other/index", 501, "'repository_name' specification is not supported")):
+            ("GET", "/v2/models/digits/versions/99999999999", 400, None), ("POST", "/v2/repository/other/models/digits/load", 501, "'repository_name' specification is not supported")):
         status, answer = server.json(method, path)
         assert status == want and isinstance(answer["error"], str) and (text is None or answer["error"] == text), (method, path, status, answer)
 

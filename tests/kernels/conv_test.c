@@ -1,4 +1,4 @@
-/* threaded: the convolution layer, each CPU level in a process of its own, since oneDNN can be capped once per process */
+/* The convolution layer, each CPU level in a process of its own, since oneDNN can be capped once per process */
 #include "kernels/conv.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* threaded: gemm_f32 runs on teams */
+/* gemm_f32: alone, in teams, row by row. Not under ThreadSanitizer, which does not know libgomp. */
 #include <math.h>
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-/* threaded: every kernel but gemm, at every level, against plain loops in double */
+/* Every kernel but gemm, at every level, against plain loops in double */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* The n-th allocation fails, for every n until none is left to fail: a clean error each time, and nothing kept (F9). The heap's own entries are
+/* own heap: the n-th allocation fails, for every n until none is left to fail: a clean error each time, and nothing kept (F9). The heap's own entries are
  * replaced here, so the suite says SKIP under the sanitizers, which need them. */
 #include "model_store/registry.h"
 
