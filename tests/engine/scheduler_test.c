@@ -271,7 +271,7 @@ TEST(queue_limit_refuses_and_timeouts_reject_or_delay)
     struct ticket *t[4];
     struct scheduler_options o = { .max_batch_rows = 1, .policy = { .max_queue_size = 2, .allow_timeout_override = true } };
     REQUIRE(bench_open(&b, o));
-    atomic_store(&step_control.step_us, 60000);
+    atomic_store(&step_control.step_us, 300000);
     for (int i = 0; i < 3; i++) {
         t[i] = ticket_new(1, 1, i);
         if (i == 2) t[i]->request.queue_timeout_us = 10000;
@@ -283,7 +283,7 @@ TEST(queue_limit_refuses_and_timeouts_reject_or_delay)
     CHECK_TEXT(err.text, "Exceeds maximum queue size");
     uint64_t start = clock_ns();
     ticket_wait(t[2]);
-    CHECK(clock_ns() - start < 40000000u);      /* at once, not after the step */
+    CHECK(clock_ns() - start < 200000000u);      /* at once, not after the step */
     CHECK_INT(t[2]->request.error.status, ST_EXPIRED);
     for (int i = 0; i < 2; i++) {
         ticket_wait(t[i]);
@@ -294,13 +294,14 @@ TEST(queue_limit_refuses_and_timeouts_reject_or_delay)
     bench_close(&b);
     for (int i = 0; i < 4; i++) free(t[i]);
 
-    o.policy = (struct queue_policy){ .delay = true, .default_timeout_us = 20000 };
+    o.policy = (struct queue_policy){ .delay = true, .allow_timeout_override = true };
     REQUIRE(bench_open(&b, o));
-    atomic_store(&step_control.step_us, 60000);
+    atomic_store(&step_control.step_us, 300000);
     for (int i = 0; i < 3; i++) {
         t[i] = ticket_new(1, 1, i);
+        if (i == 1) t[i]->request.queue_timeout_us = 10000;
         REQUIRE_OK(submit(&b, t[i], &err), err);
-        usleep(i == 1 ? 48000 : 2000);      /* 1 passes its timeout before 2 comes: 2 overtakes it */
+        usleep(i == 2 ? 0 : i == 1 ? 100000 : 5000);      /* 1 passes its timeout before 2 comes: 2 overtakes it */
     }
     for (int i = 0; i < 3; i++) {
         ticket_wait(t[i]);
@@ -317,14 +318,14 @@ TEST(a_deadline_is_answered_when_it_passes_and_refused_when_hopeless)
     struct bench b;
     struct err err;
     REQUIRE(bench_open(&b, (struct scheduler_options){ .max_batch_rows = 1 }));
-    atomic_store(&step_control.step_us, 50000);
+    atomic_store(&step_control.step_us, 300000);
     struct ticket *t = ticket_new(1, 40, 1);
     t->request.deadline_ns = clock_ns() + 30000000u;
     uint64_t start = clock_ns();
     REQUIRE_OK(submit(&b, t, &err), err);
     ticket_wait(t);
     uint64_t took = clock_ns() - start;
-    CHECK(took >= 30000000u && took < 45000000u);      /* in the middle of a step */
+    CHECK(took >= 30000000u && took < 200000000u);      /* in the middle of a step */
     CHECK_INT(t->request.error.status, ST_EXPIRED);
     ticket_drop(t);
     /* the average step is known now: two steps of work before a deadline of one step cannot be met */
@@ -346,7 +347,7 @@ TEST(cancel_ends_waiting_at_once_and_riding_at_the_boundary)
     struct bench b;
     struct err err;
     REQUIRE(bench_open(&b, (struct scheduler_options){ .max_batch_rows = 1 }));
-    atomic_store(&step_control.step_us, 20000);
+    atomic_store(&step_control.step_us, 300000);
     struct ticket *riding = ticket_new(1, 100000, 1), *waiting = ticket_new(1, 1, 1);
     REQUIRE_OK(submit(&b, riding, &err), err);
     usleep(5000);
@@ -357,7 +358,7 @@ TEST(cancel_ends_waiting_at_once_and_riding_at_the_boundary)
     uint64_t start = clock_ns();
     scheduler_cancel(b.scheduler, &riding->request);
     ticket_wait(riding);
-    CHECK(clock_ns() - start < 15000000u);      /* the stop flag ended the step early */
+    CHECK(clock_ns() - start < 200000000u);      /* the stop flag ended the step early */
     CHECK_INT(riding->request.error.status, ST_CANCELLED);
     scheduler_cancel(b.scheduler, &riding->request);      /* harmless */
     ticket_drop(riding), ticket_drop(waiting);
