@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/threads.h"
+#include "kernels/kernels.h"
 
 #include <string.h>
 
@@ -244,13 +245,23 @@ static void run_step(struct worker *w)
     }
 }
 
+/* One core for each thread of the worker's team: left to themselves two of them meet on one core now and then, and a step waits for both. */
+static void pin_part(void *first, int part, int parts)
+{
+    (void)parts;
+    threads_pin(*(const int *)first + part, 1);
+}
+
 void *scheduler_work(void *p)
 {
     struct worker *w = p;
     struct scheduler *s = w->scheduler;
     struct err why = { 0 };
-    if (s->o.first_cpu >= 0) threads_pin(s->o.first_cpu + w->index * s->o.threads, s->o.threads);
     threads_be_batch();
+    if (s->o.first_cpu >= 0) {
+        int first = s->o.first_cpu + w->index * s->o.threads;
+        parallel_for(s->o.threads, s->o.threads, pin_part, &first);
+    }
     enum status st = s->ops->start(&w->instance, s->engine, &why);
 
     pthread_mutex_lock(&s->lock);

@@ -259,11 +259,13 @@ static void *on_request_line(void *p, const char *uri, struct MHD_Connection *co
     return c;
 }
 
-static void peer_text(struct http_call *c)
+const char *http_peer(struct http_call *c)
 {
+    if (c->peer[0]) return c->peer;
     const struct in6_addr *a = &http_guard_connection(c->http->guard, c->fd)->address;
     if (IN6_IS_ADDR_V4MAPPED(a)) inet_ntop(AF_INET, a->s6_addr + 12, c->peer, sizeof c->peer);
     else inet_ntop(AF_INET6, a, c->peer, sizeof c->peer);
+    return c->peer;
 }
 
 static void call_begin(struct http_call *c, const char *path, const char *method, const char *version)
@@ -272,7 +274,6 @@ static void call_begin(struct http_call *c, const char *path, const char *method
     c->begun = true;
     c->path = path;
     c->method = method;
-    peer_text(c);
     atomic_fetch_add(&h->busy, 1);
     check_headers(c, version);
     h->handler.begin(h->handler.context, c);
@@ -442,7 +443,6 @@ const char *http_method(const struct http_call *c) { return c->method; }
 const char *http_path(const struct http_call *c) { return c->path; }
 const char *http_query(const struct http_call *c, const char *name) { return MHD_lookup_connection_value(c->connection, MHD_GET_ARGUMENT_KIND, name); }
 const char *http_header(const struct http_call *c, const char *name) { return MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, name); }
-const char *http_peer(const struct http_call *c) { return c->peer; }
 void       *http_user(const struct http_call *c) { return c->user; }
 void        http_set_user(struct http_call *c, void *user) { c->user = user; }
 uint64_t    http_received_ns(const struct http_call *c) { return c->received_ns; }

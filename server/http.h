@@ -58,7 +58,7 @@ const char *http_method(const struct http_call *c);
 const char *http_path(const struct http_call *c);                              /* percent-decoded, without the query */
 const char *http_query(const struct http_call *c, const char *name);           /* NULL if absent */
 const char *http_header(const struct http_call *c, const char *name);          /* NULL if absent */
-const char *http_peer(const struct http_call *c);                              /* numeric address */
+const char *http_peer(struct http_call *c);                                    /* numeric address */
 void       *http_user(const struct http_call *c);
 void        http_set_user(struct http_call *c, void *user);
 uint64_t    http_received_ns(const struct http_call *c);                       /* when its request line was read */

@@ -112,14 +112,32 @@ static void name_model(struct exchange *x)
     http_answer_header(x->call, "X-Inferd-Digest", text);
 }
 
-static double ms(uint64_t from, uint64_t to) { return to > from ? (double)(to - from) * 1e-6 : 0; }
+/* "name;dur=1.234" in milliseconds; by hand, since printing five doubles would be a tenth of a small request's time. */
+static char *put_stage(char *p, const char *name, uint64_t from, uint64_t to)
+{
+    uint64_t us = to > from ? (to - from) / 1000 : 0;
+    char digits[24];
+    int at = 24;
+    for (int i = 0; i < 4 || us; i++) {
+        if (i == 3) digits[--at] = '.';
+        digits[--at] = (char)('0' + us % 10);
+        us /= 10;
+    }
+    p = stpcpy(p, name);
+    memcpy(p, digits + at, (size_t)(24 - at));
+    return p + (24 - at);
+}
 
 static void tell_timing(struct exchange *x)
 {
     const struct request_times *t = &x->request.times;
-    char text[200];
-    snprintf(text, sizeof text, "read;dur=%.3f, queue;dur=%.3f, input;dur=%.3f, compute;dur=%.3f, output;dur=%.3f, batch;desc=\"%" PRId64 "\"", ms(t->received, t->queued),
-             ms(t->queued, t->taken), ms(t->taken, t->input_done), ms(t->input_done, t->infer_done), ms(t->infer_done, t->output_done), x->request.batch_rows);
+    char text[256], *p = text;
+    p = put_stage(p, "read;dur=", t->received, t->queued);
+    p = put_stage(p, ", queue;dur=", t->queued, t->taken);
+    p = put_stage(p, ", input;dur=", t->taken, t->input_done);
+    p = put_stage(p, ", compute;dur=", t->input_done, t->infer_done);
+    p = put_stage(p, ", output;dur=", t->infer_done, t->output_done);
+    snprintf(p, (size_t)(text + sizeof text - p), ", batch;desc=\"%" PRId64 "\"", x->request.batch_rows);
     http_answer_header(x->call, "Server-Timing", text);
 }
 

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Figures of the whole server, each printed with what it must reach: bench_serving.py [front] [batching] [overhead] [memory].
+
+  front     requests/s of a 128-byte identity model, the server pinned to one core (scheduler, worker, metrics and access log on), wrk on the other
+  batching  throughput with 64 closed-loop clients against max_batch_size 1: AlexNet, VGG-16 (weights outgrow the caches), ResNet-50
+  overhead  ResNet-50 over HTTP with a binary tensor against the library call (`inferd bench`) in the same minute
+Needs wrk for `front`; networks come from tools/make_networks.py into build/networks."""
+import json, os, re, shutil, struct, subprocess, sys, tempfile, time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tests/e2e"))
+os.environ.setdefault("INFERD", os.path.join(ROOT, "build/release/inferd"))
+from harness import BINARY, Server
+
+LOAD = os.path.join(ROOT, "build/release/tests/bench/load")
+NETWORKS = os.path.join(ROOT, "build/networks")
+
+
+def network(name):
+    path = os.path.join(NETWORKS, name + ".onnx")
+    if not os.path.exists(path):
+        subprocess.run([sys.executable, os.path.join(ROOT, "tools/make_networks.py"), "--out", NETWORKS, name], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def store_of(name, config):
+    store = tempfile.mkdtemp(prefix="inferd-bench-")
+    os.makedirs(os.path.join(store, name, "1"))
+    os.symlink(network(name), os.path.join(store, name, "link"))
+    shutil.copy(network(name), os.path.join(store, name, "1/model.onnx"))
+    os.unlink(os.path.join(store, name, "link"))
+    open(os.path.join(store, name, "config.pbtxt"), "w").write(config)
+    return store
+
+
+def binary_request(shape, name, output):
+    n = 1
+    for d in shape:
+        n *= d
+    j = json.dumps({"inputs": [{"name": name, "shape": shape, "datatype": "FP32", "parameters": {"binary_data_size": 4 * n}}], "outputs": [{"name": output, "parameters": {"binary_data": True}}]}).encode()
+    import random
+    random.seed(1)
+    return j + struct.pack("<%df" % n, *(random.random() for _ in range(n))), len(j)
+
+
+def ports(server, name):
+    m = server.json("GET", "/v2/models/" + name)[1]
+    shape = [1] + [d if d > 0 else 1 for d in m["inputs"][0]["shape"][1:]]
+    return shape, m["inputs"][0]["name"], m["outputs"][0]["name"]
+
+
+def front():
+    store = store_of("identity", 'backend: "onnx"\nmax_batch_size: 64\ndynamic_batching { }\n')
+    saved = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(saved)})
+    s = Server("--threads", "1", store=store)
+    os.sched_setaffinity(0, saved)
+    body, header = binary_request([1, 32], "input", "output")
+    script = tempfile.NamedTemporaryFile("w", suffix=".lua")
+    script.write("wrk.method='POST'\nwrk.body='%s'\nwrk.headers['Inference-Header-Content-Length']='%d'\nwrk.headers['Content-Type']='application/octet-stream'\n" % ("".join("\\%03d" % b for b in body), header))
+    script.flush()
+    url = "http://127.0.0.1:%d/v2/models/identity/infer" % s.port
+    for connections in (1, 16, 64, 64, 64):
+        out = subprocess.run(["taskset", "-c", str(max(saved)), "wrk", "-t1", "-c%d" % connections, "-d6", "--latency", "-s", script.name, url], capture_output=True, text=True).stdout
+        rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
+        p99 = re.search(r"99%\s+(\S+)", out).group(1)
+        bad = re.search(r"Non-2xx.*", out)
+        print("front: %2d connections %8.0f requests/s, p99 %s%s%s" % (connections, rate, p99, " " + bad.group(0) if bad else "", "   (at 64: 40,000 and 4 ms)" if connections == 64 else ""))
+    s.stop()
+    shutil.rmtree(store)
+
+
+def throughput(name, config, clients, seconds):
+    store = store_of(name, config)
+    s = Server("--access-log", "false", store=store)
+    shape, x, y = ports(s, name)
+    body, header = binary_request(shape, x, y)
+    f = tempfile.NamedTemporaryFile()
+    f.write(body)
+    f.flush()
+    run = [LOAD, "--port", str(s.port), "--path", "/v2/models/%s/infer" % name, "--body", f.name, "--header", "Inference-Header-Content-Length: %d" % header, "--connections", str(clients)]
+    subprocess.run(run + ["--seconds", "2"], capture_output=True)
+    r = json.loads(subprocess.run(run + ["--seconds", str(seconds)], capture_output=True, text=True).stdout)
+    stats = s.json("GET", "/v2/models/%s/stats" % name)[1]["model_stats"][0]
+    s.stop()
+    shutil.rmtree(store)
+    return r["per_second"], stats["inference_count"] / max(1, stats["execution_count"]), r
+
+
+def batching():
+    for name, want in (("alexnet", 1.5), ("vgg16", 1.5), ("resnet50", 1.0)):
+        seconds = 20 if name == "vgg16" else 10
+        pairs = []
+        for _ in range(2):      # in turns
+            one, _, _ = throughput(name, 'backend: "onnx"\nmax_batch_size: 1\n', 64, seconds)
+            many, mean, _ = throughput(name, 'backend: "onnx"\nmax_batch_size: 32\ndynamic_batching { }\n', 64, seconds)
+            pairs.append((many / one, one, many, mean))
+        ratio, one, many, mean = sorted(pairs)[len(pairs) // 2]
+        print("batching: %-9s batch 1 %6.1f/s, dynamic %6.1f/s (mean batch %.1f): %.2f x   (at least %.1f)" % (name, one, many, mean, ratio, want))
+
+
+def overhead():
+    name, rounds = "resnet50", []
+    store = store_of(name, 'backend: "onnx"\nmax_batch_size: 1\n')
+    s = Server("--access-log", "false", store=store)
+    shape, x, y = ports(s, name)
+    body, header = binary_request(shape, x, y)
+    f = tempfile.NamedTemporaryFile()
+    f.write(body)
+    f.flush()
+    for _ in range(3):
+        r = json.loads(subprocess.run([LOAD, "--port", str(s.port), "--path", "/v2/models/%s/infer" % name, "--body", f.name, "--header", "Inference-Header-Content-Length: %d" % header,
+                                       "--connections", "1", "--seconds", "6"], capture_output=True, text=True).stdout)
+        stats = s.json("GET", "/v2/models/%s/stats" % name)[1]["model_stats"][0]["inference_stats"]
+        b = json.loads(subprocess.run([BINARY, "bench", network(name), "--threads", "2", "--seconds", "6", "--json"], capture_output=True, text=True).stdout)
+        rounds.append((r["p50_us"] / 1000 - b["median_ms"], r["p50_us"] / 1000, b["median_ms"]))
+    s.stop()
+    shutil.rmtree(store)
+    d, h, l = sorted(rounds)[1]
+    compute = stats["compute_infer"]["ns"] / stats["compute_infer"]["count"] / 1e6
+    print("overhead: ResNet-50 over HTTP %.2f ms, library call %.2f ms: %+.2f ms; within the server %.2f ms were computing   (at most 0.5 ms more)" % (h, l, d, compute))
+
+
+if __name__ == "__main__":
+    which = sys.argv[1:] or ["front", "batching", "overhead"]
+    for w in which:
+        {"front": front, "batching": batching, "overhead": overhead}[w]()
+        sys.stdout.flush()
