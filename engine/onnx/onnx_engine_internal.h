@@ -6,7 +6,7 @@
 #include "engine/onnx/import.h"
 #include "engine/onnx/onnx_engine.h"
 
-enum { PLANS = 16 };       /* shapes an instance remembers */
+enum { PLANS = 64 };       /* shapes an instance remembers: as many as batch sizes are usual, since making a plan costs more than a small network's run */
 
 struct engine {
     struct file_map       map;
