@@ -65,7 +65,7 @@ void registry_settle(struct registry *r);
 void registry_close(struct registry *r);
 
 /* `name` may be "M" or "M@alias"; version 0: the default (the activated one, else the newest ready). ST_NOT_FOUND
- * ("Request for unknown model: 'x' is not found") or ST_UNAVAILABLE (known, not ready). */
+ * ("Request for unknown model: 'x' is not found"; an unloaded model: "... has no available versions") or ST_UNAVAILABLE (it should be loaded and is not ready). */
 enum status registry_pin(struct registry *r, const char *name, size_t name_length, int64_t version, struct model_version **out, struct err *err);
 void        registry_unpin(struct registry *r, struct model_version *v);
 

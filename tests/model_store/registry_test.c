@@ -254,7 +254,7 @@ TEST(explicit_mode_loads_what_it_is_told_and_remembers)
     registry_unpin(r, v);
     CHECK_OK(registry_load(r, "b", NULL, 0, "ann", &err), err);
     CHECK_OK(registry_unload(r, "b", false, "ann", &err), err);
-    CHECK_INT(ask(r, "b", 0), -ST_UNAVAILABLE);
+    CHECK_INT(ask(r, "b", 0), -ST_NOT_FOUND);
     CHECK_INT(registry_unload(r, "zzz", false, "ann", &err), ST_NOT_FOUND);
     CHECK_TEXT(index_of(r), "a/1/READY;a/2/READY;b/1/UNAVAILABLE!;bad/1/UNAVAILABLE!;");
     close_registry(r);
@@ -338,7 +338,7 @@ TEST(polling_notices_what_comes_changes_and_goes)
     drop("a/2");
     CHECK(eventually(r, "a", 0, 1));
     drop("b");
-    CHECK(eventually(r, "b", 0, -ST_UNAVAILABLE));
+    CHECK(eventually(r, "b", 0, -ST_NOT_FOUND));
     put("a/2/model.onnx", "value=22");            /* a number that went may come back with other files */
     CHECK(eventually(r, "a", 0, 22));
     close_registry(r);
