@@ -257,7 +257,7 @@ void *scheduler_work(void *p)
     struct worker *w = p;
     struct scheduler *s = w->scheduler;
     struct err why = { 0 };
-    threads_be_batch();
+    if (s->o.threads == 1) threads_be_batch();      /* a team must not: its threads wait for each other, and each would wait for a listener's whole time slice */
     if (s->o.first_cpu >= 0) {
         int first = s->o.first_cpu + w->index * s->o.threads;
         parallel_for(s->o.threads, s->o.threads, pin_part, &first);

@@ -89,10 +89,18 @@ fi
 e2e=()
 for f in tests/e2e/*_test.sh tests/e2e/*_test.py; do [ -e "$f" ] && wanted "$f" && e2e+=("$f"); done
 if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/bench/load; then
-    tools/venv.sh >"$log/venv.log" 2>&1 || note "no virtual environment with the clients: see $log/venv.log"
+    tools/venv.sh >"$log/venv.log" 2>&1 || note "the virtual environment with the clients is not complete: see $log/venv.log"
     for f in "${e2e[@]}"; do
         case $f in
-        *.py) if [ -x build/venv/bin/python ]; then run "$f" build/venv/bin/python "$f"; else note "skip $f: no virtual environment (the package index could not be reached)"; skipped=$((skipped + 1)); fi ;;
+        *.py)
+            python=python3 missing=
+            [ -x build/venv/bin/python ] && python=build/venv/bin/python
+            for m in $(sed -n 's/^# needs: //p' "$f"); do $python -c "import $m" 2>/dev/null || missing=$m; done
+            if [ -n "$missing" ]; then
+                note "skip $f: Python's $missing is not here and the package index could not be reached"; skipped=$((skipped + 1))
+            else
+                run "$f" "$python" "$f"
+            fi ;;
         *) run "$f" bash "$f" ;;
         esac
     done

@@ -14,6 +14,8 @@
 #include "engine/graph/space.h"
 #include "kernels/conv.h"
 
+/* A call shorter than this is not worth a team: when another program wants a core, waiting for the other thread costs milliseconds. */
+enum { TEAM_NS = 15000 };
 enum place { PLACE_NONE, PLACE_KNOWN, PLACE_INPUT, PLACE_WORK, PLACE_DYNAMIC };
 
 struct buffer { enum place place; uint64_t offset, bytes; int input, last; };
@@ -175,6 +177,17 @@ static enum status list_followers(struct plan *p, struct err *err)
     return ST_OK;
 }
 
+/* About how long a call takes one core, in nanoseconds: 60 multiply-adds and 20 bytes each, as SPEED.md's kernels do at worst. */
+static uint64_t call_nanoseconds(const struct call *c)
+{
+    uint64_t bytes = 0;
+    for (int k = 0; k < c->in_count; k++)
+        if (c->in[k]) bytes += c->in[k]->bytes;
+    for (int k = 0; k < c->out_count; k++)
+        if (c->out[k]) bytes += c->out[k]->bytes;
+    return call_work(c) / 60 + bytes / 20;
+}
+
 static enum status add_steps(struct plan *p, struct err *err)
 {
     const struct graph *g = p->graph;
@@ -197,6 +210,7 @@ static enum status add_steps(struct plan *p, struct err *err)
         call_bind(&s->call, g, n, p->operands, lists, lists + n->in_count);
         p->step_count++;
         if (dynamic) { p->dynamic = true; continue; }
+        if (call_nanoseconds(&s->call) < TEAM_NS) s->call.threads = 1;
         s->view = is_view(s);
         if (s->view) continue;
         enum status st = n->op->prepare ? n->op->prepare(&s->call, err) : ST_OK;

@@ -1,4 +1,5 @@
 """The stock tritonclient[http] against the demo store: nothing of it is adapted."""
+# needs: numpy tritonclient.http
 import glob, os
 
 import numpy as np
