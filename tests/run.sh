@@ -85,11 +85,12 @@ fi
 if build "" $(bin release "${own_heap[@]}"); then
     for f in "${own_heap[@]}"; do run "${f%.c} (release)" "build/release/${f%.c}"; done
 fi
-# What runs against the release build: command line, real clients, faults.
+# What drives a whole server with real clients: against the release build, then against the sanitizers' builds (a report in the server's log fails
+# the suite). ThreadSanitizer does not know libgomp: one thread there.
 e2e=()
 for f in tests/e2e/*_test.sh tests/e2e/*_test.py; do [ -e "$f" ] && wanted "$f" && e2e+=("$f"); done
-if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/bench/load; then
-    tools/venv.sh >"$log/venv.log" 2>&1 || note "the virtual environment with the clients is not complete: see $log/venv.log"
+run_e2e() {     # run_e2e LABEL ENVIRONMENT...
+    local label=$1 f m missing python; shift
     for f in "${e2e[@]}"; do
         case $f in
         *.py)
@@ -97,13 +98,19 @@ if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/ben
             [ -x build/venv/bin/python ] && python=build/venv/bin/python
             for m in $(sed -n 's/^# needs: //p' "$f"); do $python -c "import $m" 2>/dev/null || missing=$m; done
             if [ -n "$missing" ]; then
-                note "skip $f: Python's $missing is not here and the package index could not be reached"; skipped=$((skipped + 1))
+                note "skip $f ($label): Python's $missing is not here and the package index could not be reached"; skipped=$((skipped + 1))
             else
-                run "$f" "$python" "$f"
+                run "$f ($label)" env "$@" "$python" "$f"
             fi ;;
-        *) run "$f" bash "$f" ;;
+        *) run "$f ($label)" env "$@" bash "$f" ;;
         esac
     done
+}
+if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/bench/load; then
+    tools/venv.sh >"$log/venv.log" 2>&1 || note "the virtual environment with the clients is not complete: see $log/venv.log"
+    run_e2e release INFERD="$PWD/build/release/inferd"
+    build address build/address/inferd && run_e2e address INFERD="$PWD/build/address/inferd"
+    build thread build/thread/inferd && run_e2e thread INFERD="$PWD/build/thread/inferd" INFERD_FLAGS="--threads 1"
 fi
 for check in check-includes check-map; do
     wanted "$check" || continue
