@@ -59,7 +59,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers fuzz faults clean install dist check-includes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-serving fuzz faults compat clean install dist check-includes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -116,6 +116,9 @@ $(B)/tests/bench/kernels_bench: $(B)/tests/bench/kernels_bench.o $(LIB)
 
 bench: $(B)/tests/bench/kernels_bench  ## speed of every kernel at every CPU level, GB/s and GFLOP/s (BENCH="gemm conv chain small")
 	$< $(BENCH)
+
+bench-serving: all $(B)/tests/bench/load  ## figures of the whole server: front end, batching, overhead (SERVING="front batching overhead")
+	@tools/venv.sh onnx && build/venv/bin/python tools/bench_serving.py $(SERVING)
 
 bench-peers: all  ## inferd and onnxruntime side by side: ResNet-50, MobileNetV2, AlexNet (PEERS="resnet50 --threads 1")
 	@tools/bench_peers.py --least 0.85 --inferd $(B)/inferd $(PEERS)

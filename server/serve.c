@@ -7,6 +7,7 @@
 #include "api/picture.h"
 #include "base/clock.h"
 #include "base/compress.h"
+#include "base/json.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -139,6 +140,16 @@ static void tell_timing(struct exchange *x)
     p = put_stage(p, ", output;dur=", t->infer_done, t->output_done);
     snprintf(p, (size_t)(text + sizeof text - p), ", batch;desc=\"%" PRId64 "\"", x->request.batch_rows);
     http_answer_header(x->call, "Server-Timing", text);
+}
+
+enum status serve_read_object(struct exchange *x, struct json **out, struct err *err)
+{
+    size_t length;
+    const char *body = http_body(x->call, &length);
+    if (!length) body = "{}", length = 2;
+    enum status st = json_parse(out, &x->request.arena, body, length, &(struct json_options){ .unique_keys = true }, err);
+    if (st) return err_prefix(err, "failed to parse the request JSON buffer");
+    return (*out)->type == JSON_OBJECT ? ST_OK : err_set(err, ST_BAD_INPUT, "failed to parse the request JSON buffer: an object is needed");
 }
 
 /* Compresses when the client takes it and it pays. */

@@ -39,23 +39,13 @@ static const char *model_of(struct exchange *x, struct err *err)
     return name;
 }
 
-static enum status read_object(struct exchange *x, struct json **out, const char *raw_key, struct err *err)
-{
-    size_t length;
-    const char *body = http_body(x->call, &length);
-    if (!length) body = "{}", length = 2;
-    enum status st = json_parse(out, &x->request.arena, body, length, &(struct json_options){ .unique_keys = true, .raw_key = raw_key }, err);
-    if (st) return err_prefix(err, "failed to parse the request JSON buffer");
-    return (*out)->type == JSON_OBJECT ? ST_OK : err_set(err, ST_BAD_INPUT, "failed to parse the request JSON buffer: an object is needed");
-}
-
 /* ---- Triton's repository control ---- */
 
 static void do_load(struct exchange *x)
 {
     struct json *root;
     const char *name = model_of(x, &x->error);
-    if (!name || read_object(x, &root, NULL, &x->error)) return;
+    if (!name || serve_read_object(x, &root, &x->error)) return;
     const struct json *parameters = json_get(root, "parameters"), *config = NULL;
     for (const struct json *j = parameters && parameters->type == JSON_OBJECT ? parameters->list.first : NULL; j; j = j->next) {
         if (!strcmp(j->key, "config") && j->type == JSON_STRING) {
@@ -75,7 +65,7 @@ static void do_unload(struct exchange *x)
 {
     struct json *root;
     const char *name = model_of(x, &x->error);
-    if (!name || read_object(x, &root, NULL, &x->error)) return;
+    if (!name || serve_read_object(x, &root, &x->error)) return;
     const struct json *dependents = json_get(json_get(root, "parameters"), "unload_dependents");
     enum status st = registry_unload(x->server->registry, name, dependents && dependents->type == JSON_BOOL && dependents->boolean, x->who, &x->error);
     if (st == ST_NOT_FOUND) x->error = (struct err){ 0 };      /* what is not there is unloaded: Triton answers 200 */
@@ -93,7 +83,7 @@ static void do_publish(struct exchange *x)
 static enum status version_of(struct exchange *x, int64_t *version, struct err *err)
 {
     struct json *root;
-    enum status st = read_object(x, &root, NULL, err);
+    enum status st = serve_read_object(x, &root, err);
     if (st) return st;
     const struct json *j = json_get(root, "version");
     char text[32] = "";

@@ -81,23 +81,12 @@ static void serve_all_stats(struct exchange *x)
     serve_json(x, 200, &b);
 }
 
-/* The body as one JSON object; an empty body is an empty object. */
-static enum status read_object(struct exchange *x, struct json **out, struct err *err)
-{
-    size_t length;
-    const char *body = http_body(x->call, &length);
-    if (!length) body = "{}", length = 2;
-    enum status st = json_parse(out, &x->request.arena, body, length, &(struct json_options){ .unique_keys = true }, err);
-    if (st) return err_prefix(err, "failed to parse the request JSON buffer");
-    return (*out)->type == JSON_OBJECT ? ST_OK : err_set(err, ST_BAD_INPUT, "failed to parse the request JSON buffer: an object is needed");
-}
-
 static void serve_index(struct exchange *x)
 {
     struct buf b;
     struct err err;
     struct json *root;
-    enum status st = read_object(x, &root, &err);
+    enum status st = serve_read_object(x, &root, &err);
     const struct json *ready = st ? NULL : json_get(root, "ready");
     if (!st && ready && ready->type != JSON_BOOL) st = err_set(&err, ST_BAD_INPUT, "Unable to parse 'ready': it must be a boolean");
     if (st) {
@@ -117,7 +106,7 @@ static const struct { const char *key; enum log_level level; } switches[] = { { 
 static enum status set_logging(struct exchange *x, struct err *err)
 {
     struct json *root;
-    enum status st = read_object(x, &root, err);
+    enum status st = serve_read_object(x, &root, err);
     if (st) return st;
     /* all of it is checked before any of it is done */
     for (const struct json *j = root->list.first; j; j = j->next) {

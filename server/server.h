@@ -19,6 +19,7 @@ enum { MODEL_VERSIONS_MAX = 1024, EXCHANGES_KEPT = 1024 };
 
 struct server;
 struct exchange;
+struct json;
 
 struct listener { struct server *server; bool metrics_only; struct http *http; };
 
@@ -75,6 +76,8 @@ void serve_trim(struct server *s);
 /* Answers `x` with an error in the route's dialect. Listener's thread. */
 void serve_error(struct exchange *x, const struct err *e);
 void serve_json(struct exchange *x, int status, struct buf *body);
+/* The body as one JSON object in the request's arena; an empty body is an empty object. */
+enum status serve_read_object(struct exchange *x, struct json **out, struct err *err);
 /* Runs x->job on a job thread; the answer is made from x->error and x->answer when it is done. */
 void serve_in_job(struct exchange *x, void (*job)(struct exchange *x));
 
