@@ -59,7 +59,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-serving fuzz faults compat clean install dist check-includes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-serving fuzz faults compat light clean install dist check-includes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -122,6 +122,12 @@ bench-serving: all $(B)/tests/bench/load  ## figures of the whole server: front 
 
 bench-peers: all  ## inferd and onnxruntime side by side: ResNet-50, MobileNetV2, AlexNet (PEERS="resnet50 --threads 1")
 	@tools/bench_peers.py --least 0.85 --inferd $(B)/inferd $(PEERS)
+
+# The suite's nine whole networks hold one constant as all their weights; filled with seeded random ones they prove numbers.
+SUITE := build/onnx-suite/onnx/backend/test/data
+light: all  ## the nine light networks of the ONNX suite with random weights, compared with onnxruntime to 1e-4
+	@tools/venv.sh onnx onnxruntime && mkdir -p build/onnx-suite && tar --zstd -xf ../shared/data/onnx-backend-v1.22.0.tar.zst -C build/onnx-suite
+	@build/venv/bin/python tools/make_networks.py --out build/networks/light --light $(SUITE)/light && $(B)/inferd check --rtol 1e-4 --atol 1e-6 build/networks/light/*
 
 compat: all  ## the same requests to inferd and to a real Triton server, every difference mended or explained
 	@tools/venv.sh onnx && build/venv/bin/python tools/compat.py
