@@ -74,14 +74,18 @@ def test_F1_hot_swap_under_load():
 
 
 def test_F12_overload():
+    """Server and driver each pinned to one core."""
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[0]})
     s = Server("--access-log", "false", store=small_queue())
+    os.sched_setaffinity(0, cpus)
     meet_every_batch(s)
-    load(s, "--connections", 512, "--seconds", 1, "--rate", 20000)
-    saturation = load(s, "--connections", 64, "--seconds", 3)["per_second"]
+    load(s, "--connections", 512, "--seconds", 1, "--rate", 20000, "--pin", cpus[-1])
+    saturation = load(s, "--connections", 64, "--seconds", 3, "--pin", cpus[-1])["per_second"]
     before = s.rss()
     base = None
     for factor in (0.5, 0.9, 1.5, 3):
-        r = load(s, "--connections", 512, "--seconds", 30 if FULL else 3, "--rate", saturation * factor)
+        r = load(s, "--connections", 512, "--seconds", 30 if FULL else 3, "--rate", saturation * factor, "--pin", cpus[-1])
         assert r["failed"] == r["unanswered"] == 0, r
         print("     %.1f x: goodput %.0f %% of saturation, %d refused" % (factor, 100 * r["per_second"] / saturation, r["refused"]))
     settled(s, before)
