@@ -138,7 +138,7 @@ void log_line_end(struct log_line *r)
 void log_write(struct log *l, enum log_level level, const char *event, const char *format, ...)
 {
     if (!log_enabled(l, level)) return;
-    char text[512];
+    char text[3072];      /* our own sentences are short; the effective configuration is the longest */
     va_list list;
     va_start(list, format);
     int n = vsnprintf(text, sizeof text, format, list);
@@ -148,8 +148,12 @@ void log_write(struct log *l, enum log_level level, const char *event, const cha
     /* our own sentence may be longer than one value: the 256-byte cut is for what others wrote */
     if (put_key(&r, "message") && put(&r, "\"", 1)) {
         size_t length = n < 0 ? 0 : (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
-        for (size_t at = 0; at < length; at += VALUE_MAX) put_escaped(&r, text + at, length - at);
-        put(&r, "\"", 1);
+        for (size_t at = 0, piece; at < length; at += piece) {
+            piece = length - at < VALUE_MAX ? length - at : VALUE_MAX;
+            while (piece > 1 && at + piece < length && ((unsigned char)text[at + piece] & 0xc0) == 0x80) piece--;      /* between two characters */
+            put_escaped(&r, text + at, piece);
+        }
+        r.text[r.length++] = '"';      /* within the tail's room: a cut message is closed as well */
     }
     log_line_end(&r);
 }
