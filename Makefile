@@ -59,7 +59,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-serving fuzz faults compat light clean install dist check-includes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-serving fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -137,6 +137,9 @@ fuzz: fuzz-build  ## run every fuzz target for 60 s each (FUZZ_SECONDS)
 
 check-includes:  ## fail when a folder includes a header of a folder above it in the walk
 	@tools/check_includes.sh
+
+check-sizes:  ## fail when a product of sizes goes straight into the allocator, or something below server/ exits or prints
+	@tools/check_sizes.sh
 
 check-map:  ## fail when README's map and the tree differ
 	@tools/check_map.sh

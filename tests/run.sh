@@ -112,7 +112,7 @@ if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/ben
     build address build/address/inferd && run_e2e address INFERD="$PWD/build/address/inferd"
     build thread build/thread/inferd && run_e2e thread INFERD="$PWD/build/thread/inferd" INFERD_FLAGS="--threads 1"
 fi
-for check in check-includes check-map; do
+for check in check-includes check-sizes check-map; do
     wanted "$check" || continue
     if make -s "$check" >"$log/$check.log" 2>&1; then note "ok   $check"; passed=$((passed + 1)); else note "FAIL $check"; cat "$log/$check.log"; failed=$((failed + 1)); fi
 done
