@@ -146,8 +146,8 @@ check-map:  ## fail when README's map and the tree differ
 
 install: all  ## install to PREFIX (/usr/local)
 	install -D -m 755 $(B)/inferd $(DESTDIR)$(PREFIX)/bin/inferd
-	install -d $(DESTDIR)$(PREFIX)/share/inferd
-	cp -r models $(DESTDIR)$(PREFIX)/share/inferd/
+	install -d $(DESTDIR)$(PREFIX)/share/inferd/models
+	cp -r models/* $(DESTDIR)$(PREFIX)/share/inferd/models/
 
 dist:  ## a source archive of HEAD
 	git archive --prefix=inferd-$(VERSION)/ -o build/inferd-$(VERSION).tar.gz HEAD
