@@ -141,7 +141,6 @@ enum status oip_tensor_from_json(struct tensor *t, struct arena *arena, const ch
     if (t->dtype == DT_F16 || t->dtype == DT_BF16)
         return err_set(err, ST_BAD_INPUT, "input '%s': %s tensors have no JSON form, send them as binary data", name, dtype_oip(t->dtype));
     if (!shape_count(t->dims, t->rank, &count) || !tensor_bytes(t->dtype, t->dims, t->rank, &t->bytes)) return wrong(name, "the shape is too large", err);
-    if (count > length && t->dtype != DT_STRING) return wrong(name, "it holds fewer values than the shape says", err);
     if (count > length) return wrong(name, "it holds fewer values than the shape says", err);
     t->data = arena_alloc(arena, t->bytes, TENSOR_ALIGN);
     if (!t->data) return err_set(err, ST_TOO_LARGE, "input '%s' of %llu bytes is over the request's memory budget", name, (unsigned long long)t->bytes);

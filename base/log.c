@@ -1,6 +1,7 @@
 #include "base/log.h"
 
 #include "base/clock.h"
+#include "base/json.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -27,17 +28,6 @@ void log_close(struct log *l) { free(l); }
 void log_enable(struct log *l, enum log_level level, bool on) { atomic_store(&l->on[level], on); }
 bool log_enabled(const struct log *l, enum log_level level) { return l && atomic_load_explicit(&((struct log *)l)->on[level], memory_order_relaxed); }
 
-/* Length of the valid UTF-8 sequence at p, 0 if it is none (overlong forms, surrogates and what is past U+10FFFF are none). */
-static size_t utf8_length(const unsigned char *p, size_t left)
-{
-    if (p[0] < 0x80) return 1;
-    size_t n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-    if (p[0] < 0xc2 || p[0] > 0xf4 || n > left) return 0;
-    for (size_t i = 1; i < n; i++) if ((p[i] & 0xc0) != 0x80) return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f)) return 0;
-    return n;
-}
-
 static bool put(struct log_line *r, const char *bytes, size_t n)
 {
     if (r->length + n > sizeof r->text - TAIL) return !(r->cut = true);
@@ -51,7 +41,7 @@ static void put_escaped(struct log_line *r, const char *text, size_t length)
     if (length > VALUE_MAX) length = VALUE_MAX;
     const unsigned char *p = (const unsigned char *)text;
     for (size_t i = 0; i < length;) {
-        size_t n = utf8_length(p + i, length - i);
+        size_t n = json_utf8_length(text + i, length - i);
         char escape[8];
         if (n == 1 && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\' && p[i] != 0x7f) {
             size_t run = 1;

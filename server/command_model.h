@@ -21,7 +21,6 @@ bool command_number(const char *text, double low, double high, double *out);
 /* --threads, --cpu-level, --precision: fields of engine_options. 0: not one of them; 1: taken; -1: wrong (said on stderr). */
 int  command_engine_option(struct command_args *a, struct engine_options *o);
 void command_engine_defaults(struct engine_options *o);
-/* An instance of n threads owns n cores; call before the first kernel runs. */
 
 /* ---- a model ---- */
 struct command_model { struct engine *engine; struct engine_instance *instance; const struct signature *signature; char file[4096], directory[4096]; uint64_t load_ns; };

@@ -64,7 +64,6 @@ struct exchange {
     struct buf            answer;           /* JSON made by a job */
     int                   answer_status;
     void                (*job)(struct exchange *x);      /* what jobs are to do with it */
-    uint64_t              served_ns;        /* when the answer was written */
     struct exchange      *next_spare;
 };
 

@@ -26,9 +26,7 @@ def network(name):
 def store_of(name, config):
     store = tempfile.mkdtemp(prefix="inferd-bench-")
     os.makedirs(os.path.join(store, name, "1"))
-    os.symlink(network(name), os.path.join(store, name, "link"))
     shutil.copy(network(name), os.path.join(store, name, "1/model.onnx"))
-    os.unlink(os.path.join(store, name, "link"))
     open(os.path.join(store, name, "config.pbtxt"), "w").write(config)
     return store
 
@@ -70,15 +68,20 @@ def front():
     shutil.rmtree(store)
 
 
-def throughput(name, config, clients, seconds):
-    store = store_of(name, config)
-    s = Server("--access-log", "false", store=store)
-    shape, x, y = ports(s, name)
-    body, header = binary_request(shape, x, y)
+def load_command(s, name):
+    """The load driver's command line for one binary request of the model, and the file that must live as long."""
+    body, header = binary_request(*ports(s, name))
     f = tempfile.NamedTemporaryFile()
     f.write(body)
     f.flush()
-    run = [LOAD, "--port", str(s.port), "--path", "/v2/models/%s/infer" % name, "--body", f.name, "--header", "Inference-Header-Content-Length: %d" % header, "--connections", str(clients)]
+    return [LOAD, "--port", str(s.port), "--path", "/v2/models/%s/infer" % name, "--body", f.name, "--header", "Inference-Header-Content-Length: %d" % header], f
+
+
+def throughput(name, config, clients, seconds):
+    store = store_of(name, config)
+    s = Server("--access-log", "false", store=store)
+    run, kept = load_command(s, name)
+    run += ["--connections", str(clients)]
     subprocess.run(run + ["--seconds", "2"], capture_output=True)
     r = json.loads(subprocess.run(run + ["--seconds", str(seconds)], capture_output=True, text=True).stdout)
     stats = s.json("GET", "/v2/models/%s/stats" % name)[1]["model_stats"][0]
@@ -103,14 +106,9 @@ def overhead():
     name, rounds = "resnet50", []
     store = store_of(name, 'backend: "onnx"\nmax_batch_size: 1\n')
     s = Server("--access-log", "false", store=store)
-    shape, x, y = ports(s, name)
-    body, header = binary_request(shape, x, y)
-    f = tempfile.NamedTemporaryFile()
-    f.write(body)
-    f.flush()
+    run, kept = load_command(s, name)
     for _ in range(3):
-        r = json.loads(subprocess.run([LOAD, "--port", str(s.port), "--path", "/v2/models/%s/infer" % name, "--body", f.name, "--header", "Inference-Header-Content-Length: %d" % header,
-                                       "--connections", "1", "--seconds", "6"], capture_output=True, text=True).stdout)
+        r = json.loads(subprocess.run(run + ["--connections", "1", "--seconds", "6"], capture_output=True, text=True).stdout)
         stats = s.json("GET", "/v2/models/%s/stats" % name)[1]["model_stats"][0]["inference_stats"]
         b = json.loads(subprocess.run([BINARY, "bench", network(name), "--threads", "2", "--seconds", "6", "--json"], capture_output=True, text=True).stdout)
         rounds.append((r["p50_us"] / 1000 - b["median_ms"], r["p50_us"] / 1000, b["median_ms"]))

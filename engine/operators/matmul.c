@@ -65,6 +65,28 @@ static void finish_gemm(float *y, const struct gemm *g)
         }
 }
 
+/* One element of a product of any real or integer type: the sum of k terms, a from `at` on in steps of `a_step` elements, b likewise. A sum of integers
+ * wraps and stands in `whole`. */
+struct term_sum { double real; int64_t whole; };
+static struct term_sum sum_terms(const struct operand *a, int64_t at, int64_t a_step, const struct operand *b, int64_t bt, int64_t b_step, int64_t k)
+{
+    double sum = 0, p, q;
+    uint64_t whole = 0;
+    int64_t u, v;
+    for (; k > 0; k--, at += a_step, bt += b_step) {
+        if (dtype_is_real(a->dtype)) {
+            real_load(&p, a->dtype, a->data, (uint64_t)at, 0, 1);
+            real_load(&q, b->dtype, b->data, (uint64_t)bt, 0, 1);
+            sum += p * q;
+        } else {
+            int_load(&u, a->dtype, a->data, (uint64_t)at, 0, 1);
+            int_load(&v, b->dtype, b->data, (uint64_t)bt, 0, 1);
+            whole += (uint64_t)u * (uint64_t)v;
+        }
+    }
+    return (struct term_sum){ sum, (int64_t)whole };
+}
+
 /* Any real or integer type: y[i,j] = alpha * sum + beta * c. */
 static void direct_gemm(const struct call *c, const struct gemm *g)
 {
@@ -74,26 +96,12 @@ static void direct_gemm(const struct call *c, const struct gemm *g)
     if (g->bias) bias_strides(g, &row, &column);
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++) {
-            double sum = 0, p, q;
-            uint64_t whole = 0;
-            int64_t u, v;
-            for (int64_t k = 0; k < g->k; k++) {
-                uint64_t at = (uint64_t)(g->ta ? k * g->m + i : i * g->k + k), bt = (uint64_t)(g->tb ? j * g->k + k : k * g->n + j);
-                if (dtype_is_real(a->dtype)) {
-                    real_load(&p, a->dtype, a->data, at, 0, 1);
-                    real_load(&q, b->dtype, b->data, bt, 0, 1);
-                    sum += p * q;
-                } else {
-                    int_load(&u, a->dtype, a->data, at, 0, 1);
-                    int_load(&v, b->dtype, b->data, bt, 0, 1);
-                    whole += (uint64_t)u * (uint64_t)v;
-                }
-            }
+            struct term_sum sum = sum_terms(a, g->ta ? i : i * g->k, g->ta ? g->m : 1, b, g->tb ? j * g->k : j, g->tb ? 1 : g->n, g->k);
             bool real = dtype_is_real(a->dtype);
-            double r = (double)g->alpha * (real ? sum : (double)(int64_t)whole), e = 0;
+            double r = (double)g->alpha * (real ? sum.real : (double)sum.whole), e = 0;
             if (g->bias) real_load(&e, g->bias->dtype, g->bias->data, (uint64_t)(i * row + j * column), 0, 1);
             r += (double)g->beta * e;
-            int64_t k = real ? 0 : g->alpha == 1 && !g->bias ? (int64_t)whole : r >= 9.2e18 ? INT64_MAX : r <= -9.2e18 ? INT64_MIN : (int64_t)r;
+            int64_t k = real ? 0 : g->alpha == 1 && !g->bias ? sum.whole : r >= 9.2e18 ? INT64_MAX : r <= -9.2e18 ? INT64_MIN : (int64_t)r;
             if (real) real_store(y->data, y->dtype, (uint64_t)(i * g->n + j), &r, 1);
             else int_store(y->data, y->dtype, (uint64_t)(i * g->n + j), &k, 1);
         }
@@ -201,24 +209,9 @@ static void direct_product(const struct call *c, const struct matmul *g, int64_t
     struct operand *y = c->out[0];
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++) {
-            double sum = 0, p, q;
-            uint64_t whole = 0;
-            int64_t u, v;
-            for (int64_t k = 0; k < g->k; k++) {
-                uint64_t at = (uint64_t)(a0 + i * g->k + k), bt = (uint64_t)(b0 + k * g->n + j);
-                if (dtype_is_real(a->dtype)) {
-                    real_load(&p, a->dtype, a->data, at, 0, 1);
-                    real_load(&q, b->dtype, b->data, bt, 0, 1);
-                    sum += p * q;
-                } else {
-                    int_load(&u, a->dtype, a->data, at, 0, 1);
-                    int_load(&v, b->dtype, b->data, bt, 0, 1);
-                    whole += (uint64_t)u * (uint64_t)v;
-                }
-            }
-            int64_t w = (int64_t)whole;
-            if (dtype_is_real(a->dtype)) real_store(y->data, y->dtype, (uint64_t)(y0 + i * g->n + j), &sum, 1);
-            else int_store(y->data, y->dtype, (uint64_t)(y0 + i * g->n + j), &w, 1);
+            struct term_sum sum = sum_terms(a, a0 + i * g->k, 1, b, b0 + j, g->n, g->k);
+            if (dtype_is_real(a->dtype)) real_store(y->data, y->dtype, (uint64_t)(y0 + i * g->n + j), &sum.real, 1);
+            else int_store(y->data, y->dtype, (uint64_t)(y0 + i * g->n + j), &sum.whole, 1);
         }
 }
 

@@ -83,7 +83,6 @@ def test_F12_overload():
     load(s, "--connections", 512, "--seconds", 1, "--rate", 20000, "--pin", cpus[-1])
     saturation = load(s, "--connections", 64, "--seconds", 3, "--pin", cpus[-1])["per_second"]
     before = s.rss()
-    base = None
     for factor in (0.5, 0.9, 1.5, 3):
         r = load(s, "--connections", 512, "--seconds", 30 if FULL else 3, "--rate", saturation * factor, "--pin", cpus[-1])
         assert r["failed"] == r["unanswered"] == 0, r
