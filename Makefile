@@ -19,7 +19,7 @@ HARDEN  := -fstack-protector-strong -fstack-clash-protection -fPIE
 # No contraction: a*b+c is fused only where the source says fma, so that every CPU level adds up in the same bits.
 CFLAGS  := -std=c17 -D_GNU_SOURCE -I. -g -fno-strict-aliasing -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -pthread $(WARN) $(HARDEN) -DINFERD_VERSION='"$(VERSION)"'
 LDFLAGS := -pie -Wl,-z,relro,-z,now -Wl,--as-needed -fopenmp -pthread
-LDLIBS  := -lmicrohttpd -ldnnl -lsqlite3 -lnettle -ljpeg -lpng -lwebp -lz -lseccomp -lm
+LDLIBS  := -lmicrohttpd -ldnnl -lsqlite3 -lnettle -ljpeg -lpng -lwebp -lz -lseccomp -lpcre2-8 -lutf8proc -lm
 
 ifeq ($(SAN),)
 CFLAGS  += -O2 -D_FORTIFY_SOURCE=3
@@ -41,7 +41,7 @@ ISA_avx2    := -O3 -mavx2 -mfma -mf16c -mbmi2
 ISA_avx512  := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 ISA_amx     := $(ISA_avx512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
 
-FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/amx engine engine/formats engine/graph engine/operators engine/onnx model_store monitor api server
+FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/onnx model_store monitor api server
 SRC     := $(filter-out server/main.c,$(foreach d,$(FOLDERS),$(wildcard $(d)/*.c)))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 LIB     := $(B)/libinferd.a
