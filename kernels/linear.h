@@ -1,0 +1,42 @@
+/* A linear layer of a language model: y[m, n] = epilogue(x[m, k] W^T) with W as a GGUF file stores it: n rows of k numbers in blocks of one type
+ * (kernels/blocks.h). Kernel and packed layout are chosen once, when the layer is opened, by type, mode and CPU level.
+ *
+ * LINEAR_F32: every number of W is decoded to float, and each sum takes its k terms in ascending order with one fused multiply-add each, then the epilogue:
+ *   the bits of gemm_f32 on the decoded weights, whatever m, threads and level.
+ * LINEAR_FAST: the quickest. Rows of x are rounded to 8 bits in blocks of 32 for quantised weights, W to bfloat16 where a machine has tiles and m is large; F16 and F32
+ *   weights are never rounded, nor are BF16 ones (x then is, for large m).
+ * LINEAR_INVARIANT: as FAST, but a row's bits depend on nothing but that row, W and the level: not on m, the other rows or the threads. */
+#ifndef KERNELS_LINEAR_H
+#define KERNELS_LINEAR_H
+
+#include "base/err.h"
+#include "kernels/kernels.h"
+
+enum linear_mode { LINEAR_F32, LINEAR_FAST, LINEAR_INVARIANT, LINEAR_MODE_COUNT };
+
+struct linear_spec {
+    int              type;               /* enum block_type */
+    const void      *weight;             /* n rows, row_bytes apart; any alignment */
+    int64_t          n, k;               /* k a multiple of the type's block */
+    int64_t          row_bytes;          /* at least k / elements * bytes */
+    enum linear_mode mode;
+    enum cpu_level   level;              /* cap; the machine's own level if that is lower */
+};
+
+struct linear_layer;                     /* packed weights and choice; immutable, shared by all instances */
+
+/* ST_BAD_INPUT, ST_UNSUPPORTED (no such type), ST_TOO_LARGE, ST_NO_MEMORY. *out is untouched on failure. */
+enum status linear_open(struct linear_layer **out, const struct linear_spec *spec, struct err *err);
+void        linear_close(struct linear_layer *l);                   /* NULL is fine */
+uint64_t    linear_bytes(const struct linear_layer *l);             /* memory of its own: packed weights; 0 when it borrows */
+uint64_t    linear_open_bytes(const struct linear_spec *spec);      /* what linear_bytes will say, for a budget; UINT64_MAX when that is no number */
+const char *linear_kernel(const struct linear_layer *l);            /* e.g. "q4_k panels, vnni", for inspect */
+bool        linear_borrows(const struct linear_layer *l);           /* spec.weight is still read by linear_run: keep it mapped */
+
+/* Bytes of scratch (64-byte aligned) for a run of m rows on so many threads. Grows with m. */
+uint64_t    linear_scratch(const struct linear_layer *l, int64_t m, int threads);
+/* y [m, n] row stride ldy; x [m, k] row stride ldx; y may not overlap x. ep: NULL, or bias [n], residual (may be y) and activation. Allocates nothing.
+ * A number that is not finite in a row of x makes that row of y not finite too. */
+void        linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int threads);
+
+#endif

@@ -1,0 +1,225 @@
+/* Linear layers: every type, mode and level against the definition (weights decoded, one fused multiply-add per k in ascending order). Not under
+ * ThreadSanitizer, which does not know libgomp. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels/blocks.h"
+#include "kernels/linear.h"
+#include "tests/test.h"
+
+
+struct sample { int64_t n, k, row_bytes; uint8_t *packed; float *decoded; };      /* decoded [n, k] */
+
+/* Rows 3 bytes further apart than they need be, at an odd address. Without an encoder: random blocks whose numbers are of a likely size. */
+static struct sample sample_make(int type, int64_t n, int64_t k)
+{
+    const struct block_format *f = block_format(type);
+    struct sample s = { .n = n, .k = k, .row_bytes = k / f->elements * f->bytes + 3 };
+    s.packed = malloc((size_t)(n * s.row_bytes) + 1);
+    s.decoded = malloc((size_t)(n * k) * sizeof *s.decoded);
+    float *x = malloc((size_t)k * sizeof *x);
+    for (int64_t r = 0; r < n; r++) {
+        uint8_t *row = s.packed + 1 + r * s.row_bytes;
+        if (f->encode) {
+            test_fill(x, (size_t)k, -1, 1);
+            for (int64_t i = 0; i < k; i++) x[i] = x[i] * (r % 3 ? 0.1f : 1.0f) + (r % 5 ? 0 : 0.5f);
+            f->encode(row, x, k);
+        }
+        for (int64_t b = 0; !f->encode && b < k / f->elements; b++)
+            for (float top = 1e9f; !(top < 8 && top > 1e-3f);) {
+                for (int i = 0; i < f->bytes; i++) row[b * f->bytes + i] = (uint8_t)test_random();
+                f->decode(x, row + b * f->bytes, f->elements);
+                top = 0;
+                for (int i = 0; i < f->elements; i++) top = fabsf(x[i]) < 1e9f ? fmaxf(top, fabsf(x[i])) : 1e9f;
+            }
+        f->decode(s.decoded + r * k, row, k);
+    }
+    free(x);
+    return s;
+}
+static void sample_free(struct sample *s) { free(s->packed), free(s->decoded); }
+
+static struct linear_layer *open_sample(const struct sample *s, int type, enum linear_mode mode, int level)
+{
+    const struct linear_spec spec = { .type = type, .weight = s->packed + 1, .n = s->n, .k = s->k, .row_bytes = s->row_bytes, .mode = mode, .level = (enum cpu_level)level };
+    struct linear_layer *l = NULL;
+    struct err err = { 0 };
+    if (linear_open(&l, &spec, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
+    else if (linear_bytes(l) != linear_open_bytes(&spec)) test_fail(__FILE__, __LINE__, "linear_open_bytes is not what it holds");
+    return l;
+}
+
+static void run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, int threads)
+{
+    const uint64_t bytes = linear_scratch(l, m, threads);
+    char *scratch = aligned_alloc(64, (bytes + 127) & ~(uint64_t)63);
+    memset(scratch, 0x5a, bytes + 1);
+    linear_run(l, y, ldy, x, ldx, m, ep, scratch, threads);
+    if (scratch[bytes] != 0x5a && bytes % 64) test_fail(__FILE__, __LINE__, "it wrote past its scratch");
+    free(scratch);
+}
+
+static void reference(float *y, const struct sample *s, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep)
+{
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < s->n; j++) {
+            float sum = 0;
+            for (int64_t c = 0; c < s->k; c++) sum = fmaf(x[i * ldx + c], s->decoded[j * s->k + c], sum);
+            if (ep && ep->bias) sum += ep->bias[j];
+            if (ep && ep->residual) sum += ep->residual[i * ep->ldr + j];
+            if (ep && ep->act.kind == ACT_RELU && !(sum > 0)) sum = 0;
+            y[i * s->n + j] = sum;
+        }
+}
+
+static const int64_t rows[] = { 1, 2, 3, 5, 8, 17, 33 };
+enum { ROWS_MAX = 33, ROW_COUNT = sizeof rows / sizeof *rows };
+
+/* For each type a depth that is no power of two, and columns that fill no panel. */
+static int64_t depth_for(const struct block_format *f) { return f->elements == 1 ? 301 : f->elements == 32 ? 32 * 9 : 256 * 3; }
+
+TEST(f32_mode_has_the_bits_of_the_definition)
+{
+    for (int type = 0; type < BLOCK_TYPE_END; type++) {
+        const struct block_format *f = block_format(type);
+        if (!f) continue;
+        struct sample s = sample_make(type, 75, depth_for(f));
+        const int64_t ldx = s.k + 5;
+        float *x = malloc((size_t)(ROWS_MAX * ldx) * sizeof *x), *want = malloc((size_t)(ROWS_MAX * s.n) * sizeof *want), *got = malloc((size_t)(ROWS_MAX * s.n) * sizeof *got);
+        float *bias = malloc((size_t)s.n * sizeof *bias);
+        test_fill(x, (size_t)(ROWS_MAX * ldx), -1, 1);
+        test_fill(bias, (size_t)s.n, -1, 1);
+        const struct gemm_epilogue ep = { .bias = bias, .act = { .kind = ACT_RELU } };
+        reference(want, &s, x, ldx, ROWS_MAX, &ep);
+        for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+            struct linear_layer *l = open_sample(&s, type, LINEAR_F32, level);
+            if (!l) continue;
+            for (int r = 0; r < ROW_COUNT; r++) {
+                run(l, got, s.n, x, ldx, rows[r], &ep, 1 + r % 2);
+                if (memcmp(got, want, (size_t)(rows[r] * s.n) * sizeof *got)) test_fail(__FILE__, __LINE__, "%s at %s, %lld rows: the bits differ", linear_kernel(l), cpu_level_name((enum cpu_level)level), (long long)rows[r]);
+            }
+            linear_close(l);
+        }
+        free(x), free(want), free(got), free(bias);
+        sample_free(&s);
+    }
+}
+
+TEST(f32_mode_by_several_slabs_and_a_residual_in_place)
+{
+    enum { N = 107, K = 8192, M = 3 };
+    struct sample s = sample_make(BLOCK_Q8_0, N, K);
+    float *x = malloc(M * K * sizeof *x), *want = malloc(M * N * sizeof *want), *got = malloc(M * N * sizeof *got), *residual = malloc(M * N * sizeof *residual);
+    test_fill(x, M * K, -1, 1);
+    test_fill(residual, M * N, -1, 1);
+    struct gemm_epilogue ep = { .residual = residual, .ldr = N };
+    reference(want, &s, x, K, M, &ep);
+    ep.residual = got;
+    struct linear_layer *l = open_sample(&s, BLOCK_Q8_0, LINEAR_F32, CPU_AMX);
+    for (int threads = 1; threads <= 3; threads++) {
+        memcpy(got, residual, M * N * sizeof *got);
+        run(l, got, N, x, K, M, &ep, threads);
+        CHECK(!memcmp(got, want, M * N * sizeof *got));
+    }
+    linear_close(l);
+    free(x), free(want), free(got), free(residual);
+    sample_free(&s);
+}
+
+/* What rounding x to 8 bits in blocks of 32 may cost: each term is off by at most half a step (1/254 of its block's largest) times the weight. As errors are
+ * random, a quarter of that sum is allowed for; bfloat16 in its place has 2^-8 of each term. */
+TEST(fast_and_invariant_modes_are_near_the_definition)
+{
+    for (int type = 0; type < BLOCK_TYPE_END; type++) {
+        const struct block_format *f = block_format(type);
+        if (!f) continue;
+        struct sample s = sample_make(type, 75, depth_for(f));
+        float *x = malloc((size_t)(ROWS_MAX * s.k) * sizeof *x), *want = malloc((size_t)(ROWS_MAX * s.n) * sizeof *want), *got = malloc((size_t)(ROWS_MAX * s.n) * sizeof *got);
+        test_fill(x, (size_t)(ROWS_MAX * s.k), -1, 1);
+        float *limit = calloc((size_t)s.n, sizeof *limit);
+        for (int64_t j = 0; j < s.n; j++)
+            for (int64_t c = 0; c < s.k; c++) limit[j] += fabsf(s.decoded[j * s.k + c]) / 256;
+        reference(want, &s, x, s.k, ROWS_MAX, NULL);
+        for (int mode = LINEAR_FAST; mode <= LINEAR_INVARIANT; mode++)
+            for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+                struct linear_layer *l = open_sample(&s, type, (enum linear_mode)mode, level);
+                for (int r = 0; l && r < ROW_COUNT; r++) {
+                    run(l, got, s.n, x, s.k, rows[r], NULL, 1 + r % 2);
+                    double worst = 0;
+                    for (int64_t i = 0; i < rows[r] * s.n; i++) worst = fmax(worst, (double)(fabsf(got[i] - want[i]) / limit[i % s.n]));
+                    if (!(worst < 0.25)) test_fail(__FILE__, __LINE__, "%s, %lld rows: off by %.3f of the most that rounding can do", linear_kernel(l), (long long)rows[r], worst);
+                }
+                linear_close(l);
+            }
+        free(x), free(want), free(got), free(limit);
+        sample_free(&s);
+    }
+}
+
+TEST(invariant_mode_gives_a_row_the_same_bits_alone_and_among_others)
+{
+    for (int type = 0; type < BLOCK_TYPE_END; type++) {
+        const struct block_format *f = block_format(type);
+        if (!f) continue;
+        struct sample s = sample_make(type, 117, depth_for(f));
+        float *x = malloc((size_t)(ROWS_MAX * s.k) * sizeof *x), *alone = malloc((size_t)(ROWS_MAX * s.n) * sizeof *alone), *among = malloc((size_t)(ROWS_MAX * s.n) * sizeof *among);
+        test_fill(x, (size_t)(ROWS_MAX * s.k), -1, 1);
+        for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+            struct linear_layer *l = open_sample(&s, type, LINEAR_INVARIANT, level);
+            if (!l) continue;
+            for (int i = 0; i < ROWS_MAX; i++) run(l, alone + i * s.n, s.n, x + i * s.k, s.k, 1, NULL, 1);
+            for (int r = 0; r < ROW_COUNT; r++)
+                for (int threads = 1; threads <= 2; threads++) {
+                    run(l, among, s.n, x, s.k, rows[r], NULL, threads);
+                    if (memcmp(alone, among, (size_t)(rows[r] * s.n) * sizeof *among)) test_fail(__FILE__, __LINE__, "%s: %lld rows on %d threads differ from one", linear_kernel(l), (long long)rows[r], threads);
+                }
+            linear_close(l);
+        }
+        free(x), free(alone), free(among);
+        sample_free(&s);
+    }
+}
+
+TEST(what_is_not_finite_shows)
+{
+    static const int types[] = { BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_BF16, BLOCK_F16 };
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        struct sample s = sample_make(types[t], 33, 256);
+        float x[3 * 256], y[3 * 33];
+        for (int mode = 0; mode < LINEAR_MODE_COUNT; mode++)
+            for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+                struct linear_layer *l = open_sample(&s, types[t], (enum linear_mode)mode, level);
+                if (!l) continue;
+                test_fill(x, 3 * 256, -1, 1);
+                x[256 + 100] = t % 2 ? NAN : INFINITY;
+                run(l, y, 33, x, 256, 3, NULL, 1);
+                for (int i = 0; i < 99; i++)
+                    if (isfinite(y[i]) != (i / 33 != 1) && !(i / 33 == 1 && s.decoded[i % 33 * 256 + 100] == 0)) test_fail(__FILE__, __LINE__, "%s: number %d is %g", linear_kernel(l), i, (double)y[i]);
+                linear_close(l);
+            }
+        sample_free(&s);
+    }
+}
+
+TEST(specs_that_fit_no_layer_are_refused)
+{
+    static const uint8_t bytes[4096];
+    const struct linear_spec good = { .type = BLOCK_Q4_K, .weight = bytes, .n = 2, .k = 512, .row_bytes = 288, .mode = LINEAR_FAST, .level = CPU_SCALAR };
+    struct linear_spec s;
+    struct linear_layer *l = NULL;
+    struct err err;
+    s = good, s.type = 4;
+    CHECK_INT(linear_open(&l, &s, &err), ST_UNSUPPORTED);
+    s = good, s.k = 500;
+    CHECK_INT(linear_open(&l, &s, &err), ST_BAD_INPUT);
+    s = good, s.row_bytes = 287;
+    CHECK_INT(linear_open(&l, &s, &err), ST_BAD_INPUT);
+    s = good, s.n = 0;
+    CHECK_INT(linear_open(&l, &s, &err), ST_BAD_INPUT);
+    s = good, s.n = (int64_t)1 << 60;
+    CHECK_INT(linear_open(&l, &s, &err), ST_TOO_LARGE);
+    CHECK(linear_open_bytes(&s) == UINT64_MAX && !l);
+    CHECK_OK(linear_open(&l, &good, &err), err);
+    linear_close(l);
+    linear_close(NULL);
+}
