@@ -85,7 +85,7 @@ static void print_trace(const struct command_model *m)
     struct plan_step_info *info = mem_calloc_array(STEPS_MAX, sizeof *info);
     const struct plan *p = NULL;
     for (int i = 0; i < PLANS; i++)
-        if (m->instance->cache[i].plan) p = m->instance->cache[i].plan;
+        if (m->instance->plans.entries[i].plan) p = m->instance->plans.entries[i].plan;
     if (!info || !p) { free(info); return; }
     int n = plan_steps(p, info, STEPS_MAX);
     uint64_t all = 0;
@@ -116,7 +116,7 @@ static enum status measure(const struct bench *b, struct command_model *m, struc
         if (i == -1) begin = end;
         if (i >= 0) times[(*runs)++] = end - start;
         for (int k = 0; i == 0 && b->trace && k < PLANS; k++)
-            if (m->instance->cache[k].plan) plan_time(m->instance->cache[k].plan, true);
+            if (m->instance->plans.entries[k].plan) plan_time(m->instance->plans.entries[k].plan, true);
     }
     return st;
 }

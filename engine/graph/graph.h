@@ -34,6 +34,7 @@ struct operand {
     bool       batched;           /* analysis: dims[0] is the row dimension and row r depends on rows r only */
     bool       tainted;           /* analysis: follows from the number of rows */
     bool       dynamic;           /* dims are known only while running */
+    bool       state;             /* an input that outlives the step (KV pages): operators write to it, it is never copied */
 };
 
 enum value_kind { VALUE_NODE, VALUE_INPUT, VALUE_CONSTANT };
@@ -52,6 +53,7 @@ struct value {
 };
 
 struct conv_layer;
+struct linear_layer;
 
 struct node {
     const struct op *op;
@@ -72,6 +74,8 @@ struct node {
     uint64_t    packed_bytes;
     const float *bias;            /* dense [n] beside `packed` */
     const float *weight;          /* ScaleShift: the scale; convolution: a scale by output channel that packing multiplies in */
+    struct linear_layer *linear;  /* Linear */
+    const void *spec;             /* of the operators in operators/llm.h: read only, in the arena */
 };
 
 struct graph {
@@ -83,6 +87,7 @@ struct graph {
     struct node  *nodes;  int node_count, node_room;
     int *inputs;  int input_count;
     int *outputs; int output_count;
+    struct linear_layer **linears; int linear_count, linear_room;      /* all that nodes use, closed with the graph */
     int64_t       max_rows;       /* hint for kernels */
     bool          batchable;
     const char   *batch_reason;   /* why not */
@@ -114,6 +119,8 @@ struct op {
     void        (*release)(void *state);
     /* Given operands with batched flags: is every output batched, rows independent? NULL: never. */
     bool        (*rows)(const struct call *c);
+    /* About how many products the call takes, where dims alone do not tell. NULL: they do. */
+    uint64_t    (*work)(const struct call *c);
 };
 
 enum op_flags {
@@ -159,6 +166,8 @@ struct node *graph_add_node(struct graph *g, int in_count, int out_count);      
 int          graph_add_constant(struct graph *g, const char *name, enum dtype t, const int64_t *dims, int rank, void *data);   /* data in the arena */
 /* The constant's dense, aligned bytes. Materialised into the arena where the file's are not aligned or it is a splat. NULL: over budget. */
 const void  *graph_dense(struct graph *g, int value);
+/* The graph closes the layer when it is closed itself; false: no memory, and the layer was closed. */
+bool         graph_own_linear(struct graph *g, struct linear_layer *l);
 void         graph_count_uses(struct graph *g);
 /* Sorts nodes so that producers come first (the file's order where it can); drops dead ones. */
 enum status  graph_sort(struct graph *g, struct err *err);

@@ -134,7 +134,7 @@ static enum status place_buffers(struct plan *p, struct err *err)
     enum status st = ST_OK;
     space_begin(&space);
     for (int k = 0; k < g->input_count && !st; k++)
-        if (!space_take(&space, p->operands[g->inputs[k]].bytes, &p->input_copy[k])) st = no_memory(err);
+        if (!p->operands[g->inputs[k]].state && !space_take(&space, p->operands[g->inputs[k]].bytes, &p->input_copy[k])) st = no_memory(err);
     for (int i = 0; i < p->step_count && !st; i++) {
         struct step *s = &p->steps[i];
         if (!s->dynamic && !place_outputs(p, &space, i)) st = no_memory(err);
@@ -147,7 +147,7 @@ static enum status place_buffers(struct plan *p, struct err *err)
             struct buffer *b = &p->buffers[root_of(p, s->node->in[k])];
             if (b->last != i) continue;
             if (b->place == PLACE_WORK) space_give(&space, b->offset);
-            if (b->place == PLACE_INPUT) space_give(&space, p->input_copy[b->input]);
+            if (b->place == PLACE_INPUT && !p->operands[g->inputs[b->input]].state) space_give(&space, p->input_copy[b->input]);
             b->last = -2;
         }
         for (int k = 0; k < s->node->out_count && !st; k++) {       /* results that nobody reads */
@@ -182,7 +182,7 @@ static uint64_t call_nanoseconds(const struct call *c)
 {
     uint64_t bytes = 0;
     for (int k = 0; k < c->in_count; k++)
-        if (c->in[k]) bytes += c->in[k]->bytes;
+        if (c->in[k] && !c->in[k]->state) bytes += c->in[k]->bytes;
     for (int k = 0; k < c->out_count; k++)
         if (c->out[k]) bytes += c->out[k]->bytes;
     return call_work(c) / 60 + bytes / 20;

@@ -150,11 +150,7 @@ static enum status engine_check(const struct engine *e, struct request *r, struc
 static void instance_stop(struct engine_instance *i)
 {
     if (!i) return;
-    for (int p = 0; p < PLANS; p++) {
-        plan_close(i->cache[p].plan);
-        free(i->cache[p].shapes);
-    }
-    free(i->workspace);
+    plan_cache_close(&i->plans);
     arena_free(&i->run);
     free(i->free_slots);
     free(i->pointers);
@@ -167,8 +163,8 @@ static enum status instance_start(struct engine_instance **out, struct engine *e
     if (!i) return err_set(err, ST_NO_MEMORY, "starting an instance");
     i->engine = e;
     uint64_t used = e->import.arena.used + e->import.graph.packed_bytes;
-    i->budget = used < e->memory_max ? e->memory_max - used : 0;
-    arena_init(&i->run, i->budget);
+    i->plans.budget = used < e->memory_max ? e->memory_max - used : 0;
+    arena_init(&i->run, i->plans.budget);
     i->slots_total = SLOTS;
     i->free_slots = mem_calloc_array(SLOTS, sizeof *i->free_slots);
     i->pointers = mem_calloc_array((uint64_t)e->signature.input_count + 1, sizeof *i->pointers);
@@ -195,53 +191,6 @@ static void instance_retire(struct engine_instance *i, struct slot *s)
 {
     (void)i;
     s->request = NULL;
-}
-
-/* The plan for these shapes: from the cache, or made now in place of the one not used for longest. */
-static enum status find_plan(struct engine_instance *i, const struct operand *shapes, struct plan **out, struct err *err)
-{
-    const struct graph *g = &i->engine->import.graph;
-    struct plan_entry *victim = &i->cache[0];
-    i->clock++;
-    for (int p = 0; p < PLANS; p++) {
-        struct plan_entry *c = &i->cache[p];
-        if (c->used < victim->used) victim = c;
-        if (!c->plan) continue;
-        bool same = true;
-        for (int k = 0; k < g->input_count && same; k++) same = c->shapes[k].rank == shapes[k].rank && memcmp(c->shapes[k].dims, shapes[k].dims, (size_t)shapes[k].rank * sizeof shapes[k].dims[0]) == 0;
-        if (!same) continue;
-        c->used = i->clock;
-        *out = c->plan;
-        return ST_OK;
-    }
-    plan_close(victim->plan);
-    free(victim->shapes);
-    *victim = (struct plan_entry){ 0 };
-    struct plan *plan;
-    enum status st = plan_open(&plan, g, shapes, i->budget, err);
-    if (st) return st;
-    struct operand *copy = mem_alloc_array((uint64_t)g->input_count + 1, sizeof *copy);
-    if (!copy) {
-        plan_close(plan);
-        return err_set(err, ST_NO_MEMORY, "keeping a plan");
-    }
-    memcpy(copy, shapes, (size_t)g->input_count * sizeof *copy);
-    *victim = (struct plan_entry){ plan, copy, i->clock };
-    *out = plan;
-    return ST_OK;
-}
-
-static enum status grow_workspace(struct engine_instance *i, uint64_t need, struct err *err)
-{
-    if (need <= i->workspace_bytes) return ST_OK;
-    size_t align = need >= 4u << 20 ? 2u << 20 : 4096;
-    free(i->workspace);
-    i->workspace_bytes = 0;
-    i->workspace = mem_alloc_aligned((need + align - 1) & ~(uint64_t)(align - 1), align);
-    if (!i->workspace) return err_set(err, ST_NO_MEMORY, "the buffers of a plan (%llu bytes)", (unsigned long long)need);
-    i->workspace_bytes = need;
-    madvise(i->workspace, (need + align - 1) & ~(uint64_t)(align - 1), MADV_HUGEPAGE);     /* advice only: large buffers fault in fewer steps */
-    return ST_OK;
 }
 
 /* Puts every request's rows of each input behind each other, or points at the one request's own memory. */
@@ -318,10 +267,8 @@ static enum status instance_submit(struct engine_instance *i, struct slot *const
         if (e->signature.batchable) shapes[k].dims[0] = rows;
     }
     struct plan *plan = NULL;
-    enum status st = find_plan(i, shapes, &plan, err);
-    if (!st) st = grow_workspace(i, plan_workspace(plan), err);
+    enum status st = plan_cache_get(&i->plans, g, shapes, &plan, err);
     if (st) return st;
-    plan_bind(plan, i->workspace);
     gather(i, plan, slots, n);
     uint64_t gathered = clock_ns();
     st = plan_run(plan, i->pointers, &i->run, stop, err);

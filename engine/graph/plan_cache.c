@@ -1,0 +1,74 @@
+#include "engine/graph/plan_cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/checked.h"
+
+void plan_cache_close(struct plan_cache *c)
+{
+    for (int p = 0; p < PLANS; p++) {
+        plan_close(c->entries[p].plan);
+        free(c->entries[p].shapes);
+    }
+    free(c->workspace);
+    *c = (struct plan_cache){ 0 };
+}
+
+static bool same_shapes(const struct graph *g, const struct operand *a, const struct operand *b)
+{
+    for (int k = 0; k < g->input_count; k++)
+        if (a[k].rank != b[k].rank || memcmp(a[k].dims, b[k].dims, (size_t)a[k].rank * sizeof a[k].dims[0])) return false;
+    return true;
+}
+
+static enum status find_plan(struct plan_cache *c, const struct graph *g, const struct operand *shapes, struct plan **out, struct err *err)
+{
+    struct plan_entry *victim = &c->entries[0];
+    c->clock++;
+    for (int p = 0; p < PLANS; p++) {
+        struct plan_entry *e = &c->entries[p];
+        if (e->used < victim->used) victim = e;
+        if (!e->plan || !same_shapes(g, e->shapes, shapes)) continue;
+        e->used = c->clock;
+        *out = e->plan;
+        return ST_OK;
+    }
+    plan_close(victim->plan);
+    free(victim->shapes);
+    *victim = (struct plan_entry){ 0 };
+    struct plan *plan;
+    enum status st = plan_open(&plan, g, shapes, c->budget, err);
+    if (st) return st;
+    struct operand *copy = mem_alloc_array((uint64_t)g->input_count + 1, sizeof *copy);
+    if (!copy) {
+        plan_close(plan);
+        return err_set(err, ST_NO_MEMORY, "keeping a plan");
+    }
+    memcpy(copy, shapes, (size_t)g->input_count * sizeof *copy);
+    *victim = (struct plan_entry){ plan, copy, c->clock };
+    *out = plan;
+    return ST_OK;
+}
+
+static enum status grow_workspace(struct plan_cache *c, uint64_t need, struct err *err)
+{
+    if (need <= c->workspace_bytes) return ST_OK;
+    size_t align = need >= 4u << 20 ? 2u << 20 : 4096;
+    free(c->workspace);
+    c->workspace_bytes = 0;
+    c->workspace = mem_alloc_aligned((need + align - 1) & ~(uint64_t)(align - 1), align);
+    if (!c->workspace) return err_set(err, ST_NO_MEMORY, "the buffers of a plan (%llu bytes)", (unsigned long long)need);
+    c->workspace_bytes = need;
+    madvise(c->workspace, (need + align - 1) & ~(uint64_t)(align - 1), MADV_HUGEPAGE);     /* advice only: large buffers fault in fewer steps */
+    return ST_OK;
+}
+
+enum status plan_cache_get(struct plan_cache *c, const struct graph *g, const struct operand *shapes, struct plan **out, struct err *err)
+{
+    enum status st = find_plan(c, g, shapes, out, err);
+    if (!st) st = grow_workspace(c, plan_workspace(*out), err);
+    if (!st) plan_bind(*out, c->workspace);
+    return st;
+}
