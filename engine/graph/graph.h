@@ -76,6 +76,7 @@ struct node {
     const float *weight;          /* ScaleShift: the scale; convolution: a scale by output channel that packing multiplies in */
     struct linear_layer *linear;  /* Linear */
     const void *spec;             /* of the operators in operators/llm.h: read only, in the arena */
+    uint64_t    row_work;         /* about how many products each row of input 0 takes, where dims alone do not tell; 0: they do */
 };
 
 struct graph {
@@ -98,6 +99,7 @@ struct call {
     struct operand **in, **out;   /* in[i] NULL: left out; out[i] NULL: nobody wants it */
     int in_count, out_count;
     const struct kernels *k;
+    const struct llm_kernels *llm;
     int   threads;
     void *scratch;                /* of op->scratch bytes, aligned to TENSOR_ALIGN */
     void *state;                  /* of op->prepare */
@@ -119,8 +121,6 @@ struct op {
     void        (*release)(void *state);
     /* Given operands with batched flags: is every output batched, rows independent? NULL: never. */
     bool        (*rows)(const struct call *c);
-    /* About how many products the call takes, where dims alone do not tell. NULL: they do. */
-    uint64_t    (*work)(const struct call *c);
 };
 
 enum op_flags {
