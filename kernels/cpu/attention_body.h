@@ -1,0 +1,351 @@
+/* Attention over pages at one level (kernels/cpu/vec.h; contract in kernels/attention.h).
+ *
+ * The unit of work is some consecutive rows of one sequence and one head of the cache: its queries (rows times the heads that share it) go through the pages together,
+ * so that a page is turned into floats once for all of them. Each query has its own running maximum, sums and values, and takes only the pages that
+ * its own position sees, each page in one way: so nothing of the company shows in its bits. The 16 scores of a page are 16 lanes whatever the
+ * vector's width; sums of weights stay in 16 lanes until the end. Positions not seen have weight 0 and their values are not read: they may hold anything. */
+#ifndef KERNELS_CPU_ATTENTION_BODY_H
+#define KERNELS_CPU_ATTENTION_BODY_H
+
+#include "kernels/blocks.h"
+#include "kernels/cpu/levels.h"
+#include "kernels/cpu/vec_half.h"
+#include "kernels/cpu/vec_math.h"
+
+enum { PAGE = ATTENTION_PAGE, PAGE_VECS = ATTENTION_PAGE / LANES };
+
+/* One query's state. Layout in scratch: weights of the page at hand and sums [16] each, values [dim_v]. */
+struct query { float *weights, *sums, *values; const float *q; float top; int64_t position, from, to; int head; };
+
+struct attention_job {
+    float *y;
+    int64_t ldy;
+    const float *q;
+    int64_t ldq;
+    const char *pool;
+    uint64_t page_stride;
+    const struct attention_spec *s;
+    const struct attention_row *rows;
+    int row_count, chunk;                /* rows of a unit */
+    int64_t cost;                        /* of all units */
+    char *scratch;
+};
+
+/* The keys that position p of this entry sees: [from, to). */
+static void keys_seen(const struct attention_spec *s, const struct attention_row *r, int64_t p, int64_t *from, int64_t *to)
+{
+    const int64_t end = (int64_t)r->position + r->count;
+    *to = s->causal ? p + 1 : end;
+    *from = 0;
+    if (s->window > 0) {
+        if (p - s->window + 1 > 0) *from = p - s->window + 1;
+        if (p + s->window < *to) *to = p + s->window;
+    }
+}
+
+static uint64_t row_bytes(int type, int numbers)
+{
+    const struct block_format *f = block_format(type);
+    return (uint64_t)numbers / (uint64_t)f->elements * (uint64_t)f->bytes;
+}
+
+/* ---- a page of one head as floats: keys [dim, 16], values [16, dim_v] ---- */
+
+static void halves_to_floats(float *y, const uint16_t *x, int64_t n, int bf16)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) vec_store(y + i, bf16 ? vec_load_bf16(x + i) : vec_load_f16(x + i));
+    for (; i < n; i++) y[i] = bf16 ? bf16_to_f32_one(x[i]) : f16_to_f32(x[i]);
+}
+
+static void quantised_keys_to_floats(float *y, const char *x, int dim, int type)
+{
+    for (int d = 0; d < dim; d += 32, y += 32 * PAGE) {
+        float scales[PAGE];
+        int8_t numbers[32 * PAGE];
+        halves_to_floats(scales, (const uint16_t *)(const void *)x, PAGE, 0);
+        x += 2 * PAGE;
+        const int8_t *q = (const int8_t *)x;
+        if (type == BLOCK_Q4_0) {
+            for (int i = 0; i < 16 * PAGE; i++) numbers[i] = (int8_t)((x[i] & 15) - 8), numbers[16 * PAGE + i] = (int8_t)(((uint8_t)x[i] >> 4) - 8);
+            q = numbers;
+        }
+        x += type == BLOCK_Q4_0 ? 16 * PAGE : 32 * PAGE;
+        for (int i = 0; i < 32 * PAGE; i += LANES) vec_store(y + i, vec_load_i8(q + i) * vec_load(scales + i % PAGE));
+    }
+}
+
+/* A value's row of Q8_0 or Q4_0 blocks. */
+static void quantised_row_to_floats(float *y, const char *x, int dim, int type)
+{
+    for (int d = 0; d < dim; d += 32, y += 32) {
+        const uint8_t *b = (const uint8_t *)x;
+        int8_t numbers[32];
+        const vec scale = vec_set(half_load_f16(b));
+        if (type == BLOCK_Q4_0)
+            for (int i = 0; i < 16; i++) numbers[i] = (int8_t)((b[2 + i] & 15) - 8), numbers[16 + i] = (int8_t)((b[2 + i] >> 4) - 8);
+        else
+            memcpy(numbers, b + 2, 32);
+        for (int i = 0; i < 32; i += LANES) vec_store(y + i, vec_load_i8(numbers + i) * scale);
+        x += type == BLOCK_Q4_0 ? 18 : 34;
+    }
+}
+
+static const float *page_keys(const struct attention_spec *s, const char *page, int head, float *buffer)
+{
+    const char *x = page + (uint64_t)head * row_bytes(s->kv_type, s->head_dim * PAGE);
+    if (s->kv_type == BLOCK_F32) return (const float *)(const void *)x;
+    if (s->kv_type == BLOCK_F16 || s->kv_type == BLOCK_BF16) halves_to_floats(buffer, (const uint16_t *)(const void *)x, (int64_t)s->head_dim * PAGE, s->kv_type == BLOCK_BF16);
+    else quantised_keys_to_floats(buffer, x, s->head_dim, s->kv_type);
+    return buffer;
+}
+
+static const char *values_at(const struct attention_spec *s, const char *page, int head)
+{
+    return page + (uint64_t)s->kv_heads * row_bytes(s->kv_type, s->head_dim * PAGE) + (uint64_t)head * row_bytes(s->kv_type, s->head_dim_v * PAGE);
+}
+
+/* rows [from, to) only: the others may never have been written */
+static const float *page_values(const struct attention_spec *s, const char *page, int head, int from, int to, float *buffer)
+{
+    const char *x = values_at(s, page, head);
+    const int dim = s->head_dim_v;
+    if (s->kv_type == BLOCK_F32) return (const float *)(const void *)x;
+    if (s->kv_type == BLOCK_F16 || s->kv_type == BLOCK_BF16)
+        halves_to_floats(buffer + from * dim, (const uint16_t *)(const void *)x + from * dim, (int64_t)(to - from) * dim, s->kv_type == BLOCK_BF16);
+    else
+        for (int t = from; t < to; t++) quantised_row_to_floats(buffer + t * dim, x + (uint64_t)t * row_bytes(s->kv_type, dim), dim, s->kv_type);
+    return buffer;
+}
+
+/* ---- one query and one page ---- */
+
+/* weights[t] = q . keys[:, t]: four sums by d mod 4, then (0 + 1) + (2 + 3) */
+VEC_INLINE void page_scores(float *weights, const float *q, const float *keys, int dim)
+{
+    vec sum[4][PAGE_VECS];
+    for (int i = 0; i < 4; i++)
+        for (int v = 0; v < PAGE_VECS; v++) sum[i][v] = vec_set(0.0f);
+    int d = 0;
+    for (; d + 4 <= dim; d += 4)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+#pragma GCC unroll 16
+            for (int v = 0; v < PAGE_VECS; v++) sum[i][v] = vec_fma(vec_set(q[d + i]), vec_load(keys + (d + i) * PAGE + v * LANES), sum[i][v]);
+    for (; d < dim; d++)
+        for (int v = 0; v < PAGE_VECS; v++) sum[d & 3][v] = vec_fma(vec_set(q[d]), vec_load(keys + d * PAGE + v * LANES), sum[d & 3][v]);
+    for (int v = 0; v < PAGE_VECS; v++) vec_store(weights + v * LANES, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
+}
+
+/* values = values * old + sum over t in [from, to) of weights[t] * v[t], ascending */
+static void page_add_values(float *values, float old, const float *weights, const float *v, int dim, int from, int to)
+{
+    int d = 0;
+    const vec keep = vec_set(old);
+    for (; d + 4 * LANES <= dim; d += 4 * LANES) {
+        vec a0 = vec_load(values + d) * keep, a1 = vec_load(values + d + LANES) * keep, a2 = vec_load(values + d + 2 * LANES) * keep, a3 = vec_load(values + d + 3 * LANES) * keep;
+        for (int t = from; t < to; t++) {
+            const float *row = v + t * dim + d;
+            const vec w = vec_set(weights[t]);
+            a0 = vec_fma(w, vec_load(row), a0), a1 = vec_fma(w, vec_load(row + LANES), a1);
+            a2 = vec_fma(w, vec_load(row + 2 * LANES), a2), a3 = vec_fma(w, vec_load(row + 3 * LANES), a3);
+        }
+        vec_store(values + d, a0), vec_store(values + d + LANES, a1), vec_store(values + d + 2 * LANES, a2), vec_store(values + d + 3 * LANES, a3);
+    }
+    for (; d < dim; d += LANES) {
+        const int n = dim - d < LANES ? dim - d : LANES;
+        vec a = vec_load_n(values + d, n) * keep;
+        for (int t = from; t < to; t++) a = vec_fma(vec_set(weights[t]), vec_load_n(v + t * dim + d, n), a);
+        vec_store_n(values + d, a, n);
+    }
+}
+
+/* scale, cap, slope; then what this query does not see becomes -infinity. Returns the page's maximum. */
+static float page_finish_scores(const struct attention_spec *s, const struct query *q, int64_t first_key, int from, int to)
+{
+    const float cap = s->softcap, lowest = -__builtin_inff();
+    for (int v = 0; v < PAGE; v += LANES) {
+        vec x = vec_load(q->weights + v) * vec_set(s->scale);
+        if (cap > 0) x = vec_tanh(x / vec_set(cap)) * vec_set(cap);
+        vec_store(q->weights + v, x);
+    }
+    if (s->alibi)
+        for (int t = 0; t < PAGE; t++) q->weights[t] += s->alibi[q->head] * (float)(first_key + t - q->position);
+    for (int t = 0; t < from; t++) q->weights[t] = lowest;
+    for (int t = to; t < PAGE; t++) q->weights[t] = lowest;
+    float top = lowest;
+    for (int t = from; t < to; t++) top = q->weights[t] > top ? q->weights[t] : top;
+    return top;
+}
+
+VEC_INLINE float exp_of(float x)
+{
+    float lanes[LANES];
+    vec_store(lanes, vec_exp(vec_set(x)));
+    return lanes[0];
+}
+
+static void query_take_page(const struct attention_spec *s, struct query *q, int64_t page, const float *keys, const float *values)
+{
+    const int64_t first_key = page * PAGE;
+    const int from = q->from > first_key ? (int)(q->from - first_key) : 0, to = q->to < first_key + PAGE ? (int)(q->to - first_key) : PAGE;
+    page_scores(q->weights, q->q, keys, s->head_dim);
+    const float top = page_finish_scores(s, q, first_key, from, to), most = top > q->top ? top : q->top;
+    const float old = q->top == most ? 1.0f : exp_of(q->top - most);
+    q->top = most;
+    for (int v = 0; v < PAGE; v += LANES) {
+        const vec e = vec_exp(vec_load(q->weights + v) - vec_set(most));
+        vec_store(q->weights + v, e);
+        vec_store(q->sums + v, vec_fma(vec_load(q->sums + v), vec_set(old), e));
+    }
+    page_add_values(q->values, old, q->weights, values, s->head_dim_v, from, to);
+}
+
+static void query_finish(const struct attention_spec *s, const struct query *q, float *y)
+{
+    float sum[PAGE], old = 1;
+    memcpy(sum, q->sums, sizeof sum);
+    for (int half = PAGE / 2; half; half /= 2)
+        for (int t = 0; t < half; t++) sum[t] += sum[t + half];
+    if (s->sinks) {
+        const float most = s->sinks[q->head] > q->top ? s->sinks[q->head] : q->top;
+        old = exp_of(q->top - most);
+        sum[0] = sum[0] * old + exp_of(s->sinks[q->head] - most);
+    }
+    for (int d = 0; d < s->head_dim_v; d++) y[d] = q->values[d] * old / sum[0];
+}
+
+/* ---- units: some rows of an entry and one head of the cache ---- */
+
+struct unit { const struct attention_row *r; int first, count, head; };      /* rows first .. of the entry, counted from its own first */
+
+static void attention_unit(const struct attention_job *j, const struct unit *u, char *scratch)
+{
+    const struct attention_spec *s = j->s;
+    const int group = s->heads / s->kv_heads, dim_v = (s->head_dim_v + 15) / 16 * 16, total = u->count * group, stride = dim_v + 2 * PAGE;
+    struct query *queries = (struct query *)(void *)scratch;
+    float *keys_buffer = (float *)(void *)(scratch + attention_queries(s) * ATTENTION_QUERY_BYTES);
+    float *values_buffer = keys_buffer + (s->head_dim + 15) / 16 * 16 * PAGE, *state = values_buffer + dim_v * PAGE;
+    _Static_assert(sizeof *queries <= ATTENTION_QUERY_BYTES, "a query's book-keeping has its place");
+    int64_t low = INT64_MAX, high = 0;
+
+    memset(state, 0, (size_t)total * (size_t)stride * sizeof *state);
+    for (int i = 0; i < total; i++) {
+        struct query *q = queries + i;
+        const int64_t row = u->first + i / group;
+        *q = (struct query){ .weights = state + i * stride, .sums = state + i * stride + PAGE, .values = state + i * stride + 2 * PAGE, .top = -__builtin_inff() };
+        q->head = u->head * group + i % group;
+        q->q = j->q + (u->r->first + row) * j->ldq + (int64_t)q->head * s->head_dim;
+        q->position = u->r->position + row;
+        keys_seen(s, u->r, q->position, &q->from, &q->to);
+        if (q->from < low) low = q->from;
+        if (q->to > high) high = q->to;
+    }
+    for (int64_t page = low / PAGE; page * PAGE < high; page++) {
+        const char *at = j->pool + (uint64_t)u->r->pages[page] * j->page_stride;
+        const int from = low > page * PAGE ? (int)(low - page * PAGE) : 0, to = high < (page + 1) * PAGE ? (int)(high - page * PAGE) : PAGE;
+        const float *keys = page_keys(s, at, u->head, keys_buffer), *values = page_values(s, at, u->head, from, to, values_buffer);
+        for (int i = 0; i < total; i++)
+            if (queries[i].from < (page + 1) * PAGE && queries[i].to > page * PAGE) query_take_page(s, queries + i, page, keys, values);
+    }
+    for (int i = 0; i < total; i++)
+        query_finish(s, queries + i, j->y + (u->r->first + u->first + i / group) * j->ldy + (int64_t)queries[i].head * s->head_dim_v);
+}
+
+/* Multiply-adds of a unit, near enough to share out by. */
+static int64_t unit_cost(const struct attention_job *j, const struct unit *u)
+{
+    int64_t from, to;
+    keys_seen(j->s, u->r, (int64_t)u->r->position + u->first + u->count / 2, &from, &to);
+    return (to - from + PAGE) * (u->count + 1);
+}
+
+/* Goes through all units in one order; `part` takes those whose share of the cost is its own. part -1 only adds up. */
+static int64_t attention_walk(const struct attention_job *j, int part, int parts)
+{
+    int64_t before = 0;
+    for (int i = 0; i < j->row_count; i++)
+        for (int first = 0; first < j->rows[i].count; first += j->chunk)
+            for (int head = 0; head < j->s->kv_heads; head++) {
+                const int left = j->rows[i].count - first;
+                const struct unit u = { j->rows + i, first, left < j->chunk ? left : j->chunk, head };
+                const int64_t cost = unit_cost(j, &u);
+                if (part >= 0 && (before + cost / 2) * parts / j->cost == part) attention_unit(j, &u, j->scratch + attention_lane_bytes(j->s) * (uint64_t)part);
+                before += cost;
+            }
+    return before;
+}
+
+static void attention_part(void *ctx, int part, int parts) { attention_walk(ctx, part, parts); }
+
+static const int64_t ATTENTION_PARALLEL_MIN = 100000;     /* multiply-adds below which waking a team costs more than it saves */
+
+static void attention_paged(float *y, int64_t ldy, const float *q, int64_t ldq, const void *pool, uint64_t page_stride, const struct attention_spec *s,
+                            const struct attention_row *rows, int row_count, void *scratch, int threads)
+{
+    struct attention_job j = { .y = y, .ldy = ldy, .q = q, .ldq = ldq, .pool = pool, .page_stride = page_stride, .s = s, .rows = rows, .row_count = row_count, .scratch = scratch };
+    const int group = s->heads / s->kv_heads;
+    j.chunk = group >= ATTENTION_QUERIES ? 1 : ATTENTION_QUERIES / group;
+    j.cost = attention_walk(&j, -1, 1);
+    if (!j.cost) return;
+    const int parts = j.cost * group * (s->head_dim + s->head_dim_v) < ATTENTION_PARALLEL_MIN ? 1 : threads < 1 ? 1 : threads;
+    parallel_for(parts, parts, attention_part, &j);
+}
+
+/* ---- storing ---- */
+
+struct store_job {
+    char *pool;
+    uint64_t page_stride;
+    const struct attention_spec *s;
+    const float *k, *v;
+    int64_t ldk, ldv;
+    const struct attention_row *r;
+};
+
+/* One key as column `t` of its head's page. */
+static void store_key(const struct attention_spec *s, char *page, int head, int t, const float *k)
+{
+    char *x = page + (uint64_t)head * row_bytes(s->kv_type, s->head_dim * PAGE);
+    const struct block_format *f = block_format(s->kv_type);
+    const int dim = s->head_dim;
+    if (f->elements == 1) {
+        for (int d = 0; d < dim; d++) f->encode(x + (d * PAGE + t) * f->bytes, k + d, 1);
+        return;
+    }
+    uint8_t block[34];
+    for (int d = 0; d < dim; d += 32, x += f->bytes * PAGE) {
+        f->encode(block, k + d, 32);
+        memcpy(x + 2 * t, block, 2);
+        for (int i = 0; i < f->bytes - 2; i++) x[2 * PAGE + i * PAGE + t] = (char)block[2 + i];
+    }
+}
+
+static void store_part(void *ctx, int part, int parts)
+{
+    const struct store_job *j = ctx;
+    const struct attention_spec *s = j->s;
+    const struct block_format *f = block_format(s->kv_type);
+    for (int64_t i = (int64_t)j->r->count * part / parts, end = (int64_t)j->r->count * (part + 1) / parts; i < end; i++) {
+        const int64_t position = j->r->position + i;
+        char *page = j->pool + (uint64_t)j->r->pages[position / PAGE] * j->page_stride;
+        const int t = (int)(position % PAGE);
+        for (int head = 0; head < s->kv_heads; head++) {
+            store_key(s, page, head, t, j->k + (j->r->first + i) * j->ldk + (int64_t)head * s->head_dim);
+            char *to = page + (values_at(s, page, head) - page) + (uint64_t)t * row_bytes(s->kv_type, s->head_dim_v);
+            f->encode(to, j->v + (j->r->first + i) * j->ldv + (int64_t)head * s->head_dim_v, s->head_dim_v);
+        }
+    }
+}
+
+static void attention_store(void *pool, uint64_t page_stride, const struct attention_spec *s, const float *k, int64_t ldk, const float *v, int64_t ldv,
+                            const struct attention_row *rows, int row_count, int threads)
+{
+    for (int i = 0; i < row_count; i++) {
+        struct store_job j = { .pool = pool, .page_stride = page_stride, .s = s, .k = k, .ldk = ldk, .v = v, .ldv = ldv, .r = rows + i };
+        const int parts = rows[i].count < 32 ? 1 : threads < 1 ? 1 : threads;
+        parallel_for(parts, parts, store_part, &j);
+    }
+}
+
+#endif

@@ -1,0 +1,4 @@
+/* The language model kernels at this level. */
+#include "kernels/cpu/llm_body.h"
+
+void llm_fill_scalar(struct llm_kernels *k) { llm_fill(k); }
