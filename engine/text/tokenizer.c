@@ -134,7 +134,7 @@ static enum status run_plain(struct call *c, int round, const char *text, size_t
     enum status st;
     if (round == 0) {
         st = normalise_run(c->t, &c->w, text, length, &c->w.normal, c->err);
-        if (!st && c->t->prefix_each_text && c->prefix && c->w.normal.length) {
+        if (!st && c->prefix && (c->t->prefix_each_text || (c->t->prefix_first_text && c->first)) && c->w.normal.length) {
             buf_clear(&c->w.a);
             buf_puts(&c->w.a, "\xE2\x96\x81");
             buf_append(&c->w.a, c->w.normal.data, c->w.normal.length);

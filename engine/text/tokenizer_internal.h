@@ -21,6 +21,7 @@ struct token {
     bool        eog;
     bool        lstrip, rstrip, single_word, normalized;   /* added tokens: HF's flags */
     bool        added;           /* cut out of the text before the model sees it */
+    bool        outside;         /* not in the model's own vocabulary: the model cannot make it */
 };
 
 /* A map from 64-bit keys (never 0) to pairs of ints: merges, and the edges of tries. */
@@ -84,7 +85,8 @@ struct tokenizer {
     int32_t              byte_ids[256];      /* byte tokens; -1 */
     int32_t              char_ids[512];      /* BPE: ids of the first code points; -1 */
     bool                 byte_fallback, fuse_unk, ignore_merges, strip_first_space;
-    bool                 prefix_each_text;   /* GGUF's add_space_prefix: U+2581 before each text between added tokens */
+    bool                 prefix_each_text;   /* U+2581 before each text between added tokens */
+    bool                 prefix_first_text;  /* U+2581 before the first text only */
     const char          *continuing, *beginning, *suffix;      /* WORDPIECE: "##" or "", "" or U+2581; BPE: continuing_subword_prefix, end_of_word_suffix */
     int                  word_chars_max;     /* WORDPIECE */
     uint32_t             longest;            /* bytes of the longest text in `words` */
@@ -101,15 +103,29 @@ struct tokenizer {
     struct arena         arena;              /* texts */
 };
 
-/* ---- loading, shared (tokenizer_load.c) ---- */
+/* ---- loading, shared (tokenizer_load.c, tokenizer_folder.c) ---- */
+struct json;
 struct tokenizer *tokenizer_new(int count);                                             /* NULL: no memory; ids are -1 */
 enum status tokenizer_set(struct tokenizer *t, int id, const char *text, size_t length, float score, enum token_kind kind, struct err *err);
 enum status tokenizer_add_merge(struct tokenizer *t, const char *left, size_t left_length, const char *right, size_t right_length, int rank, bool strict, struct err *err);
 /* After the tokens and the other fields: maps, tries, byte ids, pieces, ends of generation; checks that ids are in range. */
 enum status tokenizer_finish(struct tokenizer *t, enum piece_style style, struct err *err);
+/* Does a token that its file calls user-defined look like a mark of structure: <|...|> or one of the usual names? Those count as control tokens. */
+bool        tokenizer_looks_control(const char *text, size_t length);
 void        tokenizer_mark_eog(struct tokenizer *t, int32_t id);                        /* ignores ids out of range */
 enum status tokenizer_add_template(struct tokenizer *t, const char *name, const char *text, size_t length, struct err *err);
-enum status tokenizer_read_config(struct tokenizer *t, const char *text, size_t length, bool wraps, struct err *err);   /* tokenizer_config.json; wraps: add_bos_token counts */
+enum status tokenizer_read_config(struct tokenizer *t, const struct json *config, struct err *err);                   /* tokenizer_config.json: templates, names */
+/* What stands around each text, from a tokenizer_config.json's add_bos_token and add_eos_token. */
+void        tokenizer_read_wraps(struct tokenizer *t, const struct json *config, bool add_bos, bool add_eos);
+/* The steps of a tokenizer.json (tokenizer_json_steps.c): its members normalizer, pre_tokenizer, post_processor, decoder. */
+enum status steps_read_normaliser(struct tokenizer *t, const struct json *j, int depth, struct err *err);
+enum status steps_read_splitter(struct tokenizer *t, const struct json *j, int depth, struct err *err);
+enum status steps_read_wraps(struct tokenizer *t, const struct json *j, int depth, struct err *err);
+enum status steps_read_decoder(struct tokenizer *t, const struct json *j, int depth, enum piece_style *style, struct err *err);
+const char *json_text_or(const struct json *object, const char *key, const char *otherwise);
+bool        json_bool_or(const struct json *object, const char *key, bool otherwise);
+/* Sets ids.bos and so on by name ("bos_token", "eos_token", "pad_token", ...) from a member that is a text or an object with a text `content`. */
+void        tokenizer_read_names(struct tokenizer *t, const struct json *object);
 enum status tokenizer_set_charsmap(struct tokenizer *t, struct normalise_step *s, const void *data, size_t length, struct err *err);
 void       *tokenizer_keep(struct tokenizer *t, const void *bytes, size_t length);      /* NUL-terminated copy in the arena; NULL: no memory */
 
@@ -154,7 +170,7 @@ bool    char_is_space(int32_t c);                                  /* Unicode Wh
 bool    char_is_punctuation(int32_t c);                            /* ASCII punctuation or category P */
 bool    char_is_number(int32_t c);
 bool    char_is_mark(int32_t c, bool nonspacing_only);
-bool    char_is_control(int32_t c);                                /* category C but for tab and line ends */
+bool    char_is_control(int32_t c);                                /* category C but for tab, line ends and what is unassigned */
 bool    char_is_word(int32_t c);                                   /* letter, mark, number, connector */
 bool    char_is_chinese(int32_t c);
 int32_t char_lower(int32_t c);

@@ -64,6 +64,15 @@ enum status tokenizer_add_merge(struct tokenizer *t, const char *left, size_t le
     return pair_map_put(&t->merges, ((uint64_t)a << 32 | (uint32_t)b) + 1, rank, c) ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory for merges");
 }
 
+bool tokenizer_looks_control(const char *text, size_t length)
+{
+    static const char *const names[] = { "<pad>", "<mask>", "<s>", "</s>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<2mass>", "[@BOS@]", "<turn|>", "<|turn>" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strlen(names[i]) == length && !memcmp(names[i], text, length)) return true;
+    if (length > 4 && !memcmp(text, "<|", 2) && !memcmp(text + length - 2, "|>", 2)) return true;
+    return length > 8 && !memcmp(text, "<\xEF\xBD\x9C", 4) && !memcmp(text + length - 4, "\xEF\xBD\x9C>", 4);
+}
+
 void tokenizer_mark_eog(struct tokenizer *t, int32_t id)
 {
     if (id >= 0 && id < t->count) t->tokens[id].eog = true;
@@ -166,13 +175,45 @@ static void find_ends(struct tokenizer *t)
     }
 }
 
+/* Added tokens that are looked for in normalised text are normalised themselves. */
+static enum status add_added(struct tokenizer *t, const struct token *k, int id, struct work *w, struct err *err)
+{
+    const char *text = k->text;
+    size_t length = k->length;
+    if (k->normalized) {
+        enum status st = normalise_run(t, w, text, length, &w->normal, err);
+        if (st) return st;
+        text = w->normal.data, length = w->normal.length;
+    }
+    if (length > TOKEN_TEXT_MAX) return err_set(err, ST_BAD_INPUT, "added token %d is longer than %d bytes when normalised", id, TOKEN_TEXT_MAX);
+    return !length || trie_add(&t->added[k->normalized], text, length, id) ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory for added tokens");
+}
+
+/* Everything that is looked up of one token. */
+static enum status enter(struct tokenizer *t, struct token *k, int id, struct work *w, struct err *err)
+{
+    enum status st = ST_OK;
+    bool plain = k->length && !k->outside && (k->kind == TOKEN_NORMAL || k->kind == TOKEN_USER || k->kind == TOKEN_UNUSED);
+    bool ok = weights_map_put(&t->names, k->text, k->length, id) && (!plain || weights_map_put(&t->words, k->text, k->length, id));
+    if (plain && k->length > t->longest) t->longest = k->length;
+    if (ok && t->model == MODEL_UNIGRAM && plain) ok = trie_add(&t->pieces, k->text, k->length, id);
+    if (ok && k->added) st = add_added(t, k, id, w, err);
+    return ok ? st : err_set(err, ST_NO_MEMORY, "no memory for %d tokens", t->count);
+}
+
 enum status tokenizer_finish(struct tokenizer *t, enum piece_style style, struct err *err)
 {
-    struct buf b;
+    struct work w = { 0 };
+    int32_t ends_of_text[] = { t->ids.bos, t->ids.eos };
     enum status st = check_ids(t, err);
-    buf_init(&b, 0);
-    if (t->ids.bos >= 0 && t->tokens[t->ids.bos].kind == TOKEN_NORMAL && t->tokens[t->ids.bos].length > 2) t->tokens[t->ids.bos].kind = TOKEN_CONTROL, t->tokens[t->ids.bos].added = true;
-    if (t->ids.eos >= 0 && t->tokens[t->ids.eos].kind == TOKEN_NORMAL && t->tokens[t->ids.eos].length > 2) t->tokens[t->ids.eos].kind = TOKEN_CONTROL, t->tokens[t->ids.eos].added = true;
+    buf_init(&w.normal, 0);
+    buf_init(&w.a, 0);
+    buf_init(&w.b, 0);
+    if (!st) st = matcher_open(&w.matcher, err);
+    for (int i = 0; i < 2 && !st; i++) {                         /* files that do not tell kinds */
+        struct token *k = ends_of_text[i] < 0 ? NULL : &t->tokens[ends_of_text[i]];
+        if (k && k->kind == TOKEN_NORMAL && k->length > 2) k->kind = TOKEN_CONTROL, k->added = true;
+    }
     for (int id = 0; id < t->count && !st; id++) {
         struct token *k = &t->tokens[id];
         if (!k->text) {                                          /* a hole in the ids of a tokenizer.json */
@@ -180,15 +221,13 @@ enum status tokenizer_finish(struct tokenizer *t, enum piece_style style, struct
             k->kind = TOKEN_UNUSED;
             continue;
         }
-        st = make_piece(t, k, id, style, &b, err);
-        bool plain = k->kind == TOKEN_NORMAL || k->kind == TOKEN_USER || k->kind == TOKEN_UNUSED;
-        if (!st && !weights_map_put(&t->names, k->text, k->length, id)) st = err_set(err, ST_NO_MEMORY, "no memory for %d tokens", t->count);
-        if (!st && plain && k->length && !weights_map_put(&t->words, k->text, k->length, id)) st = err_set(err, ST_NO_MEMORY, "no memory for %d tokens", t->count);
-        if (plain && k->length > t->longest) t->longest = k->length;
-        if (!st && k->added && k->length && !trie_add(&t->added[k->normalized], k->text, k->length, id)) st = err_set(err, ST_NO_MEMORY, "no memory for added tokens");
-        if (!st && t->model == MODEL_UNIGRAM && plain && k->length && !trie_add(&t->pieces, k->text, k->length, id)) st = err_set(err, ST_NO_MEMORY, "no memory for %d tokens", t->count);
+        st = make_piece(t, k, id, style, &w.b, err);
+        if (!st) st = enter(t, k, id, &w, err);
     }
-    buf_free(&b);
+    matcher_close(w.matcher);
+    buf_free(&w.normal);
+    buf_free(&w.a);
+    buf_free(&w.b);
     if (st) return st;
     for (int32_t c = 0; c < 512; c++) {
         char text[4];

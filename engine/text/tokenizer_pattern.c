@@ -1,5 +1,5 @@
-/* Patterns, by PCRE2 with its JIT compiler where it may run. The files' patterns are written for Oniguruma or Python's regex: the one difference that
- * matters is what \s and \S mean, so they are written out as Unicode's White_Space. A match that exceeds its limit fails the one call. */
+/* Patterns, by PCRE2 with its JIT compiler where it may run. The files' patterns are written for Oniguruma or Rust's regex; what \s and \w mean
+ * differs, so they are written out: White_Space, and Unicode's word characters (letters, marks, decimal and letter numbers, connectors, joiners). A match that exceeds its limit fails the one call. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <stdlib.h>
@@ -8,6 +8,8 @@
 #include "engine/text/tokenizer_internal.h"
 
 #define SPACES "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+
+#define WORDS "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 
 enum { MATCH_LIMIT = 20000000, HEAP_KIB = 65536, JIT_STACK_MIN = 32 << 10, JIT_STACK_MAX = 4 << 20 };
 
@@ -22,6 +24,8 @@ static bool translate(struct buf *out, const char *p, size_t n)
             char c = p[++i];
             if (c == 's') buf_puts(out, depth ? SPACES : "[" SPACES "]");
             else if (c == 'S' && !depth) buf_puts(out, "[^" SPACES "]");
+            else if (c == 'w') buf_puts(out, depth ? WORDS : "[" WORDS "]");
+            else if (c == 'W' && !depth) buf_puts(out, "[^" WORDS "]");
             else buf_putc(out, '\\'), buf_putc(out, c);
             continue;
         }
