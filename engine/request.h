@@ -36,6 +36,8 @@ struct request_times {
     uint64_t output_done;       /* outputs handed to the request */
 };
 
+struct text_job;
+
 struct request {
     atomic_int references;
     atomic_int finished;                   /* 0, then 1 by the winner of request_finish */
@@ -47,6 +49,7 @@ struct request {
     struct request_tensor *inputs;  int input_count;
     const char **wanted;            int wanted_count;     /* names of outputs; 0: all */
     const struct parameter *parameters; int parameter_count;
+    struct text_job *text;                 /* what is asked of a language model (engine/text_job.h); NULL: tensors only */
     uint32_t    priority;                  /* 0: the model's default; 1 is highest */
     uint64_t    queue_timeout_us;          /* 0: the model's policy; bounds the time in the queue only */
     uint64_t    deadline_ns;               /* CLOCK_MONOTONIC; 0: none; bounds the whole request */
@@ -65,6 +68,8 @@ struct request {
     /* who is told. Called from a scheduler thread; must not block and must not call back into the scheduler. */
     void (*event)(struct request *r, enum request_event e);
     void  *event_context;
+    void (*told)(void *told_context);      /* after the event, or once after all events of one step: a transport wakes its thread here. May be NULL */
+    void  *told_context;                   /* outlives every request */
     void (*release)(struct request *r);    /* called when the last reference is dropped: the transport's own clean-up, arena included; may be NULL */
 
     /* scheduler's own; nobody else looks */

@@ -93,7 +93,14 @@ static void count_end(struct scheduler *s, struct request *r, const struct err *
     atomic_store_explicit(&t->last_inference_ms, clock_wall_ms(), memory_order_relaxed);
 }
 
-static void tell(struct request *r) { r->event(r, r->error.status ? EVENT_FAILED : EVENT_DONE); }
+/* The request may be gone once its event was sent. */
+static void tell(struct request *r, bool told_later)
+{
+    void (*told)(void *) = r->told;
+    void *context = r->told_context;
+    r->event(r, r->error.status ? EVENT_FAILED : EVENT_DONE);
+    if (told && !told_later) told(context);
+}
 
 /* Hands out events from the head of the order list as far as it is over. Only one thread does at a time, so that the order holds;
  * another that finds it busy leaves its request for it. */
@@ -107,7 +114,7 @@ static void tell_in_order(struct scheduler *s)
             s->order_first = r->order_next;
             if (!s->order_first) s->order_last = NULL;
             pthread_mutex_unlock(&s->lock);
-            tell(r);
+            tell(r, false);      /* perhaps another worker's, which has handed out its step already */
             request_drop(r);
             pthread_mutex_lock(&s->lock);
         }
@@ -116,14 +123,14 @@ static void tell_in_order(struct scheduler *s)
     pthread_mutex_unlock(&s->lock);
 }
 
-void scheduler_finish(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind)
+void scheduler_finish(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind, bool told_later)
 {
     if (!request_finish(r)) return;
     if (r->expires) expiry_disarm(s->expiry, r);
     count_end(s, r, why, kind, clock_ns());
     if (why) r->error = *why;
     if (!s->o.preserve_ordering) {
-        tell(r);
+        tell(r, told_later);
         return;
     }
     pthread_mutex_lock(&s->lock);
@@ -254,7 +261,7 @@ static void end_waiting(struct scheduler *s, struct request *r, enum status stat
     queue_unlink(s, r);
     r->stage = REQUEST_ENDING;
     pthread_mutex_unlock(&s->lock);
-    scheduler_finish(s, r, &why, kind);
+    scheduler_finish(s, r, &why, kind, false);
     request_drop(r);
 }
 
@@ -286,7 +293,7 @@ void scheduler_expire(struct scheduler *s, struct request *r)
         /* The answer does not wait for the step; the worker retires the slot at its next boundary. */
         struct err why;
         err_set(&why, ST_EXPIRED, "Request timeout expired");
-        scheduler_finish(s, r, &why, FAILURE_OTHER);
+        scheduler_finish(s, r, &why, FAILURE_OTHER, false);
         pthread_mutex_lock(&s->lock);
         stop_unwanted_step(s);
         pthread_mutex_unlock(&s->lock);

@@ -59,8 +59,8 @@ struct scheduler {
 };
 
 /* Ends a request: the winner of request_finish counts it and its event is sent (in order, if that was asked). `why` NULL: done.
- * Without the lock. Drops no reference. */
-void scheduler_finish(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind);
+ * Without the lock. Drops no reference. `told_later`: the caller calls request.told when it has ended others, too. */
+void scheduler_finish(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind, bool told_later);
 
 /* Queue operations, with the lock. */
 void queue_append(struct scheduler *s, struct request *r, int queue);

@@ -130,7 +130,7 @@ static void admit_taken(struct worker *w, int n)
         }
         pthread_mutex_unlock(&s->lock);
         if (st) {
-            scheduler_finish(s, r, &why, FAILURE_BACKEND);
+            scheduler_finish(s, r, &why, FAILURE_BACKEND, false);
             request_drop(r);
         }
     }
@@ -147,7 +147,7 @@ static void drop_unwanted(struct worker *w)
         struct err why;
         err_set(&why, ST_CANCELLED, "the request was cancelled");
         remove_slot(w, slot);
-        scheduler_finish(s, r, &why, FAILURE_CANCELED);
+        scheduler_finish(s, r, &why, FAILURE_CANCELED, false);
         request_drop(r);
     }
 }
@@ -188,7 +188,7 @@ static void count_step(struct scheduler *s, int64_t rows, const struct request_t
 }
 
 /* Hands out what the step did. */
-static void settle_slot(struct worker *w, struct slot *slot, uint64_t now, int64_t rows)
+static void settle_slot(struct worker *w, struct slot *slot, uint64_t now, int64_t rows, bool told_later)
 {
     struct scheduler *s = w->scheduler;
     struct request *r = slot->request;
@@ -207,7 +207,7 @@ static void settle_slot(struct worker *w, struct slot *slot, uint64_t now, int64
     r->batch_rows = rows;
     remove_slot(w, slot);
     if (cancelled) err_set(&why, ST_CANCELLED, "the request was cancelled");
-    scheduler_finish(s, r, failed || cancelled ? &why : NULL, cancelled ? FAILURE_CANCELED : FAILURE_BACKEND);
+    scheduler_finish(s, r, failed || cancelled ? &why : NULL, cancelled ? FAILURE_CANCELED : FAILURE_BACKEND, told_later);
     request_drop(r);
 }
 
@@ -235,14 +235,19 @@ static void run_step(struct worker *w)
         return;
     }
     if (!st) count_step(s, rows, &w->step[0]->request->times, start, end);
+    struct request *first = w->step[0]->request;
+    void (*told)(void *) = first->told;
+    void *context = first->told_context;
     for (int i = 0; i < n; i++) {
         if (st) {
             w->step[i]->state = SLOT_FAILED;
             w->step[i]->error = why;
             if (!why.status) err_set(&w->step[i]->error, st, "the step failed");
         }
-        settle_slot(w, w->step[i], end, rows);
+        struct request *r = w->step[i]->request;
+        settle_slot(w, w->step[i], end, rows, r->told == told && r->told_context == context);
     }
+    if (told) told(context);      /* once: a listener on the same core would otherwise push this thread off at every event */
 }
 
 /* One core for each thread of the worker's team: left to themselves two of them meet on one core now and then, and a step waits for both. */

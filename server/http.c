@@ -5,19 +5,22 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/threads.h"
 
 #include <arpa/inet.h>
 #include <assert.h>
+#include <errno.h>
 #include <microhttpd.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 /* POOL_BYTES holds a request's headers (32 KiB at most) and is cleared by the library after each request: larger costs memory and time. */
-enum { POOL_BYTES = 36 << 10, ALIGN = 64, GONE_AFTER_NS = 20 * 1000 * 1000, GONE_BATCH = 512, HEADER_PARTS = 2 * HTTP_ANSWER_HEADERS_MAX };
+enum { POOL_BYTES = 36 << 10, ALIGN = 64, GONE_AFTER_NS = 20 * 1000 * 1000, GONE_BATCH = 512, TURN_CREDIT_NS = 10 * 1000 * 1000, HEADER_PARTS = 2 * HTTP_ANSWER_HEADERS_MAX };
 
 struct http {
     struct MHD_Daemon  *daemon;
@@ -25,13 +28,22 @@ struct http {
     struct http_handler handler;
     struct log         *log;
     atomic_uint         busy;
-    pthread_mutex_t     lock;                    /* recursive: `gone` may lead to http_resume. Guards the list of suspended calls */
+    pthread_mutex_t     lock;                    /* recursive: `gone` may lead to http_resume. Guards the four lists below */
     struct http_call   *suspended;
+    struct http_call   *resumed_first, *resumed_last;   /* let go, not yet told to the library */
+    struct newcomer    *newcomers;               /* accepted, not yet given to the library */
+    struct http_call   *paced_first, *paced_last; /* refusals that wait for their turn, in its order */
+    uint64_t            turn_ns, turn_every_ns;  /* the last turn given away */
     atomic_int          suspended_count;
+    int                 wake;                    /* an eventfd: newcomers or resumed calls are there, or stop */
+    atomic_bool         woken, stopping;
+    pthread_t           loop;
     pthread_mutex_t     spare_lock;              /* guards the spare calls */
     struct http_call   *spare;
     int                 spare_count;
 };
+
+struct newcomer { struct newcomer *next; int fd; socklen_t length; struct sockaddr_storage address; };
 
 enum call_gone { GONE_NO, GONE_SEEN, GONE_TOLD };
 
@@ -50,7 +62,10 @@ struct http_call {
     char                  *body_base, *body;
     size_t                 body_length, body_capacity;
     bool (*sink)(void *context, struct http_call *c, const void *data, size_t n);
-    bool                   begun, ready, queued, has_answer;
+    bool                   begun, ready, queued, has_answer, drains;
+    bool                   paced;                /* its answer takes a turn first */
+    uint64_t               paced_ns;
+    struct http_call      *paced_next;
     atomic_bool            is_suspended;
     enum call_gone         gone;                 /* guarded by http.lock */
     /* answer */
@@ -196,6 +211,20 @@ static bool take_body(struct http_call *c, const char *data, size_t n)
     return true;
 }
 
+static void suspend_locked(struct http_call *c, uint64_t now_ns)
+{
+    struct http *h = c->http;
+    assert(!c->is_suspended);
+    c->is_suspended = true;
+    c->suspended_ns = now_ns;
+    c->previous = NULL;
+    c->next = h->suspended;
+    if (c->next) c->next->previous = c;
+    h->suspended = c;
+    atomic_fetch_add(&h->suspended_count, 1);
+    MHD_suspend_connection(c->connection);
+}
+
 /* ---- answers ---- */
 
 static enum MHD_Result queue_answer(struct http_call *c)
@@ -240,6 +269,32 @@ void http_answer(struct http_call *c, int status, const char *content_type, stru
         c->status = 503;
     }
     c->answer_bytes = c->answer.length;
+}
+
+void http_answer_paced(struct http_call *c) { c->paced = true; }
+void http_drain_body(struct http_call *c) { c->drains = true; }
+
+/* True when the call was suspended until its turn. Turns are given away in order; whoever comes after a pause goes at once. */
+static bool wait_for_turn(struct http_call *c)
+{
+    struct http *h = c->http;
+    uint64_t now = clock_ns();
+    c->paced = false;
+    pthread_mutex_lock(&h->lock);
+    h->turn_ns += h->turn_every_ns;
+    bool at_once = h->turn_ns <= now;
+    if (at_once) {
+        if (now - h->turn_ns > TURN_CREDIT_NS) h->turn_ns = now - TURN_CREDIT_NS;
+    } else {
+        c->paced_ns = h->turn_ns;
+        c->paced_next = NULL;
+        if (h->paced_first) h->paced_last->paced_next = c;
+        else h->paced_first = c;
+        h->paced_last = c;
+        suspend_locked(c, now);
+    }
+    pthread_mutex_unlock(&h->lock);
+    return !at_once;
 }
 
 /* ---- the library's callbacks ---- */
@@ -290,7 +345,7 @@ static enum MHD_Result on_access(void *p, struct MHD_Connection *connection, con
     if (!c || c->fd < 0) return MHD_NO;
     if (!c->begun) {
         call_begin(c, path, method, version);
-        if (c->has_answer && c->declared > 0) return queue_answer(c);      /* the body is not read; the library closes */
+        if (c->has_answer && c->declared > 0 && !c->drains) return queue_answer(c);      /* the body is not read; the library closes */
         return MHD_YES;
     }
     if (*size) {
@@ -309,6 +364,7 @@ static enum MHD_Result on_access(void *p, struct MHD_Connection *connection, con
     }
     if (c->queued) return MHD_YES;
     if (!c->has_answer) return MHD_YES;      /* suspended meanwhile */
+    if (c->paced && wait_for_turn(c)) return MHD_YES;
     return queue_answer(c);
 }
 
@@ -345,11 +401,95 @@ static void on_library_log(void *p, const char *format, va_list list)
     log_write(h->log, LOG_VERBOSE, "http", "%s", text);
 }
 
-/* ---- life ---- */
+/* ---- the loop ---- */
+
+void http_wake(struct http *h)
+{
+    uint64_t one = 1;
+    if (atomic_exchange(&h->woken, true)) return;
+    if (write(h->wake, &one, sizeof one) < 0) return;      /* full: it is awake */
+}
 
 bool http_adopt(struct http *h, int fd, const struct sockaddr *address, socklen_t length)
 {
-    return MHD_add_connection(h->daemon, fd, address, length) == MHD_YES;
+    struct newcomer *n = malloc(sizeof *n);
+    if (!n) return false;
+    n->fd = fd;
+    n->length = length;
+    memcpy(&n->address, address, length);
+    pthread_mutex_lock(&h->lock);
+    n->next = h->newcomers;
+    h->newcomers = n;
+    pthread_mutex_unlock(&h->lock);
+    http_wake(h);
+    return true;
+}
+
+static void take_newcomers(struct http *h)
+{
+    pthread_mutex_lock(&h->lock);
+    struct newcomer *n = h->newcomers;
+    h->newcomers = NULL;
+    pthread_mutex_unlock(&h->lock);
+    for (struct newcomer *next; n; n = next) {
+        next = n->next;
+        if (MHD_add_connection(h->daemon, n->fd, (struct sockaddr *)&n->address, n->length) != MHD_YES) http_guard_closed(h->guard, n->fd);      /* the library has closed it */
+        free(n);
+    }
+}
+
+/* Gives the library back what was let go and the refusals whose turn has come. Returns how many ms until the next turn; -1: nobody waits for one. */
+static int resume_calls(struct http *h)
+{
+    uint64_t now = clock_ns();
+    int next_ms = -1;
+    pthread_mutex_lock(&h->lock);
+    while (h->paced_first && h->paced_first->paced_ns <= now) {
+        struct http_call *c = h->paced_first;
+        h->paced_first = c->paced_next;
+        http_resume_later(c);
+    }
+    if (h->paced_first) next_ms = (int)((h->paced_first->paced_ns - now + 999999) / 1000000);
+    for (struct http_call *c = h->resumed_first, *next; c; c = next) {
+        next = c->next;
+        c->next = NULL;
+        atomic_fetch_sub(&h->suspended_count, 1);
+        MHD_resume_connection(c->connection);
+    }
+    h->resumed_first = NULL;
+    pthread_mutex_unlock(&h->lock);
+    return next_ms;
+}
+
+/* The library's own thread would be woken for each call that is resumed, and each time look through all that are not; and it sleeps on when exactly as
+ * many sockets were ready as it asks for at once. So the loop is ours and the library only runs when there is something to do. */
+static void *loop_run(void *p)
+{
+    struct http *h = p;
+    const union MHD_DaemonInfo *i = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    struct pollfd polls[2] = { { .fd = h->wake, .events = POLLIN }, { .fd = i->epoll_fd, .events = POLLIN } };
+    while (!atomic_load(&h->stopping)) {
+        MHD_UNSIGNED_LONG_LONG left;
+        uint64_t told;
+        int wait_ms = resume_calls(h);
+        MHD_run(h->daemon);
+        if (MHD_get_timeout(h->daemon, &left) == MHD_YES && left == 0) wait_ms = 0;
+        if (poll(polls, 2, wait_ms) > 0 && polls[0].revents && read(h->wake, &told, sizeof told) < 0) continue;
+        atomic_store(&h->woken, false);      /* before the lists are looked at */
+        take_newcomers(h);
+    }
+    return NULL;
+}
+
+/* ---- life ---- */
+
+static void stop_loop(struct http *h)
+{
+    atomic_store(&h->stopping, true);
+    atomic_store(&h->woken, false);
+    http_wake(h);
+    pthread_join(h->loop, NULL);
+    take_newcomers(h);      /* so that the library closes them with the others */
 }
 
 enum status http_open(struct http **out, const char *address, uint16_t port, const struct http_handler *handler, const struct http_limits *limits,
@@ -359,6 +499,8 @@ enum status http_open(struct http **out, const char *address, uint16_t port, con
     if (!h) return err_set(err, ST_NO_MEMORY, "no memory for a listener");
     h->handler = *handler;
     h->log = log;
+    uint64_t per_second = (uint64_t)threads_cpu_count() * HTTP_REFUSALS_PER_S;
+    h->turn_every_ns = 1000000000u / (per_second < HTTP_REFUSALS_PER_S_MAX ? per_second : HTTP_REFUSALS_PER_S_MAX);
     pthread_mutexattr_t recursive;
     pthread_mutexattr_init(&recursive);
     pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
@@ -366,9 +508,10 @@ enum status http_open(struct http **out, const char *address, uint16_t port, con
     pthread_mutexattr_destroy(&recursive);
     pthread_mutex_init(&h->spare_lock, NULL);
     struct http_limits none = { 0 };
-    enum status st = http_guard_open(&h->guard, h, address, port, limits ? limits : &none, log, err);
+    enum status st = (h->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0 ? err_set(err, ST_INTERNAL, "no eventfd: %s", strerror(errno)) : ST_OK;
+    if (!st) st = http_guard_open(&h->guard, h, address, port, limits ? limits : &none, log, err);
     if (st) goto free_http;
-    h->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
+    h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
                                  0, NULL, NULL, on_access, h,
                                  MHD_OPTION_EXTERNAL_LOGGER, on_library_log, h,
                                  MHD_OPTION_URI_LOG_CALLBACK, on_request_line, h,
@@ -385,9 +528,12 @@ enum status http_open(struct http **out, const char *address, uint16_t port, con
         http_guard_free(h->guard);
         goto free_http;
     }
-    st = http_guard_start(h->guard, err);
+    st = thread_start(&h->loop, "http", loop_run, h, err);
+    bool looping = !st;
+    if (!st) st = http_guard_start(h->guard, err);
     if (st) {
         http_guard_stop(h->guard);
+        if (looping) stop_loop(h);
         MHD_stop_daemon(h->daemon);
         http_guard_free(h->guard);
         goto free_http;
@@ -395,6 +541,7 @@ enum status http_open(struct http **out, const char *address, uint16_t port, con
     *out = h;
     return ST_OK;
 free_http:
+    if (h->wake >= 0) close(h->wake);
     pthread_mutex_destroy(&h->lock);
     pthread_mutex_destroy(&h->spare_lock);
     free(h);
@@ -424,6 +571,7 @@ void http_stop(struct http *h)
     if (!h) return;
     assert(atomic_load(&h->suspended_count) == 0);      /* the library panics otherwise */
     http_guard_stop(h->guard);
+    stop_loop(h);
     MHD_stop_daemon(h->daemon);
 }
 
@@ -432,6 +580,7 @@ void http_free(struct http *h)
     if (!h) return;
     http_guard_free(h->guard);
     http_trim(h);
+    close(h->wake);
     pthread_mutex_destroy(&h->lock);
     pthread_mutex_destroy(&h->spare_lock);
     free(h);
@@ -443,6 +592,7 @@ const char *http_method(const struct http_call *c) { return c->method; }
 const char *http_path(const struct http_call *c) { return c->path; }
 const char *http_query(const struct http_call *c, const char *name) { return MHD_lookup_connection_value(c->connection, MHD_GET_ARGUMENT_KIND, name); }
 const char *http_header(const struct http_call *c, const char *name) { return MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, name); }
+struct http *http_of(const struct http_call *c) { return c->http; }
 void       *http_user(const struct http_call *c) { return c->user; }
 void        http_set_user(struct http_call *c, void *user) { c->user = user; }
 uint64_t    http_received_ns(const struct http_call *c) { return c->received_ns; }
@@ -475,20 +625,13 @@ char *http_body_take(struct http_call *c, void **base, size_t *length)
 void http_suspend(struct http_call *c)
 {
     struct http *h = c->http;
-    assert(!c->is_suspended && !c->has_answer);
+    assert(!c->has_answer);
     pthread_mutex_lock(&h->lock);
-    c->is_suspended = true;
-    c->suspended_ns = clock_ns();
-    c->previous = NULL;
-    c->next = h->suspended;
-    if (c->next) c->next->previous = c;
-    h->suspended = c;
-    atomic_fetch_add(&h->suspended_count, 1);
-    MHD_suspend_connection(c->connection);
+    suspend_locked(c, clock_ns());
     pthread_mutex_unlock(&h->lock);
 }
 
-void http_resume(struct http_call *c)
+void http_resume_later(struct http_call *c)
 {
     struct http *h = c->http;
     pthread_mutex_lock(&h->lock);
@@ -498,9 +641,17 @@ void http_resume(struct http_call *c)
     else h->suspended = c->next;
     if (c->next) c->next->previous = c->previous;
     c->next = c->previous = NULL;
-    atomic_fetch_sub(&h->suspended_count, 1);
-    MHD_resume_connection(c->connection);      /* the last touch: the listener's thread may free the call from here on */
+    if (h->resumed_first) h->resumed_last->next = c;
+    else h->resumed_first = c;
+    h->resumed_last = c;
     pthread_mutex_unlock(&h->lock);
+}
+
+void http_resume(struct http_call *c)
+{
+    struct http *h = c->http;
+    http_resume_later(c);
+    http_wake(h);
 }
 
 /* Marks the suspended calls whose peer has closed; with the lock. Returns how many. */

@@ -16,7 +16,8 @@
 
 enum {
     HTTP_LINE_MAX = 8 << 10, HTTP_HEADERS_MAX = 32 << 10, HTTP_HEADER_COUNT_MAX = 100, HTTP_BODY_MAX = 64 << 20,
-    HTTP_CONNECTIONS_MAX = 10000, HTTP_FD_RESERVE = 256, HTTP_ANSWER_HEADERS_MAX = 12, HTTP_ANSWER_TEXT_MAX = 1024
+    HTTP_CONNECTIONS_MAX = 10000, HTTP_FD_RESERVE = 256, HTTP_ANSWER_HEADERS_MAX = 12, HTTP_ANSWER_TEXT_MAX = 1024,
+    HTTP_REFUSALS_PER_S = 1500        /* for each core, see http_answer_paced */, HTTP_REFUSALS_PER_S_MAX = 20000
 };
 
 struct http;
@@ -59,6 +60,7 @@ const char *http_path(const struct http_call *c);                              /
 const char *http_query(const struct http_call *c, const char *name);           /* NULL if absent */
 const char *http_header(const struct http_call *c, const char *name);          /* NULL if absent */
 const char *http_peer(struct http_call *c);                                    /* numeric address */
+struct http *http_of(const struct http_call *c);
 void       *http_user(const struct http_call *c);
 void        http_set_user(struct http_call *c, void *user);
 uint64_t    http_received_ns(const struct http_call *c);                       /* when its request line was read */
@@ -68,6 +70,7 @@ void        http_body_limit(struct http_call *c, uint64_t bytes);              /
 void        http_body_align(struct http_call *c, uint64_t offset);
 /* The body goes to `write` piece by piece instead of memory; false closes the connection (an answer that was set is sent first where possible). */
 void        http_body_sink(struct http_call *c, bool (*write)(void *context, struct http_call *c, const void *data, size_t n));
+void        http_drain_body(struct http_call *c);
 const char *http_body(const struct http_call *c, size_t *length);
 /* Takes the body's memory over: `*base` is what to free(), the return value the first byte. */
 char       *http_body_take(struct http_call *c, void **base, size_t *length);
@@ -75,7 +78,12 @@ uint64_t    http_body_declared(const struct http_call *c);                     /
 
 /* Adds a header to the answer; the value is copied (at most HTTP_ANSWER_TEXT_MAX bytes over all headers: more is dropped). */
 void        http_answer_header(struct http_call *c, const char *name, const char *value);
-/* Takes the buffer's memory over (body may be NULL: empty). content_type may be NULL. Once for each call. */
+/* The answer about to be given is a refusal and may wait for its turn: at most HTTP_REFUSALS_PER_S leave in a second. A refusal costs 10 to 15 us, whatever
+ * was asked for, so clients that come again at once would otherwise take the core from the work that was accepted. Fewer than that are not delayed;
+ * each delayed one keeps its connection from asking again, so nobody waits longer than connections / HTTP_REFUSALS_PER_S seconds. */
+void        http_answer_paced(struct http_call *c);
+/* Takes the buffer's memory over (body may be NULL: empty). content_type may be NULL. Once for each call. In `begin` it closes the connection when
+ * a body is to come, unless http_drain_body was called: then the body is read and thrown away first. */
 void        http_answer(struct http_call *c, int status, const char *content_type, struct buf *body);
 bool        http_answered(const struct http_call *c);
 int         http_answer_status(const struct http_call *c);
@@ -84,5 +92,8 @@ uint64_t    http_answer_bytes(const struct http_call *c);
 /* ---- waiting ---- */
 void        http_suspend(struct http_call *c);      /* from ready; before the work is handed to anybody who may resume */
 void        http_resume(struct http_call *c);       /* any thread, once for each suspend */
+/* As http_resume, but nobody looks before the next http_wake: several calls let go together cost one wake-up. Any thread. */
+void        http_resume_later(struct http_call *c);
+void        http_wake(struct http *h);
 
 #endif

@@ -106,8 +106,8 @@ static void take(struct http_guard *g, int fd, const struct sockaddr_storage *fr
     atomic_fetch_add(&g->count, 1);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (http_adopt(g->http, fd, (const struct sockaddr *)from, length)) return;
-    /* the library closes what it refuses */
     http_guard_closed(g, fd);
+    refuse(fd);
 }
 
 static void *accept_run(void *p)

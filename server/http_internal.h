@@ -38,7 +38,7 @@ struct http_connection *http_guard_connection(struct http_guard *g, int fd);
 void        http_guard_phase(struct http_guard *g, int fd, enum connection_phase phase);
 void        http_guard_closed(struct http_guard *g, int fd);
 
-/* http.c's side: takes a connected socket over; false: it was not taken (and is still the caller's). */
+/* http.c's side: takes a connected socket over, which the loop will give to the library (or close, and say so to http_guard_closed); false: no memory, it is still the caller's. */
 bool        http_adopt(struct http *h, int fd, const struct sockaddr *address, socklen_t length);
 /* Tells `gone` for suspended calls whose peer has closed. Returns how many calls are suspended. */
 int         http_look_for_gone(struct http *h, uint64_t now_ns);

@@ -22,8 +22,10 @@ enum { EXPAND_RATIO = 100, CLASSES_DEFAULT = 5, ADMIN_BODY_MAX = 1 << 20 };
 static void serve_event(struct request *r, enum request_event e)
 {
     struct exchange *x = (struct exchange *)r;
-    if (e != EVENT_PARTIAL) http_resume(x->call);
+    if (e != EVENT_PARTIAL) http_resume_later(x->call);
 }
+
+static void serve_told(void *http) { http_wake(http); }
 
 static void serve_release(struct request *r)
 {
@@ -58,6 +60,8 @@ static struct exchange *exchange_new(struct listener *l, struct http_call *c)
     x->request.arena.head = kept.head;      /* the memory of the last use, empty */
     x->request.event = serve_event;
     x->request.event_context = x;
+    x->request.told = serve_told;
+    x->request.told_context = http_of(c);
     x->request.release = serve_release;
     x->request.times.received = http_received_ns(c);
     x->server = s;
@@ -97,7 +101,10 @@ void serve_error(struct exchange *x, const struct err *e)
     int status = status_http(e->status);
     bool v2 = x->route.route >= ROUTE_SERVER && x->route.route <= ROUTE_NAMED_REPOSITORY;
     if (e->status == ST_EXISTS && v2) status = 400;
-    if (status == 503 || status == 429) http_answer_header(x->call, "Retry-After", "1");
+    if (status == 503 || status == 429) {
+        http_answer_header(x->call, "Retry-After", "1");
+        http_answer_paced(x->call);
+    }
     if (e->status == ST_UNAUTHENTICATED) http_answer_header(x->call, "WWW-Authenticate", "Bearer");
     if (e->status == ST_INTERNAL) log_write(x->server->log, LOG_ERROR, "request", "%s", e->text);
     serve_json(x, status, &b);
@@ -214,6 +221,19 @@ static enum status plan_body(struct exchange *x, struct err *err)
     return ST_OK;
 }
 
+/* Asked before a body is stored and parsed, since a refusal must be cheap; the pin is not kept, so that a slow body holds no version. */
+static bool queue_is_full(struct exchange *x, struct err *err)
+{
+    struct model_version *v;
+    struct err ignored;
+    if (x->route.route != ROUTE_INFER && x->route.route != ROUTE_CLASSIFY) return false;
+    if (registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &v, &ignored)) return false;
+    bool full = scheduler_full(v->scheduler);
+    registry_unpin(x->server->registry, v);
+    if (full) err_set(err, ST_UNAVAILABLE, "Exceeds maximum queue size");
+    return full;
+}
+
 static void serve_begin(void *context, struct http_call *c)
 {
     struct listener *l = context;
@@ -226,6 +246,10 @@ static void serve_begin(void *context, struct http_call *c)
     }
     enum status st = atomic_load(&l->server->stopping) ? err_set(&err, ST_UNAVAILABLE, "the server is stopping") : check_trust(x, &err);
     if (!st) st = plan_body(x, &err);
+    if (!st && queue_is_full(x, &err)) {
+        http_drain_body(c);
+        st = err.status;
+    }
     if (st) serve_error(x, &err);
 }
 
@@ -295,7 +319,7 @@ static void serve_inference(struct exchange *x)
 {
     struct err err;
     enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
-    if (!st && scheduler_full(x->pin->scheduler)) st = err_set(&err, ST_UNAVAILABLE, "Exceeds maximum queue size");      /* before its body is read: a refusal must be cheap */
+    if (!st && scheduler_full(x->pin->scheduler)) st = err_set(&err, ST_UNAVAILABLE, "Exceeds maximum queue size");      /* it may have filled while the body came */
     if (!st) st = read_deadline(x, &err);
     if (!st) st = x->route.route == ROUTE_CLASSIFY ? read_classify(x, &err) : read_infer(x, &err);
     if (st) {

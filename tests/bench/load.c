@@ -2,7 +2,7 @@
  * knows what the answer must be: --expect V=FILE names the whole body that version V answers with, and with --swap it also switches versions
  * while it asks and checks the history: a request sent after a switch had returned must be answered by the new version, one that
  * overlaps a switch by either. Closed loop by default; --rate makes an open loop with Poisson arrivals, whose latency counts from the moment
- * the request was due. Prints one JSON line.
+ * the request was due. A refusal (503, 429) must say Retry-After; its time counts from its sending. Prints one JSON line.
  *
  *   load --port P --path /v2/models/M/infer --body FILE [--header "Name: value"]... --connections C --requests N | --seconds S
  *        [--expect V=FILE]... [--swap /admin/models/M/activate --swap-versions 1,2 --swaps K] [--rate R] [--vanish PER_MILLE] [--pin CPU] [--seed N] */
@@ -46,7 +46,8 @@ static struct swap history[SWAPS_MAX + 1];
 static atomic_int swap_count, swap_failures;
 static atomic_bool over;
 static uint64_t *latency, latency_count, latency_room;
-static uint64_t ok, failed, mixed, stale, refused, vanished, slow_refusals, statuses[600];
+static uint64_t *refusal, refusal_count;      /* from sending to the 503, ns; room as latency */
+static uint64_t ok, failed, mixed, stale, refused, vanished, unexplained, statuses[600];
 static struct connection *connections;
 static int epoll_fd;
 
@@ -117,13 +118,14 @@ static bool version_allowed(int version, uint64_t sent)
     return false;
 }
 
-static void judge(struct connection *c, int status, int version, const char *body, size_t length)
+static void judge(struct connection *c, int status, int version, bool says_when, const char *body, size_t length)
 {
     uint64_t now = now_ns(), took = now - (o.rate > 0 ? c->due_ns : c->sent_ns);
     statuses[status < 600 && status >= 0 ? status : 0]++;
     if (status == 503 || status == 429) {
         refused++;
-        if (now - c->sent_ns > 10000000) slow_refusals++;
+        if (!says_when) unexplained++;
+        if (refusal_count < latency_room) refusal[refusal_count++] = now - c->sent_ns;
         return;
     }
     if (status != 200) {
@@ -151,15 +153,17 @@ static int take_answer(struct connection *c, bool *close_after)
     int status = 0, version = 0;
     size_t length = 0, head = (size_t)(end + 4 - c->answer);
     if (sscanf(c->answer, "HTTP/1.1 %d", &status) != 1) return -1;
+    bool says_when = false;
     *close_after = false;
     for (char *line = strstr(c->answer, "\r\n"); line && line < end; line = strstr(line + 2, "\r\n")) {
         const char *v;
         if (header_is(line + 2, "Content-Length", &v)) length = strtoul(v, NULL, 10);
         else if (header_is(line + 2, "X-Inferd-Version", &v)) version = atoi(v);
+        else if (header_is(line + 2, "Retry-After", &v)) says_when = true;
         else if (header_is(line + 2, "Connection", &v) && !strncasecmp(v, "close", 5)) *close_after = true;
     }
     if (c->have < head + length) return 0;
-    judge(c, status, version, c->answer + head, length);
+    judge(c, status, version, says_when, c->answer + head, length);
     c->have = 0;
     return 1;
 }
@@ -296,7 +300,8 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static double quantile_us(double q) { return latency_count ? (double)latency[(uint64_t)(q * (double)(latency_count - 1))] * 1e-3 : 0; }
+static double quantile_of(const uint64_t *sorted, uint64_t count, double q) { return count ? (double)sorted[(uint64_t)(q * (double)(count - 1))] * 1e-3 : 0; }
+static double quantile_us(double q) { return quantile_of(latency, latency_count, q); }
 
 static void handle_events(int timeout_ms)
 {
@@ -407,9 +412,10 @@ int main(int argc, char **argv)
     }
     latency_room = o.requests ? o.requests + 100000 : 20000000;
     latency = malloc(latency_room * sizeof *latency);
+    refusal = malloc(latency_room * sizeof *refusal);
     connections = calloc((size_t)o.connections, sizeof *connections);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (!latency || !connections || epoll_fd < 0) die("start");
+    if (!latency || !refusal || !connections || epoll_fd < 0) die("start");
     for (int i = 0; i < o.connections; i++) open_connection(&connections[i]);
     pthread_t swapper;
     history[0] = (struct swap){ .start_ns = 1, .end_ns = 1, .version = o.swap_version_count ? o.swap_versions[0] : 0 };
@@ -422,10 +428,11 @@ int main(int argc, char **argv)
     atomic_store(&over, true);
     if (o.swap_path) pthread_join(swapper, NULL);
     qsort(latency, latency_count, sizeof *latency, by_size);
-    printf("{\"requests\":%llu,\"ok\":%llu,\"failed\":%llu,\"mixed\":%llu,\"stale\":%llu,\"refused\":%llu,\"slow_refusals\":%llu,\"vanished\":%llu,\"unanswered\":%llu,\"swaps\":%d,\"swap_failures\":%d,"
+    qsort(refusal, refusal_count, sizeof *refusal, by_size);
+    printf("{\"requests\":%llu,\"ok\":%llu,\"failed\":%llu,\"mixed\":%llu,\"stale\":%llu,\"refused\":%llu,\"unexplained\":%llu,\"refusal_p50_us\":%.0f,\"refusal_p99_us\":%.0f,\"vanished\":%llu,\"unanswered\":%llu,\"swaps\":%d,\"swap_failures\":%d,"
            "\"seconds\":%.3f,\"per_second\":%.0f,\"p50_us\":%.0f,\"p90_us\":%.0f,\"p99_us\":%.0f,\"max_us\":%.0f,\"status\":{",
            (unsigned long long)begun, (unsigned long long)ok, (unsigned long long)failed, (unsigned long long)mixed, (unsigned long long)stale, (unsigned long long)refused,
-           (unsigned long long)slow_refusals, (unsigned long long)vanished, (unsigned long long)unanswered, atomic_load(&swap_count), atomic_load(&swap_failures), took, (double)ok / took,
+           (unsigned long long)unexplained, quantile_of(refusal, refusal_count, 0.5), quantile_of(refusal, refusal_count, 0.99), (unsigned long long)vanished, (unsigned long long)unanswered, atomic_load(&swap_count), atomic_load(&swap_failures), took, (double)ok / took,
            quantile_us(0.5), quantile_us(0.9), quantile_us(0.99), quantile_us(1));
     bool first = true;
     for (int i = 0; i < 600; i++)

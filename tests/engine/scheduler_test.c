@@ -172,6 +172,35 @@ TEST(waiting_requests_ride_together)
     for (int i = 0; i < N; i++) free(t[i]);
 }
 
+static void count_told(void *counter) { atomic_fetch_add((atomic_int *)counter, 1); }
+
+TEST(a_transport_is_told_once_for_each_step)
+{
+    struct bench b;
+    struct err err;
+    enum { N = 9 };
+    struct ticket *t[N];
+    atomic_int told = 0;
+    REQUIRE(bench_open(&b, (struct scheduler_options){ .max_batch_rows = 8, .dynamic_batching = true }));
+    atomic_store(&step_control.step_us, 20000);
+    for (int i = 0; i < N; i++) {
+        t[i] = ticket_new(1, 1, i);
+        t[i]->request.told = count_told;
+        t[i]->request.told_context = &told;
+        REQUIRE_OK(submit(&b, t[i], &err), err);
+        if (i == 0) usleep(5000);      /* taken alone; 8 wait behind it */
+    }
+    scheduler_cancel(b.scheduler, &t[1]->request);      /* ends on this thread, while it waits */
+    CHECK_INT(atomic_load(&told), 1);
+    for (int i = 0; i < N; i++) ticket_wait(t[i]);
+    scheduler_close(b.scheduler);      /* the last step was handed out to its end */
+    CHECK_INT(atomic_load(&told), 3);
+    for (int i = 0; i < N; i++) ticket_drop(t[i]);
+    REQUIRE_OK(scheduler_open(&b.scheduler, &step_engine, b.engine, &(struct scheduler_options){ .instances = 1, .threads = 1, .first_cpu = -1 }, b.expiry, &err), err);
+    bench_close(&b);
+    for (int i = 0; i < N; i++) free(t[i]);
+}
+
 TEST(queue_delay_gathers_and_a_preferred_size_goes_at_once)
 {
     struct bench b;
