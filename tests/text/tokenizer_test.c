@@ -370,3 +370,34 @@ TEST(only_whole_characters_come_out)
     tokenizer_close(t);
     tokenizer_close(b);
 }
+
+/* Every family's patterns compile: a name that GGUF files carry must not fail at the first load. */
+TEST(every_family_opens)
+{
+    static const char *const names[] = { "llama-bpe", "qwen2", "qwen35", "gpt-2", "starcoder", "smollm", "command-r", "falcon", "default", "deepseek-llm", "deepseek-coder", "deepseek-v3", "gpt-4o", "llama4", "tekken", "tiny_aya", "kimi-k2",
+                                         "bloom", "viking", "bailingmoe", "seed-coder", "exaone-moe", "chameleon", "jais-2", "gemma4", "mpt", "olmo", "stablelm2", "refact", "minimax-m2" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct gguf_writer *w;
+        struct gguf *g;
+        struct tokenizer *t;
+        struct token_list l = { 0 };
+        struct buf b;
+        struct err err = { 0 };
+        buf_init(&b, 0);
+        REQUIRE_OK(gguf_writer_open(&w, 0, &err), err);
+        gguf_writer_text(w, "tokenizer.ggml.model", "gpt2", 4);
+        gguf_writer_text(w, "tokenizer.ggml.pre", names[i], strlen(names[i]));
+        gguf_writer_texts(w, "tokenizer.ggml.merges", (const char *const[]){ "a b" }, (const size_t[]){ 3 }, 1);
+        gguf_writer_texts(w, "tokenizer.ggml.tokens", (const char *const[]){ "a", "b", "ab" }, (const size_t[]){ 1, 1, 2 }, 3);
+        CHECK_OK(gguf_writer_start(w, weights_sink_buf(&b), &err), err);
+        gguf_writer_close(w);
+        REQUIRE_OK(gguf_open_bytes(&g, b.data, b.length, &err), err);
+        REQUIRE_OK(tokenizer_open_gguf(&t, g, &err), err);
+        CHECK_OK(tokenizer_encode(t, "abab", 4, 0, &l, &err), err);
+        CHECK(l.count == 2 && l.ids[0] == 2 && l.ids[1] == 2);
+        token_list_free(&l);
+        tokenizer_close(t);
+        gguf_close(g);
+        buf_free(&b);
+    }
+}
