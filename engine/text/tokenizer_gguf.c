@@ -175,7 +175,7 @@ static void set_wraps(struct tokenizer *t, const struct gguf *g)
 
 enum status tokenizer_open_gguf(struct tokenizer **out, const struct gguf *g, struct err *err)
 {
-    struct tokenizer *t;
+    struct tokenizer *t = NULL;
     size_t n = 0;
     const char *model = gguf_text(g, "tokenizer.ggml.model", &n);
     enum piece_style style = PIECE_MARK;
