@@ -3,11 +3,12 @@
 #ifndef ENGINE_DEVICE_H
 #define ENGINE_DEVICE_H
 
-#include "kernels/kernels.h"
+#include "kernels/llm.h"
 
 struct device {
     const char    *name;       /* "cpu" */
     struct kernels kernels;
+    struct llm_kernels llm;
     int            threads;    /* >= 1 */
 };
 

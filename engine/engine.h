@@ -12,6 +12,7 @@
 #include "engine/request.h"
 #include "engine/signature.h"
 
+struct text_ops;
 struct engine;             /* each engine defines its own */
 struct engine_instance;
 
@@ -65,6 +66,8 @@ struct engine_ops {
     enum status (*collect)(struct engine_instance *i, struct err *err);
     /* Done, cancelled, expired or failed: frees what admit reserved. */
     void (*retire)(struct engine_instance *i, struct slot *s);
+    /* An engine of texts: what engine/text_ops.h says. NULL for all others, which refuse requests with a text job. */
+    const struct text_ops *text;
 };
 
 #endif

@@ -20,6 +20,7 @@ struct signature {
     const char        *platform;           /* as Triton says it: "onnxruntime_onnx" for ONNX files */
     const struct port *inputs;  int input_count;
     const struct port *outputs; int output_count;
+    bool               text;               /* a language model: requests carry a text job, and many ride together */
     bool               batchable;          /* first dimension of every port is one free row dimension, and rows were proven independent */
 };
 

@@ -128,7 +128,7 @@ static enum status bench(const struct bench *b, struct err *err)
     struct arena arena;
     int runs = 0;
     threads_pin(0, b->options.threads);
-    enum status st = command_model_open(&m, b->model, &b->options, err);
+    enum status st = command_onnx_open(&m, b->model, &b->options, err);
     if (st) return st;
     arena_init(&arena, (uint64_t)16 << 30);
     uint64_t *times = mem_alloc_array(RUNS_MAX, sizeof *times);

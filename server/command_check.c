@@ -80,7 +80,7 @@ static enum status check_directory(const char *dir, const struct engine_options 
 {
     struct command_model m;
     int sets = 0;
-    enum status st = command_model_open(&m, dir, options, err);
+    enum status st = command_onnx_open(&m, dir, options, err);
     if (st) return st;
     for (int i = 0; !st; i++, sets++) {
         char path[4096 + 64];

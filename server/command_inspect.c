@@ -125,7 +125,7 @@ int command_inspect(int argc, char **argv)
     if (!model) { usage(stderr); return 2; }
     struct command_model m;
     struct err err = { 0 };
-    if (command_model_open(&m, model, &options, &err)) {
+    if (command_onnx_open(&m, model, &options, &err)) {
         fprintf(stderr, "inferd: %s\n", err.text);
         return 1;
     }

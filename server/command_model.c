@@ -11,6 +11,7 @@
 #include "base/threads.h"
 #include "engine/formats/npy.h"
 #include "engine/formats/onnx.h"
+#include "engine/llm/llm_engine.h"
 #include "engine/onnx/onnx_engine.h"
 #include "kernels/kernels.h"
 
@@ -86,6 +87,25 @@ static bool is_file(const char *path)
     return stat(path, &s) == 0 && S_ISREG(s.st_mode);
 }
 
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && !strcmp(text + n - m, end);
+}
+
+/* What a version folder is served from: model.onnx, the first *.gguf by name, or config.json. */
+static bool find_main(char file[PATH_BYTES], const char *folder)
+{
+    char best[256] = "";
+    if (snprintf(file, PATH_BYTES, "%s/model.onnx", folder) < PATH_BYTES && is_file(file)) return true;
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (ends_with(e->d_name, ".gguf") && strlen(e->d_name) < sizeof best && (!*best || strcmp(e->d_name, best) < 0)) strcpy(best, e->d_name);
+    if (d) closedir(d);
+    if (*best && snprintf(file, PATH_BYTES, "%s/%s", folder, best) < PATH_BYTES && is_file(file)) return true;
+    return snprintf(file, PATH_BYTES, "%s/config.json", folder) < PATH_BYTES && is_file(file);
+}
+
 enum status command_model_find(char file[PATH_BYTES], const char *model, struct err *err)
 {
     struct stat s;
@@ -94,7 +114,7 @@ enum status command_model_find(char file[PATH_BYTES], const char *model, struct 
         if (snprintf(file, PATH_BYTES, "%s", model) >= PATH_BYTES) return err_set(err, ST_BAD_INPUT, "the path is too long");
         return ST_OK;
     }
-    if (snprintf(file, PATH_BYTES, "%s/model.onnx", model) < PATH_BYTES && is_file(file)) return ST_OK;
+    if (find_main(file, model)) return ST_OK;
     DIR *d = opendir(model);
     long best = 0;
     for (struct dirent *e; d && (e = readdir(d));) {
@@ -102,12 +122,18 @@ enum status command_model_find(char file[PATH_BYTES], const char *model, struct 
         long v = strtol(e->d_name, &end, 10);
         if (*end || v <= best) continue;
         char path[PATH_BYTES];
-        if (snprintf(path, sizeof path, "%s/%ld/model.onnx", model, v) < PATH_BYTES && is_file(path)) best = v;
+        if (snprintf(path, sizeof path, "%s/%ld", model, v) < PATH_BYTES && find_main(file, path)) best = v;
     }
     if (d) closedir(d);
-    if (best == 0) return err_set(err, ST_NOT_FOUND, "'%s' holds neither model.onnx nor a version folder with one", model);
-    snprintf(file, PATH_BYTES, "%s/%ld/model.onnx", model, best);
+    char path[PATH_BYTES];
+    if (best == 0 || snprintf(path, sizeof path, "%s/%ld", model, best) >= PATH_BYTES || !find_main(file, path))
+        return err_set(err, ST_NOT_FOUND, "'%s' holds neither model.onnx, *.gguf or config.json nor a version folder with one", model);
     return ST_OK;
+}
+
+const struct engine_ops *command_engine_of(const char *file)
+{
+    return ends_with(file, ".gguf") || ends_with(file, "config.json") ? &llm_engine : &onnx_engine;
 }
 
 enum status command_model_open(struct command_model *m, const char *model, const struct engine_options *o, struct err *err)
@@ -121,20 +147,30 @@ enum status command_model_open(struct command_model *m, const char *model, const
     else strcpy(m->directory, ".");
     struct model_files files = { m->directory, m->file, NULL };
     uint64_t start = clock_ns();
-    st = onnx_engine.open(&m->engine, &files, o, err);
+    m->ops = command_engine_of(m->file);
+    st = m->ops->open(&m->engine, &files, o, err);
     if (!st) {
-        m->signature = onnx_engine.describe(m->engine);
-        st = onnx_engine.start(&m->instance, m->engine, err);
+        m->signature = m->ops->describe(m->engine);
+        st = m->ops->start(&m->instance, m->engine, err);
     }
     m->load_ns = clock_ns() - start;
     if (st) command_model_close(m);
     return st;
 }
 
+enum status command_onnx_open(struct command_model *m, const char *model, const struct engine_options *o, struct err *err)
+{
+    char file[PATH_BYTES];
+    enum status st = command_model_find(file, model, err);
+    if (st) return st;
+    if (command_engine_of(file) != &onnx_engine) return err_set(err, ST_BAD_INPUT, "'%s' is a language model: inferd generate runs it", model);
+    return command_model_open(m, model, o, err);
+}
+
 void command_model_close(struct command_model *m)
 {
-    if (m->instance) onnx_engine.stop(m->instance);
-    if (m->engine) onnx_engine.close(m->engine);
+    if (m->instance) m->ops->stop(m->instance);
+    if (m->engine) m->ops->close(m->engine);
     m->instance = NULL;
     m->engine = NULL;
 }
@@ -147,16 +183,16 @@ enum status command_model_run(struct command_model *m, struct request *r, struct
     r->inputs = inputs;
     r->input_count = count;
     r->id = "";
-    enum status st = onnx_engine.check(m->engine, r, err);
-    if (!st) st = onnx_engine.admit(m->instance, r, &slot, err);
+    enum status st = m->ops->check(m->engine, r, err);
+    if (!st) st = m->ops->admit(m->instance, r, &slot, err);
     if (st) return st;
-    st = onnx_engine.submit(m->instance, &slot, 1, &never, err);
-    if (!st) st = onnx_engine.collect(m->instance, err);
+    st = m->ops->submit(m->instance, &slot, 1, &never, err);
+    if (!st) st = m->ops->collect(m->instance, err);
     if (!st && slot->state != SLOT_DONE) {
         st = slot->error.status;
         if (err) *err = slot->error;
     }
-    onnx_engine.retire(m->instance, slot);
+    m->ops->retire(m->instance, slot);
     return st;
 }
 

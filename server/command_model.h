@@ -23,10 +23,14 @@ int  command_engine_option(struct command_args *a, struct engine_options *o);
 void command_engine_defaults(struct engine_options *o);
 
 /* ---- a model ---- */
-struct command_model { struct engine *engine; struct engine_instance *instance; const struct signature *signature; char file[4096], directory[4096]; uint64_t load_ns; };
-/* MODEL: a file, a model folder (with model.onnx, or with versions: the highest), or STORE/NAME. */
+struct command_model { const struct engine_ops *ops; struct engine *engine; struct engine_instance *instance; const struct signature *signature; char file[4096], directory[4096]; uint64_t load_ns; };
+/* MODEL: a file, a model folder (with model.onnx, *.gguf or config.json, or with versions: the highest), or STORE/NAME. */
 enum status command_model_find(char file[4096], const char *model, struct err *err);
+/* By the file's name: "onnx" or "llm". */
+const struct engine_ops *command_engine_of(const char *file);
 enum status command_model_open(struct command_model *m, const char *model, const struct engine_options *o, struct err *err);
+/* The same for commands that take ONNX models only. */
+enum status command_onnx_open(struct command_model *m, const char *model, const struct engine_options *o, struct err *err);
 void        command_model_close(struct command_model *m);
 /* One inference. The request is initialised here; outputs live until request_drop. */
 enum status command_model_run(struct command_model *m, struct request *r, struct request_tensor *inputs, int count, struct err *err);

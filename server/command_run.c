@@ -78,7 +78,7 @@ static enum status run_once(const char *model, const struct engine_options *opti
     struct command_model m;
     struct request r;
     struct arena arena;
-    enum status st = command_model_open(&m, model, options, err);
+    enum status st = command_onnx_open(&m, model, options, err);
     if (st) return st;
     arena_init(&arena, (uint64_t)8 << 30);
     st = read_inputs(m.signature, bindings, count, inputs, &arena, err);

@@ -7,5 +7,8 @@ int command_check(int argc, char **argv);
 int command_run(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int command_generate(int argc, char **argv);
+int command_tokenize(int argc, char **argv);
+int command_logits(int argc, char **argv);
 
 #endif

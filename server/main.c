@@ -12,6 +12,9 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
     { "run", command_run, "one inference from files" },
     { "inspect", command_inspect, "what a model file holds and which kernels will run it" },
     { "bench", command_bench, "timed runs of one model" },
+    { "generate", command_generate, "text from a language model" },
+    { "tokenize", command_tokenize, "text on standard input to token ids" },
+    { "logits", command_logits, "a language model's output for given tokens, as .npy" },
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "kernels/conv.h"
+#include "kernels/linear.h"
 
 const struct onnx_attribute *node_attribute(const struct node *n, const char *name)
 {
@@ -241,8 +242,26 @@ enum status graph_sort(struct graph *g, struct err *err)
     return st;
 }
 
+bool graph_own_linear(struct graph *g, struct linear_layer *l)
+{
+    if (g->linear_count == g->linear_room) {
+        int room = g->linear_room ? g->linear_room * 2 : 64;
+        struct linear_layer **list = mem_realloc_array(g->linears, (uint64_t)room, sizeof(struct linear_layer *));
+        if (!list) {
+            linear_close(l);
+            return false;
+        }
+        g->linears = list;
+        g->linear_room = room;
+    }
+    g->linears[g->linear_count++] = l;
+    return true;
+}
+
 void graph_close(struct graph *g)
 {
+    for (int i = 0; i < g->linear_count; i++) linear_close(g->linears[i]);
+    free(g->linears);
     for (int i = 0; i < g->node_count; i++) {
         if (g->nodes[i].conv) conv_layer_close(g->nodes[i].conv);
         free(g->nodes[i].packed);

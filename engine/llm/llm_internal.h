@@ -1,0 +1,111 @@
+/* The engine's structs, for its files and the command line's bench and logits, which look inside. */
+#ifndef ENGINE_LLM_LLM_INTERNAL_H
+#define ENGINE_LLM_LLM_INTERNAL_H
+
+#include "engine/graph/plan_cache.h"
+#include "engine/llm/build.h"
+#include "engine/llm/llm_engine.h"
+#include "engine/llm/pages.h"
+#include "engine/llm/sampler.h"
+#include "engine/request.h"
+#include "engine/text/tokenizer.h"
+
+enum {
+    STEP_TOKENS = 512,             /* the token budget of a step: decoding tokens first, then pieces of prompts */
+    SEQUENCES_MAX = 64,            /* texts that may share a step */
+};
+
+struct engine {
+    struct llm_model      model;
+    struct graph          graph;
+    struct tokenizer     *tokenizer;           /* NULL: the file has none; texts cannot be served, ids can */
+    int32_t  ends[64];                         /* tokens that end a generation */
+    int      end_count;
+    struct engine_options options;
+    struct signature      signature;
+    struct text_stats     stats;
+    int      kv_type;
+    int32_t  pages;                            /* of the pool */
+    int      context;                          /* what is served: the model's, or what the pool holds */
+    int      sequences;                        /* SEQUENCES_MAX or fewer */
+    int      step_tokens;
+    uint64_t memory_max, page_bytes;
+};
+
+enum sequence_state { SEQUENCE_WAITING /* holds nothing */, SEQUENCE_RUNNING, SEQUENCE_OVER };
+
+/* One text: a prompt and one of its choices. */
+struct sequence {
+    struct llm_slot    *slot;
+    struct text_answer *answer;
+    const struct text_prompt *prompt;
+    int      prompt_index, choice;
+    enum sequence_state state;
+    uint64_t order;                /* of arrival: the youngest gives way */
+    int32_t *tokens;               /* prompt, then what was generated */
+    int      count, room;
+    int      computed;             /* tokens whose keys and values are in the cache */
+    int32_t *pages;                /* [page_count] held */
+    int      page_count, page_room;
+    int      published;            /* full pages that are known by digest */
+    uint8_t  digest[16];           /* of the published ones */
+    bool     generating;           /* the prompt has been computed once: text came out */
+    struct sampler_state sampler;
+    struct detokenizer detokenizer;
+    struct buf held;               /* bytes that may begin a stop string */
+    int      max_tokens;
+    double  *pool; int pooled;     /* TEXT_EMBED: sum over tokens [width] */
+    /* of the step that runs */
+    int      first, taken;         /* its tokens in the step */
+    int      result, results;      /* its rows of results */
+};
+
+struct llm_slot {
+    struct slot      base;
+    struct text_job *job;
+    struct sequence *sequences;
+    int              count, open;  /* open: not over */
+    uint64_t         admitted_ns, last_ns;
+    bool             queued_counted;
+};
+
+struct engine_instance {
+    struct engine    *engine;
+    struct plan_cache plans;
+    struct arena      run;
+    struct pages      pages;
+    char             *pool;        /* keys and values: engine.pages * page_bytes */
+    struct sampler   *sampler;
+    uint64_t          arrivals;
+    /* inputs of a step */
+    int32_t *tokens, *positions, *types, *rows, *page_table, *wanted;
+    int      page_table_room;
+    struct sequence **batch;       /* [sequences] of the step */
+    int      batch_count, batch_tokens, batch_results;
+};
+
+/* ---- sequence.c ---- */
+enum status sequence_open(struct sequence *q, struct llm_slot *slot, int prompt, int choice, struct err *err);
+void        sequence_close(struct engine_instance *i, struct sequence *q);
+/* Lets go of its pages; it will be computed again from its tokens. */
+void        sequence_give_up(struct engine_instance *i, struct sequence *q);
+/* Pages for tokens up to `upto`; false when there are none. Takes what the prefix cache has when it starts. */
+bool        sequence_reserve(struct engine_instance *i, struct sequence *q, int upto);
+void        sequence_adopt(struct engine_instance *i, struct sequence *q);
+void        sequence_publish(struct engine_instance *i, struct sequence *q);
+bool        sequence_append(struct sequence *q, int32_t token);          /* false: no memory */
+void        sequence_finish(struct engine_instance *i, struct sequence *q, enum text_finish how);
+
+/* ---- step.c ---- */
+/* Puts tokens of these slots' sequences into the step's inputs. batch_count 0: nothing can be computed now. */
+void        step_gather(struct engine_instance *i, struct slot *const *slots, int n);
+enum status step_run(struct engine_instance *i, const atomic_bool *stop, struct plan **out, struct err *err);
+/* Runs the graph over the inputs as they stand: t tokens, n wanted rows. */
+enum status step_compute(struct engine_instance *i, int t, int n, const atomic_bool *stop, struct plan **out, struct err *err);
+
+/* ---- answer.c ---- */
+/* What the step found for a sequence: a token drawn and told, a vector added up. */
+enum status answer_take(struct engine_instance *i, struct sequence *q, const struct plan *plan, struct err *err);
+enum status answer_echo(struct sequence *q, const struct tokenizer *t, struct err *err);
+
+#endif

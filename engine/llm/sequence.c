@@ -1,0 +1,123 @@
+/* A text in flight: its tokens and the pages it holds. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "engine/llm/llm_internal.h"
+
+enum status sequence_open(struct sequence *q, struct llm_slot *slot, int prompt, int choice, struct err *err)
+{
+    const struct text_job *j = slot->job;
+    const struct text_prompt *p = &j->prompts[prompt];
+    *q = (struct sequence){ .slot = slot, .answer = &j->answers[prompt * j->choices + choice], .prompt = p, .prompt_index = prompt, .choice = choice, .count = p->count, .room = p->count + 64 };
+    buf_init(&q->held, 0);
+    q->tokens = mem_alloc_array((uint64_t)q->room, sizeof *q->tokens);
+    if (!q->tokens) return err_set(err, ST_NO_MEMORY, "the tokens of a text");
+    memcpy(q->tokens, p->tokens, (size_t)p->count * sizeof *p->tokens);
+    return ST_OK;
+}
+
+void sequence_give_up(struct engine_instance *i, struct sequence *q)
+{
+    for (int k = 0; k < q->page_count; k++) pages_drop(&i->pages, q->pages[k]);
+    if (q->state == SEQUENCE_RUNNING) q->state = SEQUENCE_WAITING;
+    q->page_count = q->published = q->computed = 0;
+}
+
+void sequence_close(struct engine_instance *i, struct sequence *q)
+{
+    sequence_give_up(i, q);
+    free(q->tokens);
+    free(q->pages);
+    free(q->pool);
+    buf_free(&q->held);
+    *q = (struct sequence){ .state = SEQUENCE_OVER };
+}
+
+bool sequence_append(struct sequence *q, int32_t token)
+{
+    if (q->count == q->room) {
+        int32_t *more = mem_realloc_array(q->tokens, (uint64_t)q->room * 2, sizeof *more);
+        if (!more) return false;
+        q->tokens = more;
+        q->room *= 2;
+    }
+    q->tokens[q->count++] = token;
+    return true;
+}
+
+static bool add_page(struct sequence *q, int32_t page)
+{
+    if (q->page_count == q->page_room) {
+        int room = q->page_room ? q->page_room * 2 : 16;
+        int32_t *more = mem_realloc_array(q->pages, (uint64_t)room, sizeof *more);
+        if (!more) return false;
+        q->pages = more;
+        q->page_room = room;
+    }
+    q->pages[q->page_count++] = page;
+    return true;
+}
+
+/* Pages that hold the same beginning, as far as they are known; the last token is always computed, since its result is wanted. */
+void sequence_adopt(struct engine_instance *i, struct sequence *q)
+{
+    const struct text_job *j = q->slot->job;
+    if (j->no_cache || j->task != TEXT_GENERATE || (j->echo && j->logprobs >= 0)) return;
+    struct text_stats *s = &i->engine->stats;
+    atomic_fetch_add_explicit(&s->prefix_queries, (uint_fast64_t)q->count, memory_order_relaxed);
+    while ((q->published + 1) * PAGE_TOKENS < q->count) {
+        uint8_t next[16];
+        pages_digest(next, q->published ? q->digest : NULL, 0, q->tokens + q->published * PAGE_TOKENS, PAGE_TOKENS);
+        int32_t page = pages_find(&i->pages, next);
+        if (page < 0) break;
+        if (!add_page(q, page)) {
+            pages_drop(&i->pages, page);
+            break;
+        }
+        memcpy(q->digest, next, 16);
+        q->published++;
+        q->computed += PAGE_TOKENS;
+    }
+    if (!q->generating) q->answer->cached_tokens = q->computed;
+    atomic_fetch_add_explicit(&s->prefix_hits, (uint_fast64_t)q->computed, memory_order_relaxed);
+}
+
+void sequence_publish(struct engine_instance *i, struct sequence *q)
+{
+    if (q->slot->job->no_cache || q->slot->job->task != TEXT_GENERATE) return;
+    while ((q->published + 1) * PAGE_TOKENS <= q->computed) {
+        uint8_t next[16];
+        pages_digest(next, q->published ? q->digest : NULL, 0, q->tokens + q->published * PAGE_TOKENS, PAGE_TOKENS);
+        pages_publish(&i->pages, q->pages[q->published], next);
+        memcpy(q->digest, next, 16);
+        q->published++;
+    }
+}
+
+bool sequence_reserve(struct engine_instance *i, struct sequence *q, int upto)
+{
+    int need = (upto + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    while (q->page_count < need) {
+        int32_t page = pages_take(&i->pages);
+        if (page < 0) return false;
+        if (!add_page(q, page)) {
+            pages_drop(&i->pages, page);
+            return false;
+        }
+    }
+    return true;
+}
+
+void sequence_finish(struct engine_instance *i, struct sequence *q, enum text_finish how)
+{
+    struct text_stats *s = &i->engine->stats;
+    sequence_give_up(i, q);
+    if (q->state != SEQUENCE_OVER) q->slot->open--;
+    q->state = SEQUENCE_OVER;
+    pthread_mutex_lock(&q->slot->job->lock);
+    q->answer->finish = how;
+    pthread_mutex_unlock(&q->slot->job->lock);
+    atomic_fetch_add_explicit(&s->finished[how == FINISH_LENGTH ? FINISHED_LENGTH : FINISHED_STOP], 1, memory_order_relaxed);
+}

@@ -1,0 +1,168 @@
+/* What goes into a step: one token of every text that is being written, then pieces of prompts, oldest first, within one token budget. When pages run
+ * out, the youngest text lets go of its own and is computed again later; the oldest always finds room, so everybody comes to an end. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "engine/llm/llm_internal.h"
+#include "engine/operators/llm.h"
+
+/* Shapes are rounded up, so that few plans serve all steps: exactly up to 16, then in growing strides. */
+static int round_up(int n)
+{
+    int stride = n <= 16 ? 1 : n <= 64 ? 4 : n <= 512 ? 32 : 128;
+    return (n + stride - 1) / stride * stride;
+}
+
+/* A younger text that holds pages and is not in the step yet; NULL: none. */
+static struct sequence *youngest(struct slot *const *slots, int n, const struct sequence *than)
+{
+    struct sequence *found = NULL;
+    for (int s = 0; s < n; s++) {
+        struct llm_slot *slot = (struct llm_slot *)slots[s];
+        for (int k = 0; k < slot->count; k++) {
+            struct sequence *q = &slot->sequences[k];
+            if (q->state == SEQUENCE_OVER || q->page_count == 0 || q->taken || q->order <= than->order) continue;
+            if (!found || q->order > found->order) found = q;
+        }
+    }
+    return found;
+}
+
+static bool find_room(struct engine_instance *i, struct slot *const *slots, int n, struct sequence *q, int upto)
+{
+    while (!sequence_reserve(i, q, upto)) {
+        struct sequence *victim = youngest(slots, n, q);
+        if (!victim) return false;
+        sequence_give_up(i, victim);
+        atomic_fetch_add_explicit(&i->engine->stats.preemptions, 1, memory_order_relaxed);
+    }
+    return true;
+}
+
+/* Which rows of results this piece of a text gives. */
+static int results_of(const struct sequence *q, int upto)
+{
+    const struct text_job *j = q->slot->job;
+    if (j->task == TEXT_GENERATE && !(j->echo && j->logprobs >= 0 && !q->generating)) return upto == q->count;
+    return q->taken;
+}
+
+static void put(struct engine_instance *i, struct sequence *q, int take)
+{
+    const struct engine *e = i->engine;
+    int32_t lengthened = e->model.config.scaling.original_context > 0 && q->prompt->count + (q->max_tokens > 0 ? q->max_tokens : 0) > e->model.config.scaling.original_context ? ROPE_LONG : 0;
+    int at = i->batch_tokens;
+    q->first = at;
+    q->taken = take;
+    q->result = i->batch_results;
+    q->results = results_of(q, q->computed + take);
+    for (int k = 0; k < take; k++) {
+        int p = q->computed + k;
+        i->tokens[at + k] = q->tokens[p];
+        i->positions[at + k] = p | lengthened;
+        i->types[at + k] = q->prompt->types && p < q->prompt->count ? q->prompt->types[p] : 0;
+    }
+    for (int k = 0; k < q->results; k++) i->wanted[i->batch_results++] = at + take - q->results + k;
+    i->batch_tokens += take;
+    i->batch[i->batch_count++] = q;
+}
+
+/* Another choice of the same prompt is computing it: waiting finds it in the prefix cache. */
+static bool waits_for_sibling(const struct sequence *q)
+{
+    const struct text_job *j = q->slot->job;
+    if (q->choice == 0 || q->state != SEQUENCE_WAITING || j->no_cache || j->task != TEXT_GENERATE) return false;
+    const struct sequence *first = &q->slot->sequences[q->prompt_index * j->choices];
+    return first->state != SEQUENCE_OVER && !first->generating;
+}
+
+static void take_decoding(struct engine_instance *i, struct slot *const *slots, int n)
+{
+    const struct engine *e = i->engine;
+    for (int s = 0; s < n; s++) {
+        struct llm_slot *slot = (struct llm_slot *)slots[s];
+        for (int k = 0; k < slot->count && i->batch_count < e->sequences && i->batch_tokens < e->step_tokens; k++) {
+            struct sequence *q = &slot->sequences[k];
+            if (q->state == SEQUENCE_RUNNING && !q->taken && q->computed == q->count - 1 && q->generating && find_room(i, slots, n, q, q->count)) put(i, q, 1);
+        }
+    }
+}
+
+static void take_prompts(struct engine_instance *i, struct slot *const *slots, int n)
+{
+    const struct engine *e = i->engine;
+    bool whole = !e->model.config.causal;
+    for (int s = 0; s < n; s++) {
+        struct llm_slot *slot = (struct llm_slot *)slots[s];
+        for (int k = 0; k < slot->count && i->batch_count < e->sequences; k++) {
+            struct sequence *q = &slot->sequences[k];
+            int room = e->step_tokens - i->batch_tokens;
+            if (q->state == SEQUENCE_OVER || q->taken || room <= 0 || waits_for_sibling(q)) continue;
+            if (q->state == SEQUENCE_RUNNING && q->generating && q->computed == q->count - 1) continue;
+            if (q->computed == 0 && q->page_count == 0) sequence_adopt(i, q);
+            int take = q->count - q->computed;
+            if (take > room) {
+                if (whole && i->batch_tokens) continue;      /* an encoder looks at its whole text at once */
+                if (!whole) take = room;
+            }
+            if (!find_room(i, slots, n, q, q->computed + take)) {
+                if (q->state == SEQUENCE_WAITING) sequence_give_up(i, q);
+                continue;
+            }
+            q->state = SEQUENCE_RUNNING;
+            put(i, q, take);
+        }
+    }
+}
+
+void step_gather(struct engine_instance *i, struct slot *const *slots, int n)
+{
+    i->batch_count = i->batch_tokens = i->batch_results = 0;
+    for (int s = 0; s < n; s++)
+        for (int k = 0; k < ((struct llm_slot *)slots[s])->count; k++) ((struct llm_slot *)slots[s])->sequences[k].taken = 0;
+    take_decoding(i, slots, n);
+    take_prompts(i, slots, n);
+    int entry = 0;
+    memset(i->rows, 0, (size_t)i->engine->sequences * 4 * sizeof *i->rows);
+    for (int b = 0; b < i->batch_count; b++) {
+        struct sequence *q = i->batch[b];
+        int32_t *r = i->rows + 4 * b;
+        r[0] = q->first;
+        r[1] = q->taken;
+        r[2] = q->computed;
+        r[3] = entry;
+        memcpy(i->page_table + entry, q->pages, (size_t)q->page_count * sizeof *q->pages);
+        entry += q->page_count;
+    }
+}
+
+enum status step_compute(struct engine_instance *i, int t, int n, const atomic_bool *stop, struct plan **out, struct err *err)
+{
+    const struct engine *e = i->engine;
+    struct operand shapes[LLM_INPUTS];
+    void *data[LLM_INPUTS] = { [LLM_TOKENS] = i->tokens, [LLM_POSITIONS] = i->positions, [LLM_TYPES] = i->types, [LLM_ROWS] = i->rows, [LLM_PAGES] = i->page_table, [LLM_KV] = i->pool, [LLM_WANTED] = i->wanted };
+    int tokens = round_up(t), results = round_up(n);
+    for (int k = t; k < tokens; k++) i->tokens[k] = i->positions[k] = i->types[k] = 0;
+    for (int k = n; k < results; k++) i->wanted[k] = 0;
+    for (int k = 0; k < LLM_INPUTS; k++) shapes[k] = (struct operand){ .dtype = DT_I32, .rank = 1, .dims = { tokens } };
+    shapes[LLM_ROWS].rank = 2;
+    shapes[LLM_ROWS].dims[0] = e->sequences;
+    shapes[LLM_ROWS].dims[1] = 4;
+    shapes[LLM_PAGES].dims[0] = i->page_table_room;
+    shapes[LLM_KV] = (struct operand){ .dtype = DT_U8, .rank = 1, .dims = { (int64_t)((uint64_t)e->pages * e->page_bytes) } };
+    shapes[LLM_WANTED].dims[0] = results;
+    enum status st = plan_cache_get(&i->plans, &e->graph, shapes, out, err);
+    return st ? st : plan_run(*out, data, &i->run, stop, err);
+}
+
+enum status step_run(struct engine_instance *i, const atomic_bool *stop, struct plan **out, struct err *err)
+{
+    enum status st = step_compute(i, i->batch_tokens, i->batch_results, stop, out, err);
+    if (st) return st;
+    for (int b = 0; b < i->batch_count; b++) {
+        struct sequence *q = i->batch[b];
+        q->computed += q->taken;
+        sequence_publish(i, q);
+    }
+    return ST_OK;
+}
