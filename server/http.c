@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 /* POOL_BYTES holds a request's headers (32 KiB at most) and is cleared by the library after each request: larger costs memory and time. */
-enum { POOL_BYTES = 36 << 10, ALIGN = 64, GONE_AFTER_NS = 20 * 1000 * 1000, GONE_BATCH = 512, TURN_CREDIT_NS = 10 * 1000 * 1000, HEADER_PARTS = 2 * HTTP_ANSWER_HEADERS_MAX };
+enum { POOL_BYTES = 36 << 10, ALIGN = 64, GONE_AFTER_NS = 20 * 1000 * 1000, GONE_BATCH = 512, TURN_CREDIT_NS = 10 * 1000 * 1000, HEADER_PARTS = 2 * HTTP_ANSWER_HEADERS_MAX, STREAM_BLOCK = 16 << 10 };
 
 struct http {
     struct MHD_Daemon  *daemon;
@@ -73,6 +73,10 @@ struct http_call {
     const char            *content_type;
     struct buf             answer;
     uint64_t               answer_bytes;
+    enum http_stream     (*more)(void *context, struct http_call *c, struct buf *out);
+    size_t                 stream_at;            /* how much of `answer`, the piece at hand, was handed over */
+    bool                   stream_ended;
+    bool                   news;                 /* guarded by http.lock: came while it did not sleep */
     const char            *header_parts[HEADER_PARTS];
     int                    header_count;
     size_t                 text_used;
@@ -227,16 +231,54 @@ static void suspend_locked(struct http_call *c, uint64_t now_ns)
 
 /* ---- answers ---- */
 
+/* A piece of a stream for the library; 0: nothing now, the connection sleeps. */
+static ssize_t read_stream(void *p, uint64_t at, char *out, size_t room)
+{
+    struct http_call *c = p;
+    struct http *h = c->http;
+    (void)at;
+    while (c->stream_at == c->answer.length) {
+        buf_clear(&c->answer);
+        c->stream_at = 0;
+        if (c->stream_ended) return MHD_CONTENT_READER_END_OF_STREAM;
+        pthread_mutex_lock(&h->lock);
+        c->news = false;
+        pthread_mutex_unlock(&h->lock);
+        enum http_stream what = c->more(h->handler.context, c, &c->answer);
+        if (c->answer.failed) return MHD_CONTENT_READER_END_WITH_ERROR;
+        c->stream_ended = what == HTTP_STREAM_END;
+        if (what != HTTP_STREAM_WAIT || c->answer.length) continue;
+        pthread_mutex_lock(&h->lock);
+        bool sleeps = !c->news;
+        if (sleeps) {
+            http_guard_phase(h->guard, c->fd, PHASE_WORK);
+            suspend_locked(c, clock_ns());
+        }
+        pthread_mutex_unlock(&h->lock);
+        if (sleeps) return 0;
+    }
+    size_t n = c->answer.length - c->stream_at;
+    if (n > room) n = room;
+    memcpy(out, c->answer.data + c->stream_at, n);
+    c->stream_at += n;
+    c->answer_bytes += n;
+    http_guard_phase(h->guard, c->fd, PHASE_SEND);
+    return (ssize_t)n;
+}
+
 static enum MHD_Result queue_answer(struct http_call *c)
 {
     size_t length = c->answer.length;
-    struct MHD_Response *r = length ? MHD_create_response_from_buffer(length, c->answer.data, MHD_RESPMEM_MUST_FREE)
+    struct MHD_Response *r = c->more ? MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, c, NULL)
+                           : length ? MHD_create_response_from_buffer(length, c->answer.data, MHD_RESPMEM_MUST_FREE)
                                     : MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
     if (!r) return MHD_NO;
-    if (!length) free(c->answer.data);
-    c->answer.data = NULL;
-    c->answer.length = c->answer.capacity = 0;
-    c->answer_bytes = length;
+    if (!c->more) {
+        if (!length) free(c->answer.data);
+        c->answer.data = NULL;
+        c->answer.length = c->answer.capacity = 0;
+        c->answer_bytes = length;
+    }
     if (c->content_type) MHD_add_response_header(r, "Content-Type", c->content_type);
     for (int i = 0; i < c->header_count; i += 2) MHD_add_response_header(r, c->header_parts[i], c->header_parts[i + 1]);
     http_guard_phase(c->http->guard, c->fd, PHASE_SEND);
@@ -269,6 +311,12 @@ void http_answer(struct http_call *c, int status, const char *content_type, stru
         c->status = 503;
     }
     c->answer_bytes = c->answer.length;
+}
+
+void http_answer_stream(struct http_call *c, int status, const char *content_type, enum http_stream (*more)(void *context, struct http_call *c, struct buf *out))
+{
+    http_answer(c, status, content_type, NULL);
+    c->more = more;
 }
 
 void http_answer_paced(struct http_call *c) { c->paced = true; }
@@ -652,6 +700,24 @@ void http_resume(struct http_call *c)
     struct http *h = c->http;
     http_resume_later(c);
     http_wake(h);
+}
+
+void http_news(struct http *h, struct http_call *const *place)
+{
+    pthread_mutex_lock(&h->lock);
+    struct http_call *c = *place;
+    bool sleeps = c && c->is_suspended;
+    if (sleeps) http_resume_later(c);
+    else if (c) c->news = true;
+    pthread_mutex_unlock(&h->lock);
+    if (sleeps) http_wake(h);
+}
+
+void http_forget(struct http *h, struct http_call **place)
+{
+    pthread_mutex_lock(&h->lock);
+    *place = NULL;
+    pthread_mutex_unlock(&h->lock);
 }
 
 /* Marks the suspended calls whose peer has closed; with the lock. Returns how many. */

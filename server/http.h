@@ -85,6 +85,10 @@ void        http_answer_paced(struct http_call *c);
 /* Takes the buffer's memory over (body may be NULL: empty). content_type may be NULL. Once for each call. In `begin` it closes the connection when
  * a body is to come, unless http_drain_body was called: then the body is read and thrown away first. */
 void        http_answer(struct http_call *c, int status, const char *content_type, struct buf *body);
+/* An answer of unknown length, in pieces: `more` is asked on the listener's thread whenever the connection takes bytes, and appends what there is. HTTP_STREAM_WAIT
+ * with nothing appended puts the connection to sleep until http_news. Not in `begin`. */
+enum http_stream { HTTP_STREAM_MORE, HTTP_STREAM_WAIT, HTTP_STREAM_END };
+void        http_answer_stream(struct http_call *c, int status, const char *content_type, enum http_stream (*more)(void *context, struct http_call *c, struct buf *out));
 bool        http_answered(const struct http_call *c);
 int         http_answer_status(const struct http_call *c);
 uint64_t    http_answer_bytes(const struct http_call *c);
@@ -95,5 +99,10 @@ void        http_resume(struct http_call *c);       /* any thread, once for each
 /* As http_resume, but nobody looks before the next http_wake: several calls let go together cost one wake-up. Any thread. */
 void        http_resume_later(struct http_call *c);
 void        http_wake(struct http *h);
+/* There is news for the call at *place: wakes it when it sleeps, suspended or between two pieces of a stream. Does nothing when *place is NULL. Any thread:
+ * *place is guarded by the listener, so only http_forget may clear it. */
+void        http_news(struct http *h, struct http_call *const *place);
+/* The call at *place ends: *place becomes NULL. From `end`. */
+void        http_forget(struct http *h, struct http_call **place);
 
 #endif
