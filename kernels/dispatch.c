@@ -61,6 +61,12 @@ enum cpu_level cpu_level_detect(void)
     return (enum cpu_level)(k - 1);
 }
 
+bool cpu_has_vnni(void)
+{
+    uint32_t a, b, c, d;
+    return cpu_level_detect() >= CPU_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 11 & 1;
+}
+
 void kernels_fill(struct kernels *k, enum cpu_level cap)
 {
     enum cpu_level level = cpu_level_detect();

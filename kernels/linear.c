@@ -1,22 +1,24 @@
 /* The linear layer: checks the spec, chooses, and shares columns of y out to threads.
  *
- * Two ways. `decoded` is there for every type: a thread decodes a slab of W (all of k, as many columns as stay in its second-level cache) to floats in
- * the panels of gemm_f32 and multiplies there; the slab's width shows nowhere in the result. F32 weights are one packed slab made at the start. */
+ * Weights that have panels (kernels/linear_panels.h) are packed into them once; F32 ones into those of gemm_f32; the rest is read from the file as it lies.
+ * Three ways to multiply. F32: gemm_f32. `panels`: x rounded to 8 bits against the panels, or 16-bit weights by as few rows as make one tile. `decoded`, for
+ * everything else: a thread turns a slab of W (all of k, as many columns as stay in its second-level cache) into floats in the panels of gemm_f32 and
+ * multiplies there; the slab's width shows nowhere in the result. */
 #include "kernels/linear.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
-#include "kernels/blocks.h"
+#include "kernels/linear_panels.h"
 
 enum {
     ALIGN = 64,
     SLAB_STEP = 32,                      /* columns: a whole number of panels at every level */
     SLAB_BYTES = 1 << 20,
-    DECODE_BYTES = 4 * 256 * SLAB_STEP   /* 256 numbers of each row of a step */
+    DECODE_BYTES = 4 * 256 * SLAB_STEP,  /* 256 numbers of each row of a step */
+    HALF_ROWS = 8                        /* of x: up to here 16-bit weights are widened as they are used */
 };
 static const int64_t PARALLEL_MIN = 150000;      /* multiply-adds below which waking a team costs more than it saves */
 static const uint64_t NUMBERS_MAX = (uint64_t)1 << 44;
@@ -25,7 +27,9 @@ struct linear_layer {
     struct linear_spec spec;
     const struct block_format *format;
     struct kernels k;
-    void *packed;                        /* F32: gemm_f32's */
+    const struct panel_layout *layout;   /* NULL: no panels */
+    const struct panel_kernels *panels;
+    void *packed;                        /* F32: gemm_f32's; with a layout: panels; else NULL */
     uint64_t bytes;
     int64_t slab;                        /* columns decoded at a time */
     char name[48];
@@ -54,12 +58,13 @@ static int64_t slab_columns(int64_t k)
     return columns < SLAB_STEP ? SLAB_STEP : columns;
 }
 
+static int64_t gemm_panel(const struct linear_layer *l) { return (int64_t)(l->k.gemm_f32_packed_bytes(1, 1) / sizeof(float)); }    /* columns */
+
 /* W's rows [first, first + columns) as a packed b [k, columns] of gemm_f32, whose panels may be narrower or as wide as a step. */
-static void decode_slab(const struct linear_layer *l, float *packed, float *rows, int64_t first, int64_t columns)
+static void decode_rows(const struct linear_layer *l, float *packed, float *rows, int64_t first, int64_t columns)
 {
     const struct linear_spec *s = &l->spec;
-    const int64_t span = 256;
-    const int64_t width = (int64_t)(l->k.gemm_f32_packed_bytes(1, 1) / sizeof(float));    /* of a panel */
+    const int64_t span = 256, width = gemm_panel(l);
     for (int64_t at = 0; at < columns; at += width) {
         const int64_t count = columns - at < width ? columns - at : width;
         float *panel = packed + at * s->k;
@@ -76,7 +81,18 @@ static void decode_slab(const struct linear_layer *l, float *packed, float *rows
     }
 }
 
-struct decoded_job {
+/* The same from panels; first is a multiple of 16. */
+static void decode_panels(const struct linear_layer *l, float *packed, int64_t first, int64_t columns)
+{
+    const int64_t k = l->spec.k, width = gemm_panel(l), each = panel_bytes(l->layout, k);
+    for (int64_t at = 0; at < columns; at += PANEL_ROWS) {
+        const uint8_t *panel = (const uint8_t *)l->packed + (first + at) / PANEL_ROWS * each;
+        if (width < PANEL_ROWS) l->panels->decode(packed + at * k, width, k * width, l->spec.type, panel, 0, k);
+        else l->panels->decode(packed + at / width * width * k + at % width, width, PANEL_ROWS / 2, l->spec.type, panel, 0, k);
+    }
+}
+
+struct linear_job {
     const struct linear_layer *l;
     float *y;
     int64_t ldy;
@@ -94,7 +110,7 @@ static uint64_t decoded_lane_bytes(const struct linear_layer *l)
 
 static void decoded_part(void *ctx, int part, int parts)
 {
-    const struct decoded_job *j = ctx;
+    const struct linear_job *j = ctx;
     const struct linear_layer *l = j->l;
     const int64_t n = l->spec.n, slab = l->slab, steps = (n + SLAB_STEP - 1) / SLAB_STEP;
     float *rows = (float *)(void *)(j->scratch + (uint64_t)part * j->lane_bytes), *packed = rows + DECODE_BYTES / (int)sizeof *rows;
@@ -105,14 +121,15 @@ static void decoded_part(void *ctx, int part, int parts)
         struct gemm_epilogue ep = *j->ep;
         if (ep.bias) ep.bias += at;
         if (ep.residual) ep.residual += at;
-        decode_slab(l, packed, rows, at, columns);
+        if (l->layout) decode_panels(l, packed, at, columns);
+        else decode_rows(l, packed, rows, at, columns);
         l->k.gemm_f32(j->y + at, j->ldy, j->x, j->ldx, packed, j->m, columns, l->spec.k, &ep, 1);
     }
 }
 
-static void decoded_run(const struct decoded_job *job, int threads)
+static void decoded_run(const struct linear_job *job, int threads)
 {
-    struct decoded_job j = *job;
+    struct linear_job j = *job;
     const struct linear_spec *s = &j.l->spec;
     const int64_t steps = (s->n + SLAB_STEP - 1) / SLAB_STEP;
     const int parts = s->n * s->k < PARALLEL_MIN / 8 ? 1 : steps < threads ? (int)steps : threads;     /* decoding costs like several rows */
@@ -120,28 +137,92 @@ static void decoded_run(const struct decoded_job *job, int threads)
     parallel_for(parts, parts, decoded_part, &j);
 }
 
+/* ---- panels ---- */
+
+static bool is_half(const struct linear_layer *l) { return l->layout && l->layout->low == 16; }
+static int64_t panel_count(const struct linear_layer *l) { return (l->spec.n + PANEL_ROWS - 1) / PANEL_ROWS; }
+
+/* Does a run of m rows go by panels? 16-bit weights have the same bits either way. */
+static bool by_panels(const struct linear_layer *l, int64_t m)
+{
+    if (!l->layout) return false;
+    return is_half(l) ? m <= HALF_ROWS : l->spec.mode != LINEAR_F32;
+}
+
+struct panels_work { struct panel_job job; const struct linear_layer *l; };
+
+static void quantise_part(void *ctx, int part, int parts)
+{
+    const struct panels_work *w = ctx;
+    w->l->panels->quantise(w->job.rows, w->job.type, w->job.x, w->job.ldx, w->job.m * part / parts, w->job.m * (part + 1) / parts, w->job.k);
+}
+
+static void panels_part(void *ctx, int part, int parts)
+{
+    const struct panels_work *w = ctx;
+    const int64_t count = panel_count(w->l);
+    w->l->panels->multiply(&w->job, count * part / parts, count * (part + 1) / parts);
+}
+
+static void panels_run(const struct linear_job *d, int threads)
+{
+    const struct linear_spec *s = &d->l->spec;
+    struct panels_work w = { .l = d->l };
+    w.job = (struct panel_job){ .type = s->type, .panels = d->l->packed, .panel_bytes = panel_bytes(d->l->layout, s->k), .n = s->n, .k = s->k, .m = d->m,
+                                .y = d->y, .ldy = d->ldy, .rows = d->scratch, .x = d->x, .ldx = d->ldx, .ep = d->ep };
+    const int64_t count = panel_count(d->l);
+    if (!is_half(d->l)) parallel_for(d->m < threads || d->m * s->k < PARALLEL_MIN ? 1 : threads, d->m < threads || d->m * s->k < PARALLEL_MIN ? 1 : threads, quantise_part, &w);
+    const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : count < threads ? (int)count : threads;
+    parallel_for(parts, parts, panels_part, &w);
+}
+
+const struct panel_kernels *panel_kernels(enum cpu_level level)
+{
+    if (level > cpu_level_detect()) level = cpu_level_detect();
+    if (level >= CPU_AVX512 && cpu_has_vnni()) return &panel_kernels_avx512vnni;
+    return level >= CPU_AVX2 ? &panel_kernels_avx2 : &panel_kernels_scalar;
+}
+
 /* ---- the layer ---- */
 
 static uint64_t own_bytes(const struct linear_layer *l)
 {
-    return l->spec.type == BLOCK_F32 ? (uint64_t)l->k.gemm_f32_packed_bytes(l->spec.k, l->spec.n) : 0;
+    if (l->spec.type == BLOCK_F32) return (uint64_t)l->k.gemm_f32_packed_bytes(l->spec.k, l->spec.n);
+    return l->layout ? (uint64_t)panel_bytes(l->layout, l->spec.k) * (uint64_t)panel_count(l) : 0;
 }
 
 uint64_t linear_open_bytes(const struct linear_spec *spec)
 {
-    struct linear_layer l = { .spec = *spec };
+    struct linear_layer l = { .spec = *spec, .layout = panel_layout(spec->type) };
     if (check_spec(spec, &l.format, NULL)) return UINT64_MAX;
     kernels_fill(&l.k, spec->level);
     return own_bytes(&l);
 }
 
-/* F32 rows may lie at any alignment and stride: packed a step of columns at a time. */
-static void pack_f32(struct linear_layer *l, float *rows)
+/* F32 rows may lie at any alignment and stride: packed a step of columns at a time, by way of `rows`. */
+static enum status pack_weights(struct linear_layer *l)
 {
-    for (int64_t at = 0; at < l->spec.n; at += SLAB_STEP) {
-        const int64_t columns = l->spec.n - at < SLAB_STEP ? l->spec.n - at : SLAB_STEP;
-        decode_slab(l, (float *)l->packed + at * l->spec.k, rows, at, columns);
+    const struct linear_spec *s = &l->spec;
+    l->packed = mem_alloc_aligned(l->bytes, ALIGN);
+    if (!l->packed) return ST_NO_MEMORY;
+    if (l->layout) {
+        const int64_t each = panel_bytes(l->layout, s->k);
+        for (int64_t p = 0; p < panel_count(l); p++) panel_pack((uint8_t *)l->packed + p * each, s->type, s->weight, s->row_bytes, p * PANEL_ROWS, s->n, s->k);
+        return ST_OK;
     }
+    float *rows = mem_alloc_aligned(DECODE_BYTES, ALIGN);
+    if (!rows) return ST_NO_MEMORY;
+    for (int64_t at = 0; at < s->n; at += SLAB_STEP) decode_rows(l, (float *)l->packed + at * s->k, rows, at, s->n - at < SLAB_STEP ? s->n - at : SLAB_STEP);
+    free(rows);
+    return ST_OK;
+}
+
+static void name_layer(struct linear_layer *l)
+{
+    const char *level = cpu_level_name(l->k.level);
+    if (l->spec.type == BLOCK_F32) snprintf(l->name, sizeof l->name, "F32 packed, %s", level);
+    else if (is_half(l) || (l->layout && l->spec.mode != LINEAR_F32)) snprintf(l->name, sizeof l->name, "%s panels, %s", l->format->name, l->panels->name);
+    else snprintf(l->name, sizeof l->name, "%s %s, %s", l->format->name, l->layout ? "panels decoded by slabs" : "decoded by slabs", level);
 }
 
 enum status linear_open(struct linear_layer **out, const struct linear_spec *spec, struct err *err)
@@ -154,25 +235,17 @@ enum status linear_open(struct linear_layer **out, const struct linear_spec *spe
     l->spec = *spec;
     l->format = format;
     kernels_fill(&l->k, spec->level);
+    l->layout = panel_layout(spec->type);
+    l->panels = panel_kernels(spec->level);
     l->slab = slab_columns(spec->k);
     l->bytes = own_bytes(l);
-    if (l->bytes) {
-        float *rows = mem_alloc_aligned(DECODE_BYTES, ALIGN);
-        l->packed = mem_alloc_aligned(l->bytes, ALIGN);
-        if (!rows || !l->packed) {
-            free(rows);
-            st = err_set(err, ST_NO_MEMORY, "linear layer: %llu bytes of packed weights", (unsigned long long)l->bytes);
-            goto close_layer;
-        }
-        pack_f32(l, rows);
-        free(rows);
+    if (l->bytes && pack_weights(l)) {
+        linear_close(l);
+        return err_set(err, ST_NO_MEMORY, "linear layer: %llu bytes of packed weights", (unsigned long long)linear_open_bytes(spec));
     }
-    snprintf(l->name, sizeof l->name, "%s %s, %s", format->name, l->packed ? "packed" : "decoded by slabs", cpu_level_name(l->k.level));
+    name_layer(l);
     *out = l;
     return ST_OK;
-close_layer:
-    linear_close(l);
-    return st;
 }
 
 void linear_close(struct linear_layer *l)
@@ -188,8 +261,9 @@ bool        linear_borrows(const struct linear_layer *l) { return !l->packed; }
 
 uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 {
-    (void)m;
-    return l->packed ? 0 : decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);
+    if (l->spec.type == BLOCK_F32) return 0;
+    if (by_panels(l, m)) return is_half(l) ? 0 : panel_activation_bytes(l->spec.k) * (uint64_t)m;
+    return decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);
 }
 
 void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int threads)
@@ -198,11 +272,8 @@ void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float
     if (m < 1) return;
     if (threads < 1) threads = 1;
     if (!ep) ep = &nothing;
-    if (l->packed) {
-        l->k.gemm_f32(y, ldy, x, ldx, l->packed, m, l->spec.n, l->spec.k, ep, threads);
-        return;
-    }
-    assert(scratch);
-    const struct decoded_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep, .scratch = scratch };
-    decoded_run(&j, threads);
+    const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep, .scratch = scratch };
+    if (l->spec.type == BLOCK_F32) l->k.gemm_f32(y, ldy, x, ldx, l->packed, m, l->spec.n, l->spec.k, ep, threads);
+    else if (by_panels(l, m)) panels_run(&j, threads);
+    else decoded_run(&j, threads);
 }

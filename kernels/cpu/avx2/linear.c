@@ -1,0 +1,4 @@
+/* Products with panels of weights at this level. */
+#include "kernels/cpu/linear_body.h"
+
+const struct panel_kernels panel_kernels_avx2 = { "avx2", quantise, multiply, decode };

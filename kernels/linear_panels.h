@@ -1,0 +1,87 @@
+/* Panels: how linear.c keeps weights for its fast kernels, and what a CPU level does with them. Inside kernels/ only.
+ *
+ * A panel is 16 rows of W side by side, so that a vector of 16 lanes works on 16 sums at once and none is ever added across lanes. Along k it is blocks of
+ * 32; a block is its scales, then its numbers as unsigned integers u of few bits, in groups of 4 along k: group g holds k = 4g .. 4g + 3 of each row, one
+ * dword per row (what an int8 dot product of 4 takes). The numbers' bits lie as in these vectors of 64 bytes:
+ *   8 bits   8 vectors, group g in vector g
+ *   4 bits   4 vectors, group v in the low halves of vector v, group v + 4 in the high ones
+ *   2 bits   2 vectors, bits 2(g mod 4) of vector g / 4 are of group g
+ *   1 bit    1 vector, bit g is of group g
+ * low bits first, then the upper ones. A weight is a (table(u) - offset) - b; a and b come from the block's scales and, for formats of 256, a head
+ * before each 8 blocks, lane by lane, each array [16]. Sizes are those of the file but for Q4_K and Q5_K, whose packed 6-bit scales take a byte each: + 3 %.
+ *   Q4_0 Q5_0 Q8_0 IQ4_NL   f16 a                        MXFP4   exponent
+ *   Q4_1 Q5_1               f16 a, f16 b (minimum, negated)
+ *   Q4_K Q5_K  head f16 d, f16 dmin; u8 scale, u8 minimum: a = d scale, b = dmin minimum
+ *   Q6_K Q3_K  head f16 d; i8 scale of k < 16, i8 scale of the rest: a = d scale
+ *   Q2_K       head f16 d, f16 dmin; u8 two scales (low half: k < 16), u8 two minima
+ *   IQ4_XS     head f16 d; i8 scale
+ * F16 and BF16 are kept as they are, [k, 16]. */
+#ifndef KERNELS_LINEAR_PANELS_H
+#define KERNELS_LINEAR_PANELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/blocks.h"
+#include "kernels/kernels.h"
+
+enum { PANEL_ROWS = 16, PANEL_BLOCK = 32 };
+
+struct panel_layout {
+    int head;                            /* bytes before each 8 blocks */
+    int scales;                          /* bytes of a block's scales */
+    int low, high;                       /* bits of u: low array, upper array */
+    int offset;
+    bool two;                            /* a scale for each 16 */
+    bool minimum;
+};
+
+/* NULL: the type has no panels. F16 and BF16 have low 16 and nothing else. */
+const struct panel_layout *panel_layout(int type);
+static inline int64_t panel_block_bytes(const struct panel_layout *p) { return p->scales + (p->low + p->high) * PANEL_BLOCK * PANEL_ROWS / 8; }
+/* of one panel of k numbers a row */
+static inline int64_t panel_bytes(const struct panel_layout *p, int64_t k)
+{
+    if (p->low == 16) return k * PANEL_ROWS * 2;
+    return k / PANEL_BLOCK * panel_block_bytes(p) + k / 256 * p->head;
+}
+/* rows [first, first + 16) of W, those from n on as zeros */
+void panel_pack(uint8_t *panel, int type, const void *weight, int64_t row_bytes, int64_t first, int64_t n, int64_t k);
+
+/* x rounded to 8 bits in blocks of 32, row by row: for each row numbers [k], then by blocks `scale` (largest magnitude / 127), `moment` (scale times the sum of
+ * the numbers) and by 16 (formats with two scales a block) or 32 `start` (-offset times the sum), which a dot product of u starts from; with two minima the sum itself. */
+struct panel_activations { int8_t *numbers; float *scale, *moment; int32_t *start; };
+static inline uint64_t panel_activation_bytes(int64_t k) { return ((uint64_t)k + (uint64_t)k / 32 * 16 + 63) & ~(uint64_t)63; }
+static inline struct panel_activations panel_activations_at(void *rows, int64_t k, int64_t row)
+{
+    int8_t *at = (int8_t *)rows + panel_activation_bytes(k) * (uint64_t)row;
+    float *scale = (float *)(void *)(at + k);
+    return (struct panel_activations){ at, scale, scale + k / 32, (int32_t *)(void *)(scale + k / 32 * 2) };
+}
+
+struct panel_job {
+    int type;
+    const uint8_t *panels;
+    int64_t panel_bytes, n, k, m;
+    float *y;
+    int64_t ldy;
+    void *rows;                          /* struct panel_activations of m rows; unused for 16-bit weights */
+    const float *x;                      /* of 16-bit weights */
+    int64_t ldx;
+    const struct gemm_epilogue *ep;
+};
+
+struct panel_kernels {
+    const char *name;
+    void (*quantise)(void *rows, int type, const float *x, int64_t ldx, int64_t first, int64_t end, int64_t k);
+    /* y's columns of panels [from, to), all m rows, epilogue and all */
+    void (*multiply)(const struct panel_job *j, int64_t from, int64_t to);
+    /* A panel as floats, equal in bits to the type's decoder: number k of row r to y[k * step + r], for r >= 8 to y[half + k * step + r - 8]. k numbers from `from` on. */
+    void (*decode)(float *y, int64_t step, int64_t half, int type, const uint8_t *panel, int64_t from, int64_t k);
+};
+
+/* The best for min(level, machine): never NULL. */
+const struct panel_kernels *panel_kernels(enum cpu_level level);
+extern const struct panel_kernels panel_kernels_scalar, panel_kernels_avx2, panel_kernels_avx512vnni;
+
+#endif
