@@ -5,7 +5,7 @@
  * the request was due. A refusal (503, 429) must say Retry-After; its time counts from its sending. Prints one JSON line.
  *
  *   load --port P --path /v2/models/M/infer --body FILE [--header "Name: value"]... --connections C --requests N | --seconds S
- *        [--expect V=FILE]... [--swap /admin/models/M/activate --swap-versions 1,2 --swaps K] [--rate R] [--vanish PER_MILLE] [--pin CPU] [--seed N] */
+ *        [--expect V=FILE]... [--swap /admin/models/M/activate --swap-versions 1,2 --swaps K [--swap-every-ms T]] [--rate R] [--vanish PER_MILLE] [--pin CPU] [--seed N] */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,7 +32,7 @@ struct expected { int version; char *bytes; size_t length; };
 struct swap { uint64_t start_ns; _Atomic uint64_t end_ns; int version; };
 
 static struct {
-    int port, connections, swaps, pin, vanish;
+    int port, connections, swaps, swap_every_ms, pin, vanish;
     uint64_t requests, seed;
     double seconds, rate;
     const char *path, *swap_path;
@@ -275,8 +275,10 @@ static void *swap_run(void *unused)
 {
     (void)unused;
     int fd = dial(true);
+    uint64_t first = now_ns();
     for (int i = 0; i < o.swaps && !atomic_load(&over); i++) {
         struct swap *s = &history[i + 1];
+        while (now_ns() < first + (uint64_t)i * (uint64_t)o.swap_every_ms * 1000000 && !atomic_load(&over)) usleep(200);
         s->version = o.swap_versions[(i + 1) % o.swap_version_count];
         s->start_ns = now_ns();
         atomic_store(&swap_count, i + 1);
@@ -377,6 +379,7 @@ static void read_arguments(int argc, char **argv)
         else if (!strcmp(a, "--pin")) o.pin = atoi(v);
         else if (!strcmp(a, "--swap")) o.swap_path = v;
         else if (!strcmp(a, "--swaps")) o.swaps = atoi(v);
+        else if (!strcmp(a, "--swap-every-ms")) o.swap_every_ms = atoi(v);
         else if (!strcmp(a, "--swap-versions")) {
             for (const char *p = v; *p && o.swap_version_count < VERSIONS; p += strcspn(p, ","), p += *p == ',') o.swap_versions[o.swap_version_count++] = atoi(p);
         } else if (!strcmp(a, "--expect") && o.expected_count < VERSIONS) {

@@ -1,6 +1,6 @@
-"""Faults under load (short form; `make faults` runs the full counts, FAULTS=full): hot swap F1, overload F12, slow clients F16, clients that vanish
+"""Faults under load (short form; `make faults` runs the full counts, FAULTS=full): hot swap F1, kills F2, overload F12, slow clients F16, clients that vanish
 F17, many connections F15, load/unload storm F8. Every test ends in the same checks: alive, health in 100 ms, memory back."""
-import concurrent.futures, json, os, re, resource, socket, subprocess, sys, tempfile, threading, time
+import concurrent.futures, hashlib, http.client, itertools, json, os, random, re, resource, shutil, socket, sqlite3, subprocess, sys, tempfile, threading, time
 
 from harness import BINARY, DIGITS, ROOT, Server, Skip, make_store, run
 from admin_test_parts import OTHER, ZERO
@@ -43,7 +43,7 @@ def meet_every_batch(s):
 
 def two_versions():
     s = Server("--access-log", "false")
-    assert s.call("PUT", "/admin/models/digits/versions/2/files/model.onnx", OTHER, {"X-Digest": "sha256=" + __import__("hashlib").sha256(OTHER).hexdigest()})[0] == 201
+    assert s.call("PUT", "/admin/models/digits/versions/2/files/model.onnx", OTHER, {"X-Digest": "sha256=" + hashlib.sha256(OTHER).hexdigest()})[0] == 201
     assert s.call("POST", "/admin/models/digits/versions/2/publish")[0] == 200
     expected = []
     for v in (2, 1):
@@ -61,17 +61,88 @@ def test_F1_hot_swap_under_load():
         requests, swaps = 3000, 20
     s, expected = two_versions()
     flags = [x for v, path in expected for x in ("--expect", "%d=%s" % (v, path))]
-    for v in (2, 1) * 5:      # what a version keeps while it lives (plans, the library's kernels) belongs to the memory before
-        assert s.call("POST", "/admin/models/digits/activate", {"version": v})[0] == 200
-        load(s, "--connections", 16, "--requests", requests // 100, *flags)
-    rest = load(s, "--connections", 16, "--requests", requests // 10, *flags)
-    before = s.rss()
-    r = load(s, "--connections", 16, "--requests", requests, "--swap", "/admin/models/digits/activate", "--swap-versions", "1,2", "--swaps", swaps, *flags)
-    assert r["failed"] == r["mixed"] == r["stale"] == r["refused"] == r["swap_failures"] == r["unanswered"] == 0, r
-    assert r["ok"] >= requests and r["swaps"] == swaps
-    print("     p99 at rest %d us, while swapping %d us (%.1f x)" % (rest["p99_us"], r["p99_us"], r["p99_us"] / rest["p99_us"]))
+    swapping = ["--swap", "/admin/models/digits/activate", "--swap-versions", "1,2"]
+    for _ in range(5):      # what a version keeps while it lives (plans, the library's kernels) and what the heap's many arenas keep belong to the memory before
+        meet_every_batch(s)
+        load(s, "--connections", 16, "--requests", requests // 100, *swapping, "--swaps", min(swaps, 50), "--swap-every-ms", 20, *flags)
+    before, ratios = None, []
+    while len(ratios) < 3 and (not ratios or min(ratios) > 2):      # a neighbour of the machine may spoil a round; the answers must be right in each
+        seconds = "10" if FULL else "2"
+        rest = [load(s, "--connections", 16, "--seconds", seconds, *flags)]
+        if not before:
+            meet_every_batch(s)
+            before = s.rss()
+        r = load(s, "--connections", 16, "--requests", requests, *swapping, "--swaps", swaps, "--swap-every-ms", 60, *flags)
+        assert r["failed"] == r["mixed"] == r["stale"] == r["refused"] == r["swap_failures"] == r["unanswered"] == 0, r
+        assert r["ok"] >= requests and r["swaps"] == swaps
+        rest.append(load(s, "--connections", 16, "--seconds", seconds, *flags))
+        p99 = (rest[0]["p99_us"] + rest[1]["p99_us"]) / 2
+        ratios.append(r["p99_us"] / p99)
+        print("     p99 at rest %d us, while swapping %.0f times a second %d us (%.1f x)" % (p99, swaps / r["seconds"], r["p99_us"], ratios[-1]))
+    assert min(ratios) <= 2 or SANITIZED, ratios
+    meet_every_batch(s)
     settled(s, before)
     s.stop()
+
+
+def catalog_is_whole(store):
+    """A copy of what the kill left passes SQLite's own check."""
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(os.path.join(store, ".inferd"), os.path.join(copy, "c"))
+        db = sqlite3.connect(os.path.join(copy, "c/catalog.db"))
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        db.close()
+
+
+def test_F2_killed_at_any_moment():
+    """SIGKILL while versions are uploaded, published and activated under load: what comes up again serves the old version or the new one."""
+    kills, rng = (200 if FULL else 20) if not SANITIZED else 5, random.Random(2)
+    store, top = make_store(), 1
+    digest = {"X-Digest": "sha256=" + hashlib.sha256(OTHER).hexdigest()}
+    active, slowest, seen = 1, 0, {}
+    body = tempfile.NamedTemporaryFile()
+    body.write(json.dumps(ZERO).encode())
+    body.flush()
+    for _ in range(kills):
+        s = Server("--access-log", "false", store=store)
+        driver = subprocess.Popen([LOAD, "--port", str(s.port), "--path", "/v2/models/digits/infer", "--body", body.name, "--connections", "4", "--seconds", "30"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        killer = threading.Timer(rng.uniform(0.01, 0.4), s.process.kill)
+        killer.start()
+        wanted, step = active, "idle"
+        try:
+            for step, call in itertools.cycle((("upload", None), ("publish", None), ("activate new", None), ("activate old", None))):
+                if step == "upload":
+                    top += 1
+                    answer = s.call("PUT", "/admin/models/digits/versions/%d/files/model.onnx" % top, OTHER, digest)
+                    good = 201
+                elif step == "publish":
+                    answer, good = s.call("POST", "/admin/models/digits/versions/%d/publish" % top), 200
+                else:
+                    wanted, good = (top if step == "activate new" else 1), 200
+                    answer = s.call("POST", "/admin/models/digits/activate", {"version": wanted})
+                assert answer[0] == good, (step, answer)
+                active = wanted
+        except (OSError, http.client.HTTPException):
+            pass      # it is dead
+        killer.join()
+        s.process.wait()
+        driver.kill()
+        driver.wait()
+        seen[step] = seen.get(step, 0) + 1
+        catalog_is_whole(store)
+        start = time.time()
+        s = Server("--access-log", "false", store=store)
+        slowest = max(slowest, time.time() - start)
+        status, headers, _ = s.call("POST", "/v2/models/digits/infer", ZERO)
+        assert status == 200, status
+        serving = int(headers["x-inferd-version"])
+        assert serving in (active, wanted), (serving, active, wanted)
+        active = serving
+        assert s.call("POST", "/admin/models/digits/activate", {"version": active})[0] == 200      # what is half there holds up nothing
+        s.stop()
+    print("     %d kills, during %s; slowest restart to ready %.2f s" % (kills, seen, slowest))
+    assert slowest <= 1 or SANITIZED, slowest
+    shutil.rmtree(store)
 
 
 def overload(s, cpu, factors, body, header):
