@@ -154,7 +154,8 @@ struct panels_work { struct panel_job job; const struct linear_layer *l; };
 static void quantise_part(void *ctx, int part, int parts)
 {
     const struct panels_work *w = ctx;
-    w->l->panels->quantise(w->job.rows, w->job.type, w->job.x, w->job.ldx, w->job.m * part / parts, w->job.m * (part + 1) / parts, w->job.k);
+    const int64_t tiles = panel_tiles(w->l->panels, w->job.m);
+    w->l->panels->quantise(&w->job, tiles * part / parts, tiles * (part + 1) / parts);
 }
 
 static void panels_part(void *ctx, int part, int parts)
@@ -169,9 +170,12 @@ static void panels_run(const struct linear_job *d, int threads)
     const struct linear_spec *s = &d->l->spec;
     struct panels_work w = { .l = d->l };
     w.job = (struct panel_job){ .type = s->type, .panels = d->l->packed, .panel_bytes = panel_bytes(d->l->layout, s->k), .n = s->n, .k = s->k, .m = d->m,
-                                .y = d->y, .ldy = d->ldy, .rows = d->scratch, .x = d->x, .ldx = d->ldx, .ep = d->ep };
+                                .y = d->y, .ldy = d->ldy, .rows = (struct panel_block *)(void *)d->scratch, .x = d->x, .ldx = d->ldx, .ep = d->ep };
     const int64_t count = panel_count(d->l);
-    if (!is_half(d->l)) parallel_for(d->m < threads || d->m * s->k < PARALLEL_MIN ? 1 : threads, d->m < threads || d->m * s->k < PARALLEL_MIN ? 1 : threads, quantise_part, &w);
+    if (!is_half(d->l)) {
+        const int parts = d->m * s->k < PARALLEL_MIN ? 1 : threads;
+        parallel_for(parts, parts, quantise_part, &w);
+    }
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : count < threads ? (int)count : threads;
     parallel_for(parts, parts, panels_part, &w);
 }
@@ -262,7 +266,7 @@ bool        linear_borrows(const struct linear_layer *l) { return !l->packed; }
 uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 {
     if (l->spec.type == BLOCK_F32) return 0;
-    if (by_panels(l, m)) return is_half(l) ? 0 : panel_activation_bytes(l->spec.k) * (uint64_t)m;
+    if (by_panels(l, m)) return is_half(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
     return decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);
 }
 

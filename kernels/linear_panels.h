@@ -48,16 +48,11 @@ static inline int64_t panel_bytes(const struct panel_layout *p, int64_t k)
 /* rows [first, first + 16) of W, those from n on as zeros */
 void panel_pack(uint8_t *panel, int type, const void *weight, int64_t row_bytes, int64_t first, int64_t n, int64_t k);
 
-/* x rounded to 8 bits in blocks of 32, row by row: for each row numbers [k], then by blocks `scale` (largest magnitude / 127), `moment` (scale times the sum of
- * the numbers) and by 16 (formats with two scales a block) or 32 `start` (-offset times the sum), which a dot product of u starts from; with two minima the sum itself. */
-struct panel_activations { int8_t *numbers; float *scale, *moment; int32_t *start; };
-static inline uint64_t panel_activation_bytes(int64_t k) { return ((uint64_t)k + (uint64_t)k / 32 * 16 + 63) & ~(uint64_t)63; }
-static inline struct panel_activations panel_activations_at(void *rows, int64_t k, int64_t row)
-{
-    int8_t *at = (int8_t *)rows + panel_activation_bytes(k) * (uint64_t)row;
-    float *scale = (float *)(void *)(at + k);
-    return (struct panel_activations){ at, scale, scale + k / 32, (int32_t *)(void *)(scale + k / 32 * 2) };
-}
+/* 32 numbers of a row of x rounded to 8 bits: scale is the largest magnitude / 127, moment the scale times the sum of the numbers, start what dot products of u
+ * start from: -offset times the sum, by 16 for formats with two scales a block (with two minima as well: the sums themselves).
+ * Rows lie in tiles, [block][row of the tile], so that a kernel goes through a tile with one pointer. Tiles are of panel_kernels.tile rows; the last is of 1 when
+ * one row is left, of `small` when no more than those are. Rows that fill up a tile are zeros. */
+struct panel_block { int8_t numbers[32]; float scale, moment; int32_t start[2]; };
 
 struct panel_job {
     int type;
@@ -65,7 +60,7 @@ struct panel_job {
     int64_t panel_bytes, n, k, m;
     float *y;
     int64_t ldy;
-    void *rows;                          /* struct panel_activations of m rows; unused for 16-bit weights */
+    struct panel_block *rows;            /* tiles of m rows; unused for 16-bit weights */
     const float *x;                      /* of 16-bit weights */
     int64_t ldx;
     const struct gemm_epilogue *ep;
@@ -73,12 +68,19 @@ struct panel_job {
 
 struct panel_kernels {
     const char *name;
-    void (*quantise)(void *rows, int type, const float *x, int64_t ldx, int64_t first, int64_t end, int64_t k);
+    int tile, small;
+    /* tiles [first, end) of j->rows from j->x */
+    void (*quantise)(const struct panel_job *j, int64_t first, int64_t end);
     /* y's columns of panels [from, to), all m rows, epilogue and all */
     void (*multiply)(const struct panel_job *j, int64_t from, int64_t to);
     /* A panel as floats, equal in bits to the type's decoder: number k of row r to y[k * step + r], for r >= 8 to y[half + k * step + r - 8]. k numbers from `from` on. */
     void (*decode)(float *y, int64_t step, int64_t half, int type, const uint8_t *panel, int64_t from, int64_t k);
 };
+
+static inline int64_t panel_tiles(const struct panel_kernels *p, int64_t m) { return (m + p->tile - 1) / p->tile; }
+/* rows of x that a tile has room for when `left` rows are left from its first on */
+static inline int64_t panel_tile_rows(int tile, int small, int64_t left) { return left == 1 ? 1 : left <= small ? small : tile; }
+static inline uint64_t panel_rows_bytes(const struct panel_kernels *p, int64_t m, int64_t k) { return (uint64_t)panel_tiles(p, m) * (uint64_t)p->tile * (uint64_t)(k / PANEL_BLOCK) * sizeof(struct panel_block); }
 
 /* The best for min(level, machine): never NULL. */
 const struct panel_kernels *panel_kernels(enum cpu_level level);

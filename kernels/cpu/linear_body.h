@@ -13,6 +13,15 @@
 
 enum { GROUPS = 8, LINEAR_PREFETCH = 4096 };
 
+/* Rows of x in a tile: one, or TILE_X where there are registers for their sums. */
+#if defined(__AVX512VNNI__)
+enum { TILE_X = 8, TILE_SMALL = 4 };
+#elif defined(__AVX2__)
+enum { TILE_X = 4, TILE_SMALL = 4 };
+#else
+enum { TILE_X = 1, TILE_SMALL = 1 };
+#endif
+
 /* ---- x to 8 bits ---- */
 
 /* Of a block: returns 127 / largest magnitude, 0 where that is next to nothing; *scale its inverse, not finite when some number is not. */
@@ -46,23 +55,31 @@ VEC_INLINE void block_round(int8_t *numbers, const float *x, float rate)
 #endif
 }
 
-static void quantise(void *rows, int type, const float *x, int64_t ldx, int64_t first, int64_t end, int64_t k)
+VEC_INLINE void quantise_block(struct panel_block *y, const struct panel_layout *p, const float *x)
 {
-    const struct panel_layout *p = panel_layout(type);
     const int offset = LANES_SIGNED_WIDE && p->offset == 128 ? 0 : p->offset;
-    for (int64_t r = first; r < end; r++) {
-        const struct panel_activations a = panel_activations_at(rows, k, r);
-        const float *from = x + r * ldx;
-        for (int64_t b = 0; b < k / PANEL_BLOCK; b++) {
-            int sum[2] = { 0, 0 };
-            float scale;
-            block_round(a.numbers + b * PANEL_BLOCK, from + b * PANEL_BLOCK, block_range(from + b * PANEL_BLOCK, &scale));
-            for (int i = 0; i < 16; i++) sum[0] += a.numbers[b * PANEL_BLOCK + i], sum[1] += a.numbers[b * PANEL_BLOCK + 16 + i];
-            a.scale[b] = scale;
-            a.moment[b] = scale * (float)(sum[0] + sum[1]);
-            if (p->two && p->minimum) a.start[2 * b] = sum[0], a.start[2 * b + 1] = sum[1];
-            else if (p->two) a.start[2 * b] = -offset * sum[0], a.start[2 * b + 1] = -offset * sum[1];
-            else a.start[b] = -offset * (sum[0] + sum[1]);
+    int sum[2] = { 0, 0 };
+    block_round(y->numbers, x, block_range(x, &y->scale));
+    for (int i = 0; i < 16; i++) sum[0] += y->numbers[i], sum[1] += y->numbers[16 + i];
+    y->moment = y->scale * (float)(sum[0] + sum[1]);
+    if (p->two && p->minimum) y->start[0] = sum[0], y->start[1] = sum[1];
+    else if (p->two) y->start[0] = -offset * sum[0], y->start[1] = -offset * sum[1];
+    else y->start[0] = -offset * (sum[0] + sum[1]), y->start[1] = 0;
+}
+
+static void quantise(const struct panel_job *j, int64_t first, int64_t end)
+{
+    const struct panel_layout *p = panel_layout(j->type);
+    const int64_t blocks = j->k / PANEL_BLOCK;
+    for (int64_t t = first; t < end; t++) {
+        const int64_t row = t * TILE_X, rows = panel_tile_rows(TILE_X, TILE_SMALL, j->m - row);
+        for (int64_t r = 0; r < rows; r++) {
+            struct panel_block *y = j->rows + row * blocks + r;
+            const float *x = j->x + (row + r) * j->ldx;
+            for (int64_t b = 0; b < blocks; b++, y += rows) {
+                if (row + r < j->m) quantise_block(y, p, x + b * PANEL_BLOCK);
+                else memset(y, 0, sizeof *y);
+            }
         }
     }
 }
@@ -74,6 +91,8 @@ static void quantise(void *rows, int type, const float *x, int64_t ldx, int64_t 
 #define TYPE_HIGH(type)    ((type) == BLOCK_Q5_0 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q5_K || (type) == BLOCK_Q3_K ? 1 : (type) == BLOCK_Q6_K ? 2 : 0)
 #define TYPE_WIDE(type)    ((type) == BLOCK_Q8_0 || (type) == BLOCK_IQ4_NL || (type) == BLOCK_IQ4_XS || (type) == BLOCK_MXFP4)     /* offset 128 */
 #define TYPE_TWO(type)     ((type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_Q2_K)
+#define TYPE_HEAD(type)    ((type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K ? 64 : (type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_IQ4_XS ? 32 : 0)
+#define TYPE_SCALES(type)  ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 ? 64 : (type) == BLOCK_MXFP4 || (type) == BLOCK_IQ4_XS ? 16 : 32)
 #define TYPE_MINIMUM(type) ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K)
 
 /* The 8 groups of a block as bytes of the dot product: u, or signed weights where LANES_SIGNED_WIDE asks for them. */
@@ -133,14 +152,6 @@ VEC_INLINE void unpack_scales(const int type, lanes_f *a, lanes_f *b, const uint
 
 /* ---- tiles ---- */
 
-/* Rows of x in a tile: one, or TILE_X where there are registers for their sums. */
-#if defined(__AVX512VNNI__)
-enum { TILE_X = 8, TILE_SMALL = 4 };
-#elif defined(__AVX2__)
-enum { TILE_X = 4, TILE_SMALL = 4 };
-#else
-enum { TILE_X = 1, TILE_SMALL = 1 };
-#endif
 
 /* bias and residual, then `columns` of the 16 sums to y; the activation follows when all is stored */
 VEC_INLINE void tile_store(const struct panel_job *j, int64_t row, int64_t column, lanes_f sum)
@@ -161,30 +172,26 @@ VEC_INLINE lanes_i dot_four(lanes_i dot, const lanes_b *u, const int8_t *x, int 
 VEC_INLINE void quantised_tile(const int type, const int rows, const struct panel_job *j, int64_t panel, int64_t row)
 {
     const int low = TYPE_LOW(type), high = TYPE_HIGH(type), two = TYPE_TWO(type), as_signed = LANES_SIGNED_WIDE && TYPE_WIDE(type);
-    const struct panel_layout *p = panel_layout(type);
     const int64_t blocks = j->k / PANEL_BLOCK;
     const uint8_t *at = j->panels + panel * j->panel_bytes, *head = at;
-    struct panel_activations x[TILE_X];
+    const struct panel_block *x = j->rows + row * blocks;
     lanes_f sum[TILE_X];
     LANES_UNROLL
-    for (int r = 0; r < rows; r++) {
-        x[r] = panel_activations_at(j->rows, j->k, row + r < j->m ? row + r : row);
-        sum[r] = lanes_f_set(0.0f);
-    }
+    for (int r = 0; r < rows; r++) sum[r] = lanes_f_set(0.0f);
     for (int64_t b = 0; b < blocks; b++) {
         lanes_b u[GROUPS];
         lanes_f a[2], minimum[2];
-        if (p->head && b % 8 == 0) head = at, at += p->head;
+        if (TYPE_HEAD(type) && b % 8 == 0) head = at, at += TYPE_HEAD(type);
         if (rows <= 4)
             for (int line = 0; line < (low + high) * 64 + 32; line += 64) __builtin_prefetch(at + LINEAR_PREFETCH + line, 0, 3);
         unpack_scales(type, a, minimum, head, at);
-        unpack_groups(type, u, at + p->scales, as_signed);
-        at += p->scales + (low + high) * 64;
+        unpack_groups(type, u, at + TYPE_SCALES(type), as_signed);
+        at += TYPE_SCALES(type) + (low + high) * 64;
         LANES_UNROLL
         for (int r = 0; r < rows; r++) {
-            const int8_t *q = x[r].numbers + b * PANEL_BLOCK;
-            const float scale = x[r].scale[b];
-            const int32_t *start = x[r].start + (two ? 2 * b : b);
+            const int8_t *q = x[r].numbers;
+            const float scale = x[r].scale;
+            const int32_t *start = x[r].start;
             if (two) {
                 const lanes_i first = dot_four(lanes_i_set(TYPE_MINIMUM(type) ? 0 : start[0]), u, q, as_signed), second = dot_four(lanes_i_set(TYPE_MINIMUM(type) ? 0 : start[1]), u + 4, q + 16, as_signed);
                 sum[r] = lanes_f_fma(lanes_f_from(first), lanes_f_mul(a[0], lanes_f_set(scale)), sum[r]);
@@ -193,12 +200,13 @@ VEC_INLINE void quantised_tile(const int type, const int rows, const struct pane
                 const lanes_i dot = dot_four(dot_four(lanes_i_set(start[0]), u, q, as_signed), u + 4, q + 16, as_signed);
                 sum[r] = lanes_f_fma(lanes_f_from(dot), lanes_f_mul(a[0], lanes_f_set(scale)), sum[r]);
             }
-            if (TYPE_MINIMUM(type) && !two) sum[r] = lanes_f_fma(minimum[0], lanes_f_set(-x[r].moment[b]), sum[r]);
+            if (TYPE_MINIMUM(type) && !two) sum[r] = lanes_f_fma(minimum[0], lanes_f_set(-x[r].moment), sum[r]);
             if (TYPE_MINIMUM(type) && two) {
                 sum[r] = lanes_f_fma(minimum[0], lanes_f_set(-scale * (float)start[0]), sum[r]);
                 sum[r] = lanes_f_fma(minimum[1], lanes_f_set(-scale * (float)start[1]), sum[r]);
             }
         }
+        x += rows;
     }
     LANES_UNROLL
     for (int r = 0; r < rows; r++)
@@ -265,17 +273,16 @@ VEC_INLINE void half_tile(const int type, const int rows, const int panels, cons
 /* from and k: multiples of 256 for formats with a head, of 32 else */
 VEC_INLINE void decode_span(const int type, float *y, int64_t step, int64_t half, const uint8_t *panel, int64_t from, int64_t k)
 {
-    const struct panel_layout *p = panel_layout(type);
     const int low = TYPE_LOW(type), high = TYPE_HIGH(type);
-    const uint8_t *at = panel + from / PANEL_BLOCK * (p->scales + (low + high) * 64) + from / 256 * p->head, *head = at;
+    const uint8_t *at = panel + from / PANEL_BLOCK * (TYPE_SCALES(type) + (low + high) * 64) + from / 256 * TYPE_HEAD(type), *head = at;
     for (int64_t b = 0; b < k / PANEL_BLOCK; b++) {
         lanes_b u[GROUPS];
         lanes_f a[2], minimum[2];
-        if (p->head && b % 8 == 0) head = at, at += p->head;
+        if (TYPE_HEAD(type) && b % 8 == 0) head = at, at += TYPE_HEAD(type);
         unpack_scales(type, a, minimum, head, at);
-        unpack_groups(type, u, at + p->scales, 0);
-        at += p->scales + (low + high) * 64;
-        const lanes_f offset = lanes_f_set((float)p->offset);
+        unpack_groups(type, u, at + TYPE_SCALES(type), 0);
+        at += TYPE_SCALES(type) + (low + high) * 64;
+        const lanes_f offset = lanes_f_set((float)panel_layout(type)->offset);
         LANES_UNROLL
         for (int g = 0; g < GROUPS; g++)
             LANES_UNROLL

@@ -1,5 +1,6 @@
 /* Speed of single kernels at every level: GB/s and GFLOP/s, best of several runs, on one thread and on `--threads N` (2).
- *   kernels_bench [--threads N] [gemm|conv|chain|small]...
+ *   kernels_bench [--threads N] [gemm|conv|chain|small|linear|attention]...
+ * `linear` streams 16 matrices of 4096 x 4096 so that weights come from memory; `attention` decodes and fills a cache of 2048 positions, 32 heads on 8.
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
  * come from. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
  * layer the best time of many rounds counts, own and oneDNN in turns. */
@@ -8,7 +9,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/blocks.h"
 #include "kernels/conv.h"
+#include "kernels/linear.h"
+#include "kernels/llm.h"
 
 static double now(void)
 {
@@ -194,6 +198,79 @@ static void bench_small(const struct kernels *k, int threads)
     free(x), free(y), free(z);
 }
 
+enum { LINEAR_N = 4096, LINEAR_LAYERS = 16, LINEAR_M_MAX = 512 };
+
+static void bench_linear_mode(const struct kernels *k, int threads, int type, enum linear_mode mode, const void *weight, const float *x, float *y)
+{
+    static const int64_t rows[] = { 1, 2, 4, 8, 16, 32, 128, LINEAR_M_MAX };
+    static const char *const modes[] = { "f32", "fast", "invariant" };
+    const struct block_format *f = block_format(type);
+    struct linear_layer *layers_[LINEAR_LAYERS];
+    struct err err = { 0 };
+    const struct linear_spec spec = { .type = type, .weight = weight, .n = LINEAR_N, .k = LINEAR_N, .row_bytes = (int64_t)LINEAR_N / f->elements * f->bytes, .mode = mode, .level = k->level };
+    for (int i = 0; i < LINEAR_LAYERS; i++)
+        if (linear_open(layers_ + i, &spec, &err)) {
+            fprintf(stderr, "kernels_bench: %s\n", err.text);
+            exit(1);
+        }
+    printf("linear  %-7s %-9s threads %d (%s)", f->name, modes[mode], threads, linear_kernel(layers_[0]));
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        const int64_t m = rows[r];
+        if (m > 8 && k->level < CPU_AVX2) continue;
+        void *scratch = aligned_alloc(64, (linear_scratch(layers_[0], m, threads) + 127) & ~(uint64_t)63);
+        int i = 0;
+        BEST(t, for (int n = 0; n < (m < 16 ? LINEAR_LAYERS : 1); n++) linear_run(layers_[i++ % LINEAR_LAYERS], y, LINEAR_N, x, LINEAR_N, m, NULL, scratch, threads))
+        if (m < 16) t /= LINEAR_LAYERS;
+        if (m < 8) printf("  m=%lld %.1f GB/s", (long long)m, 1e-9 * (double)spec.row_bytes * LINEAR_N / t);
+        else printf("  m=%lld %.0f GFLOP/s", (long long)m, 2e-9 * (double)(m * LINEAR_N) * LINEAR_N / t);
+        fflush(stdout);
+        free(scratch);
+    }
+    printf("\n");
+    for (int i = 0; i < LINEAR_LAYERS; i++) linear_close(layers_[i]);
+}
+
+static void bench_linear(const struct kernels *k, int threads)
+{
+    static const int types[] = { BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_Q4_0, BLOCK_Q5_K, BLOCK_F16, BLOCK_BF16, BLOCK_F32 };
+    float *x = fresh((size_t)LINEAR_M_MAX * LINEAR_N), *y = fresh((size_t)LINEAR_M_MAX * LINEAR_N), *row = fresh(LINEAR_N);
+    char *weight = aligned_alloc(64, (size_t)LINEAR_N * LINEAR_N * 4);
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        const struct block_format *f = block_format(types[t]);
+        const size_t bytes = (size_t)(LINEAR_N / f->elements * f->bytes);
+        f->encode(weight, row, LINEAR_N);
+        for (size_t r = 1; r < LINEAR_N; r++) memcpy(weight + r * bytes, weight, bytes);
+        bench_linear_mode(k, threads, types[t], LINEAR_FAST, weight, x, y);
+        if (types[t] == BLOCK_Q4_K || types[t] == BLOCK_BF16) bench_linear_mode(k, threads, types[t], LINEAR_INVARIANT, weight, x, y), bench_linear_mode(k, threads, types[t], LINEAR_F32, weight, x, y);
+    }
+    free(x), free(y), free(row), free(weight);
+}
+
+static void bench_attention(const struct kernels *kernels, int threads)
+{
+    enum { HEADS = 32, KV_HEADS = 8, DIM = 128, POSITIONS = 2048, CHUNK = 512, WIDTH = HEADS * DIM };
+    static const int types[] = { BLOCK_F32, BLOCK_F16, BLOCK_Q8_0 };
+    struct llm_kernels k;
+    llm_kernels_fill(&k, kernels->level);
+    if (kernels->level == CPU_SCALAR) return;
+    float *q = fresh((size_t)CHUNK * WIDTH), *y = fresh((size_t)CHUNK * WIDTH), *kv = fresh((size_t)POSITIONS * KV_HEADS * DIM);
+    int32_t pages[POSITIONS / ATTENTION_PAGE];
+    for (int i = 0; i < POSITIONS / ATTENTION_PAGE; i++) pages[i] = i;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        const struct attention_spec s = { .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .head_dim_v = DIM, .kv_type = types[i], .scale = 0.088f, .causal = true };
+        const uint64_t page = attention_page_bytes(&s);
+        char *pool = aligned_alloc(64, page * (POSITIONS / ATTENTION_PAGE)), *scratch = aligned_alloc(64, attention_scratch(&s, threads));
+        const struct attention_row all = { 0, POSITIONS, 0, pages }, one = { 0, 1, POSITIONS - 1, pages }, chunk = { 0, CHUNK, POSITIONS - CHUNK, pages };
+        BEST(store, k.attention_store(pool, page, &s, kv, KV_HEADS * DIM, kv, KV_HEADS * DIM, &all, 1, threads))
+        BEST(decode, k.attention_paged(y, WIDTH, q, WIDTH, pool, page, &s, &one, 1, scratch, threads))
+        BEST(prefill, k.attention_paged(y, WIDTH, q, WIDTH, pool, page, &s, &chunk, 1, scratch, threads))
+        printf("attention %-7s threads %d  %-5s  store %6.2f us/position  decode at 2048 %7.1f us %5.1f GB/s  512 rows to 2048 %6.1f ms %6.1f GFLOP/s\n", cpu_level_name(k.level), threads, block_format(types[i])->name,
+               store * 1e6 / POSITIONS, decode * 1e6, 1e-9 * (double)page * (POSITIONS / ATTENTION_PAGE) / decode, prefill * 1e3, 4e-9 * CHUNK * (POSITIONS - CHUNK / 2.0) * WIDTH / prefill);
+        free(pool), free(scratch);
+    }
+    free(q), free(y), free(kv);
+}
+
 int main(int argc, char **argv)
 {
     int threads = 2, all = 1;
@@ -208,6 +285,8 @@ int main(int argc, char **argv)
             for (int i = 1; i < argc || (all && i == 1); i++) {
                 if (all || !strcmp(argv[i], "gemm")) bench_gemm(&k, t);
                 if (all || !strcmp(argv[i], "small")) bench_small(&k, t);
+                if (all || !strcmp(argv[i], "linear")) bench_linear(&k, t);
+                if (all || !strcmp(argv[i], "attention")) bench_attention(&k, t);
                 if (all || !strcmp(argv[i], "conv")) bench_conv(&k, t);
                 if (all || !strcmp(argv[i], "chain")) bench_chain(&k, t, "resnet50"), bench_chain(&k, t, "mobilenet");
                 if (all) break;
