@@ -20,8 +20,8 @@ static inline int some_digits(const char *p, uint64_t *value)
     memcpy(&v, p, 8);
     other = ((v + 0x4646464646464646u) | (v - 0x3030303030303030u)) & 0x8080808080808080u;
     int n = other ? __builtin_ctzll(other) / 8 : 8;
-    if (!n) return *value = 0, 0;
-    v = (v - 0x3030303030303030u) << (64 - 8 * n);
+    int half = 32 - 4 * n;      /* twice half of the way: with no digit everything is shifted out, without a branch */
+    v = (v - 0x3030303030303030u) << half << half;
     v = v * 10 + (v >> 8);
     *value = (((v & 0x000000ff000000ffu) * (100 + (1000000ull << 32))) + (((v >> 16) & 0x000000ff000000ffu) * (1 + (10000ull << 32)))) >> 32;
     *value &= 0xffffffffu;
@@ -32,8 +32,8 @@ static inline int some_digits(const char *p, uint64_t *value)
 static inline const char *plain(const char *p, float *out)
 {
     uint64_t w, more;
-    bool negative = false;
-    if (*p == '-') negative = true, p++;
+    bool negative = *p == '-';      /* signs are random: added, not branched upon */
+    p += negative;
     int whole = 1, e = 0;
     bool many = false;      /* more than 15 digits may be more than one exact operation takes */
     /* Where the next number starts depends on where this one ends; a branch that is guessed right breaks that chain, so the common forms are asked for. */
@@ -46,17 +46,19 @@ static inline const char *plain(const char *p, float *out)
         p += whole;
     }
     if (*p == '.') {
-        int n = some_digits(++p, &more), digits = n;
+        int digits = 0, n = some_digits(++p, &more);
         if (!n) return NULL;
+        while (n == 8) {      /* doubles have 16 or 17 digits: two groups and a bit. Steps of a constant: the next group does not wait for n */
+            w = w * 100000000u + more;
+            p += 8;
+            digits += 8;
+            if (digits > 16) return NULL;
+            n = some_digits(p, &more);
+        }
         w = w * pow10_whole[n] + more;
         p += n;
-        for (int groups = 1; n == 8; groups++) {      /* doubles have 16 or 17 digits: two groups and a bit */
-            n = some_digits(p, &more);
-            digits += n;
-            if (groups == 3 || whole + digits > 19) return NULL;
-            w = w * pow10_whole[n] + more;
-            p += n;
-        }
+        digits += n;
+        if (whole + digits > 19) return NULL;
         many = whole + digits > 15;
         e = -digits;
     }
@@ -74,7 +76,11 @@ static inline const char *plain(const char *p, float *out)
     } else {
         d = e < 0 ? (double)w / pow10_exact[-e] : (double)w * pow10_exact[e];
     }
-    *out = (float)(negative ? -d : d);
+    uint32_t bits;
+    float f = (float)d;
+    memcpy(&bits, &f, 4);
+    bits |= (uint32_t)negative << 31;
+    memcpy(out, &bits, 4);
     return p;
 }
 

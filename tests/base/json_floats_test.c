@@ -1,8 +1,13 @@
 #include "base/json.h"
 
+#include "base/buf.h"
+#include "base/checked.h"
+#include "base/clock.h"
 #include "tests/test.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Every form a client may print: the run must give what json_number gives, bit for bit (but -0, which json_number takes for an integer), or stop. */
 TEST(runs_give_what_single_numbers_give)
@@ -69,4 +74,43 @@ TEST(never_reads_past_the_end)
         CHECK(stop >= text && stop <= text + n);
         free(text);
     }
+}
+
+/* The figure of SPEED.md, printed by the release build: a picture's worth of floats as clients print them. */
+TEST(a_tensor_of_150528_floats)
+{
+    static const struct { const char *form; double scale; } kinds[] = { { "%.7g", 1 }, { "%.9g", 1 }, { "%.16g", 4 }, { "%.17g", 4 } };
+    enum { N = 150528, ROUNDS = 5 };
+    float *out = mem_alloc_array(N, sizeof *out);
+    REQUIRE(out != NULL);
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+        struct buf b;
+        uint64_t best = UINT64_MAX;
+        buf_init(&b, 0);
+        for (int i = 0; i < N; i++) {
+            buf_printf(&b, kinds[k].form, (((double)test_random() + (double)test_random() / 4294967296.0) / 4294967296.0 - (kinds[k].scale > 1 ? 0.5 : 0)) * kinds[k].scale);
+            buf_puts(&b, ",");
+        }
+        buf_printf(&b, "%*s", 64, "");
+        for (int round = 0; round < ROUNDS; round++) {
+            uint64_t start = clock_ns(), done = 0;
+            for (const char *p = b.data; done < N;) {      /* as the reader of tensors does it: what stops a run is read alone */
+                uint64_t count;
+                struct json one;
+                p = json_floats(p, b.data + b.length, out + done, N - done, &count);
+                done += count;
+                if (done == N) break;
+                p = json_number(p, b.data + b.length, &one);
+                REQUIRE(p != NULL && *p == ',');
+                out[done++] = (float)(one.type == JSON_REAL ? one.real : (double)one.integer);
+                p++;
+            }
+            uint64_t took = clock_ns() - start;
+            if (took < best) best = took;
+        }
+        CHECK(out[N - 1] == strtof(strrchr(b.data, '.') - 1 - (strrchr(b.data, '.')[-2] == '-'), NULL));
+        printf("     %d floats as %s: %.2f ms\n", N, kinds[k].form, (double)best * 1e-6);
+        buf_free(&b);
+    }
+    free(out);
 }
