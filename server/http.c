@@ -207,7 +207,8 @@ static bool take_body(struct http_call *c, const char *data, size_t n)
     if (c->has_answer) return true;      /* answered early: the rest is thrown away */
     if (c->sink) return c->sink(c->http->handler.context, c, data, n);
     if (!body_room(c, n)) {
-        refuse_body(c, ST_TOO_LARGE, "the body is larger than its limit");
+        bool fits = n <= c->limit && c->body_length <= c->limit - n;
+        refuse_body(c, fits ? ST_NO_MEMORY : ST_TOO_LARGE, fits ? "no memory for the body" : "the body is larger than its limit");
         return false;
     }
     memcpy(c->body + c->body_length, data, n);

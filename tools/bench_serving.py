@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests/e2e"))
 os.environ.setdefault("INFERD", os.path.join(ROOT, "build/release/inferd"))
 from harness import BINARY, Server
 
-LOAD = os.path.join(ROOT, "build/release/tests/bench/load")
+LOAD = os.path.join(os.path.dirname(BINARY), "tests/bench/load")
 NETWORKS = os.path.join(ROOT, "build/networks")
 
 
