@@ -20,8 +20,8 @@ struct signature {
     const char        *platform;           /* as Triton says it: "onnxruntime_onnx" for ONNX files */
     const struct port *inputs;  int input_count;
     const struct port *outputs; int output_count;
-    bool               text;               /* a language model: requests carry a text job, and many ride together */
     bool               batchable;          /* first dimension of every port is one free row dimension, and rows were proven independent */
+    bool               text;               /* a language model: requests carry a text job, and many ride together */
 };
 
 const struct port *signature_input(const struct signature *s, const char *name);     /* NULL if none */

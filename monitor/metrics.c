@@ -2,6 +2,8 @@
  * table walks over them. */
 #include "monitor/metrics.h"
 
+#include "monitor/metrics_text.h"
+
 #include "base/checked.h"
 
 #include <stdio.h>
@@ -187,6 +189,7 @@ void metrics_write(struct buf *out, struct registry *r, const struct metrics_pro
     registry_each(r, pin_each, &p);
     write_triton(out, &p);
     write_stages(out, &p);
+    metrics_write_text(out, p.versions, p.count);
     write_process(out, process);
     for (int i = 0; i < p.count; i++) registry_unpin(r, p.versions[i]);
     free(p.versions);

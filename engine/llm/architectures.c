@@ -73,6 +73,10 @@ static const struct llm_names names_bert = { {
     [ROLE_ATTENTION_POST] = "encoder.layer.%d.attention.output.LayerNorm", [ROLE_UP] = "encoder.layer.%d.intermediate.dense", [ROLE_DOWN] = "encoder.layer.%d.output.dense",
     [ROLE_FFN_POST] = "encoder.layer.%d.output.LayerNorm", [ROLE_POOLER] = "pooler.dense", [ROLE_SCORE] = "classifier",
 } };
+/* As BERT, but for the classifying head. */
+static const struct llm_names names_roberta = { {
+    [ROLE_SCORE_DENSE] = "classifier.dense", [ROLE_SCORE] = "classifier.out_proj",
+} };
 static const struct llm_names names_distilbert = { {
     [ROLE_TOKENS] = "embeddings.word_embeddings", [ROLE_POSITIONS] = "embeddings.position_embeddings", [ROLE_EMBED_NORM] = "embeddings.LayerNorm", [ROLE_Q] = "transformer.layer.%d.attention.q_lin",
     [ROLE_K] = "transformer.layer.%d.attention.k_lin", [ROLE_V] = "transformer.layer.%d.attention.v_lin", [ROLE_O] = "transformer.layer.%d.attention.out_lin",
@@ -109,7 +113,7 @@ static const struct llm_architecture rows[] = {
     { "olmoe", FOLDERS("olmoe"), NORM_RMS, BLOCK_SEQUENTIAL, ROPE_HALF, { ACT_SILU, 0, 0 }, LLM_NO_RENORM, 0, NULL },
     { "gpt-oss", FOLDERS("gpt_oss"), NORM_RMS, BLOCK_SEQUENTIAL, ROPE_HALF, { ACT_SILU, 0, 0 }, LLM_SOFTMAX_LATER | LLM_CLAMPED_GATE, 2, &names_gpt_oss },
     { "bert", FOLDERS("bert"), NORM_LAYER, BLOCK_AFTER, ROPE_NONE, { ACT_GELU, 0, 0 }, LLM_ENCODER, 0, &names_bert },
-    { "roberta", FOLDERS("roberta", "xlm-roberta"), NORM_LAYER, BLOCK_AFTER, ROPE_NONE, { ACT_GELU, 0, 0 }, LLM_ENCODER | LLM_POSITION_SHIFT, 0, &names_bert },
+    { "roberta", FOLDERS("roberta", "xlm-roberta"), NORM_LAYER, BLOCK_AFTER, ROPE_NONE, { ACT_GELU, 0, 0 }, LLM_ENCODER | LLM_POSITION_SHIFT, 0, &names_roberta },
     { "distilbert", FOLDERS("distilbert"), NORM_LAYER, BLOCK_AFTER, ROPE_NONE, { ACT_GELU, 0, 0 }, LLM_ENCODER, 0, &names_distilbert },
     { "nomic-bert", FOLDERS("nomic_bert"), NORM_LAYER, BLOCK_AFTER, ROPE_HALF, { ACT_SILU, 0, 0 }, LLM_ENCODER, 0, &names_nomic },
 };
@@ -148,6 +152,7 @@ bool llm_role_name(const struct llm_architecture *a, bool folder, enum llm_role 
         for (int i = 0; i < 3 && gguf_names[role][i]; i++) list[n++] = gguf_names[role][i];
     } else {
         const char *own = a->hf ? a->hf->names[role] : NULL;
+        if (!own && a->hf == &names_roberta) own = names_bert.names[role];
         if (own) list[n++] = own;
         else if (names_llama.names[role]) list[n++] = names_llama.names[role];
         if (a->hf == &names_falcon && names_falcon_new.names[role]) list[n++] = names_falcon_new.names[role];
