@@ -1,8 +1,8 @@
 /* The linear layer: checks the spec, chooses, and shares columns of y out to threads.
  *
  * Weights that have panels (kernels/linear_panels.h) are packed into them once; F32 ones into those of gemm_f32; the rest is read from the file as it lies.
- * Three ways to multiply. F32: gemm_f32. `panels`: x rounded to 8 bits against the panels, or 16-bit weights by as few rows as make one tile. `decoded`, for
- * everything else: a thread turns a slab of W (all of k, as many columns as stay in its second-level cache) into floats in the panels of gemm_f32 and
+ * Ways to multiply. F32: gemm_f32. `panels`: x rounded to 8 bits against the panels, or x as it is for as few rows as make one tile. `tiles`: many rows, FAST, where
+ * the machine has AMX. `decoded`, for everything else: a thread turns a slab of W (all of k, as many columns as stay in its second-level cache) into floats in the panels of gemm_f32 and
  * multiplies there; the slab's width shows nowhere in the result. */
 #include "kernels/linear.h"
 
@@ -18,7 +18,8 @@ enum {
     SLAB_STEP = 32,                      /* columns: a whole number of panels at every level */
     SLAB_BYTES = 1 << 20,
     DECODE_BYTES = 4 * 256 * SLAB_STEP,  /* 256 numbers of each row of a step */
-    HALF_ROWS = 8                        /* of x: up to here 16-bit weights are widened as they are used */
+    TILES_ROWS_MIN = 16,                 /* of x: from here on tiles win */
+    EXACT_ROWS = 8                       /* of x: up to here weights become floats as they are used, in registers */
 };
 static const int64_t PARALLEL_MIN = 150000;      /* multiply-adds below which waking a team costs more than it saves */
 static const uint64_t NUMBERS_MAX = (uint64_t)1 << 44;
@@ -142,11 +143,14 @@ static void decoded_run(const struct linear_job *job, int threads)
 static bool is_half(const struct linear_layer *l) { return l->layout && l->layout->low == 16; }
 static int64_t panel_count(const struct linear_layer *l) { return (l->spec.n + PANEL_ROWS - 1) / PANEL_ROWS; }
 
-/* Does a run of m rows go by panels? 16-bit weights have the same bits either way. */
+/* x is taken as it is, not rounded: the same bits by panels and by slabs. */
+static bool is_exact(const struct linear_layer *l) { return is_half(l) || l->spec.mode == LINEAR_F32; }
+
+/* Does a run of m rows go by panels? */
 static bool by_panels(const struct linear_layer *l, int64_t m)
 {
     if (!l->layout) return false;
-    return is_half(l) ? m <= HALF_ROWS : l->spec.mode != LINEAR_F32;
+    return !is_exact(l) || m <= EXACT_ROWS;
 }
 
 struct panels_work { struct panel_job job; const struct linear_layer *l; };
@@ -165,19 +169,59 @@ static void panels_part(void *ctx, int part, int parts)
     w->l->panels->multiply(&w->job, count * part / parts, count * (part + 1) / parts);
 }
 
+static struct panel_job panel_job_of(const struct linear_job *d)
+{
+    const struct linear_spec *s = &d->l->spec;
+    return (struct panel_job){ .type = s->type, .panels = d->l->packed, .panel_bytes = panel_bytes(d->l->layout, s->k), .n = s->n, .k = s->k, .m = d->m, .exact = is_exact(d->l),
+                               .y = d->y, .ldy = d->ldy, .x = d->x, .ldx = d->ldx, .ep = d->ep };
+}
+
 static void panels_run(const struct linear_job *d, int threads)
 {
     const struct linear_spec *s = &d->l->spec;
-    struct panels_work w = { .l = d->l };
-    w.job = (struct panel_job){ .type = s->type, .panels = d->l->packed, .panel_bytes = panel_bytes(d->l->layout, s->k), .n = s->n, .k = s->k, .m = d->m,
-                                .y = d->y, .ldy = d->ldy, .rows = (struct panel_block *)(void *)d->scratch, .x = d->x, .ldx = d->ldx, .ep = d->ep };
+    struct panels_work w = { .job = panel_job_of(d), .l = d->l };
+    w.job.rows = (struct panel_block *)(void *)d->scratch;
     const int64_t count = panel_count(d->l);
-    if (!is_half(d->l)) {
+    if (!is_exact(d->l)) {
         const int parts = d->m * s->k < PARALLEL_MIN ? 1 : threads;
         parallel_for(parts, parts, quantise_part, &w);
     }
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : count < threads ? (int)count : threads;
     parallel_for(parts, parts, panels_part, &w);
+}
+
+/* ---- tiles ---- */
+
+/* AMX, FAST only: another rounding of x than that of few rows. */
+static bool by_tiles(const struct linear_layer *l, int64_t m)
+{
+    return l->k.level >= CPU_AMX && l->spec.mode == LINEAR_FAST && l->layout && l->spec.type != BLOCK_F16 && m >= TILES_ROWS_MIN;
+}
+
+struct tiles_work { struct panel_job job; uint16_t *a; char *lanes; };
+
+static void round_part(void *ctx, int part, int parts)
+{
+    const struct tiles_work *w = ctx;
+    const int64_t blocks = (w->job.m + 15) / 16;
+    panel_tiles_round(w->a, &w->job, blocks * part / parts, blocks * (part + 1) / parts);
+}
+
+static void tiles_part(void *ctx, int part, int parts)
+{
+    const struct tiles_work *w = ctx;
+    const int64_t pairs = (w->job.n + 2 * PANEL_ROWS - 1) / (2 * PANEL_ROWS);
+    panel_tiles_multiply(&w->job, w->a, w->lanes + (int64_t)TILES_LANE_BYTES * part, pairs * part / parts * 2, pairs * (part + 1) / parts * 2);
+}
+
+static void tiles_run(const struct linear_job *d, int threads)
+{
+    const struct linear_spec *s = &d->l->spec;
+    struct tiles_work w = { .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + panel_tiles_bytes(d->m, s->k) };
+    w.job = panel_job_of(d);
+    const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
+    parallel_for(parts, parts, round_part, &w);
+    parallel_for(parts, parts, tiles_part, &w);
 }
 
 const struct panel_kernels *panel_kernels(enum cpu_level level)
@@ -225,8 +269,8 @@ static void name_layer(struct linear_layer *l)
 {
     const char *level = cpu_level_name(l->k.level);
     if (l->spec.type == BLOCK_F32) snprintf(l->name, sizeof l->name, "F32 packed, %s", level);
-    else if (is_half(l) || (l->layout && l->spec.mode != LINEAR_F32)) snprintf(l->name, sizeof l->name, "%s panels, %s", l->format->name, l->panels->name);
-    else snprintf(l->name, sizeof l->name, "%s %s, %s", l->format->name, l->layout ? "panels decoded by slabs" : "decoded by slabs", level);
+    else if (l->layout) snprintf(l->name, sizeof l->name, "%s panels, %s", l->format->name, is_exact(l) ? level : l->panels->name);
+    else snprintf(l->name, sizeof l->name, "%s decoded by slabs, %s", l->format->name, level);
 }
 
 enum status linear_open(struct linear_layer **out, const struct linear_spec *spec, struct err *err)
@@ -266,7 +310,8 @@ bool        linear_borrows(const struct linear_layer *l) { return !l->packed; }
 uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 {
     if (l->spec.type == BLOCK_F32) return 0;
-    if (by_panels(l, m)) return is_half(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
+    if (by_tiles(l, m)) return panel_tiles_bytes(m, l->spec.k) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
+    if (by_panels(l, m)) return is_exact(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
     return decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);
 }
 
@@ -278,6 +323,7 @@ void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float
     if (!ep) ep = &nothing;
     const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep, .scratch = scratch };
     if (l->spec.type == BLOCK_F32) l->k.gemm_f32(y, ldy, x, ldx, l->packed, m, l->spec.n, l->spec.k, ep, threads);
+    else if (by_tiles(l, m)) tiles_run(&j, threads);
     else if (by_panels(l, m)) panels_run(&j, threads);
     else decoded_run(&j, threads);
 }

@@ -60,8 +60,9 @@ struct panel_job {
     int64_t panel_bytes, n, k, m;
     float *y;
     int64_t ldy;
-    struct panel_block *rows;            /* tiles of m rows; unused for 16-bit weights */
-    const float *x;                      /* of 16-bit weights */
+    struct panel_block *rows;            /* tiles of m rows; unused when exact */
+    bool exact;                          /* x as it is, sums with k in ascending order; always so for 16-bit weights */
+    const float *x;
     int64_t ldx;
     const struct gemm_epilogue *ep;
 };
@@ -85,5 +86,15 @@ static inline uint64_t panel_rows_bytes(const struct panel_kernels *p, int64_t m
 /* The best for min(level, machine): never NULL. */
 const struct panel_kernels *panel_kernels(enum cpu_level level);
 extern const struct panel_kernels panel_kernels_scalar, panel_kernels_avx2, panel_kernels_avx512vnni;
+
+/* ---- bfloat16 tiles (AMX): x and W rounded to bfloat16, sums in float. For many rows ---- */
+
+enum { TILES_K_MAX = 2048, TILES_X = 256, TILES_LANE_BYTES = TILES_K_MAX * 32 * 2 + 32 * 32 * 4 };      /* k and rows of x at a time; scratch of a thread */
+static inline int64_t panel_tiles_k(int64_t k) { return (k + 31) / 32 * 32; }
+static inline uint64_t panel_tiles_bytes(int64_t m, int64_t k) { return (uint64_t)((m + 15) / 16 * 16) * (uint64_t)panel_tiles_k(k) * 2; }
+/* x's rows 16 first .. 16 end (from m on zeros) as tiles a [m / 16][k / 32][16, 32] */
+void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end);
+/* y's columns of panels [from, to), all rows, epilogue and all; lane: TILES_LANE_BYTES. Only where cpu_level_detect() is CPU_AMX. */
+void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to);
 
 #endif

@@ -6,12 +6,10 @@
 #ifndef KERNELS_CPU_LINEAR_BODY_H
 #define KERNELS_CPU_LINEAR_BODY_H
 
-#include "kernels/cpu/vec_lanes.h"
+#include "kernels/cpu/linear_unpack.h"
 #include "kernels/cpu/vec_math.h"
-#include "kernels/blocks_types.h"
-#include "kernels/linear_panels.h"
 
-enum { GROUPS = 8, LINEAR_PREFETCH = 4096 };
+enum { LINEAR_PREFETCH = 4096 };
 
 /* Rows of x in a tile: one, or TILE_X where there are registers for their sums. */
 #if defined(__AVX512VNNI__)
@@ -81,72 +79,6 @@ static void quantise(const struct panel_job *j, int64_t first, int64_t end)
                 else memset(y, 0, sizeof *y);
             }
         }
-    }
-}
-
-/* ---- unpacking; `type` is a constant at every call ---- */
-
-/* The panel's layout as constants of the type. */
-#define TYPE_LOW(type)     ((type) == BLOCK_Q8_0 ? 8 : (type) == BLOCK_Q2_K || (type) == BLOCK_Q3_K ? 2 : 4)
-#define TYPE_HIGH(type)    ((type) == BLOCK_Q5_0 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q5_K || (type) == BLOCK_Q3_K ? 1 : (type) == BLOCK_Q6_K ? 2 : 0)
-#define TYPE_WIDE(type)    ((type) == BLOCK_Q8_0 || (type) == BLOCK_IQ4_NL || (type) == BLOCK_IQ4_XS || (type) == BLOCK_MXFP4)     /* offset 128 */
-#define TYPE_TWO(type)     ((type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_Q2_K)
-#define TYPE_HEAD(type)    ((type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K ? 64 : (type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_IQ4_XS ? 32 : 0)
-#define TYPE_SCALES(type)  ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 ? 64 : (type) == BLOCK_MXFP4 || (type) == BLOCK_IQ4_XS ? 16 : 32)
-#define TYPE_MINIMUM(type) ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K)
-
-/* The 8 groups of a block as bytes of the dot product: u, or signed weights where LANES_SIGNED_WIDE asks for them. */
-VEC_INLINE void unpack_groups(const int type, lanes_b *u, const uint8_t *bits, int as_signed)
-{
-    const int low = TYPE_LOW(type), high = TYPE_HIGH(type);
-    lanes_b l[8], h[2];
-    LANES_UNROLL
-    for (int v = 0; v < low; v++) l[v] = lanes_b_load(bits + 64 * v);
-    LANES_UNROLL
-    for (int v = 0; v < high; v++) h[v] = lanes_b_load(bits + 64 * (low + v));
-    LANES_UNROLL
-    for (int g = 0; g < GROUPS; g++) {
-        u[g] = low == 8 ? l[g] : low == 4 ? lanes_b_bits(l[g % 4], g / 4 * 4, 15) : lanes_b_bits(l[g / 4], g % 4 * 2, 3);
-        if (high == 1) u[g] = lanes_b_join(u[g], lanes_b_bits(h[0], g, 1), low);
-        if (high == 2) u[g] = lanes_b_join(u[g], lanes_b_bits(h[g / 4], g % 4 * 2, 3), low);
-        if (type == BLOCK_Q8_0 && as_signed) u[g] = lanes_b_flip(u[g]);
-        if (type == BLOCK_IQ4_NL || type == BLOCK_IQ4_XS) u[g] = lanes_b_table(u[g], block_values_iq4, as_signed ? 0 : 0x80);
-        if (type == BLOCK_MXFP4) u[g] = lanes_b_table(u[g], block_values_mxfp4, as_signed ? 0 : 0x80);
-    }
-}
-
-/* a (for each 16 of k when there are two) and b of a block; head: the start of its 8 blocks */
-VEC_INLINE void unpack_scales(const int type, lanes_f *a, lanes_f *b, const uint8_t *head, const uint8_t *scales)
-{
-    switch (type) {
-    case BLOCK_Q4_1:
-    case BLOCK_Q5_1:
-        a[0] = lanes_f_f16(scales), b[0] = lanes_f_f16(scales + 32);
-        break;
-    case BLOCK_MXFP4:
-        a[0] = lanes_f_power(scales);
-        break;
-    case BLOCK_Q4_K:
-    case BLOCK_Q5_K:
-        a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_u8(scales)), b[0] = lanes_f_mul(lanes_f_f16(head + 32), lanes_f_u8(scales + 16));
-        break;
-    case BLOCK_IQ4_XS:
-        a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales));
-        break;
-    case BLOCK_Q6_K:
-    case BLOCK_Q3_K:
-        a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales)), a[1] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales + 16));
-        break;
-    case BLOCK_Q2_K: {
-        uint8_t part[64];
-        for (int i = 0; i < 32; i++) part[i % 16 + i / 16 * 32] = scales[i] & 15, part[16 + i % 16 + i / 16 * 32] = scales[i] >> 4;
-        const lanes_f d = lanes_f_f16(head), dmin = lanes_f_f16(head + 32);
-        a[0] = lanes_f_mul(d, lanes_f_u8(part)), a[1] = lanes_f_mul(d, lanes_f_u8(part + 16));
-        b[0] = lanes_f_mul(dmin, lanes_f_u8(part + 32)), b[1] = lanes_f_mul(dmin, lanes_f_u8(part + 48));
-        break;
-    }
-    default:
-        a[0] = lanes_f_f16(scales);
     }
 }
 
@@ -242,6 +174,36 @@ VEC_INLINE void half_tile(const int type, const int rows, const int panels, cons
         for (int v = 0; v < panels && row + r < j->m; v++) tile_store(j, row + r, (panel + v) * PANEL_ROWS, sum[r][v]);
 }
 
+/* Each weight as its decoder has it and each sum with its k in ascending order: LINEAR_F32 for few rows. */
+VEC_INLINE void exact_tile(const int type, const int rows, const struct panel_job *j, int64_t panel, int64_t row)
+{
+    const uint8_t *at = j->panels + panel * j->panel_bytes, *head = at;
+    const lanes_f offset = lanes_f_set((float)panel_layout(type)->offset);
+    const float *x[TILE_X];
+    lanes_f sum[TILE_X];
+    LANES_UNROLL
+    for (int r = 0; r < rows; r++) x[r] = j->x + (row + r < j->m ? row + r : row) * j->ldx, sum[r] = lanes_f_set(0.0f);
+    for (int64_t b = 0; b < j->k / PANEL_BLOCK; b++) {
+        lanes_b u[GROUPS];
+        lanes_f a[2], minimum[2];
+        if (TYPE_HEAD(type) && b % 8 == 0) head = at, at += TYPE_HEAD(type);
+        unpack_scales(type, a, minimum, head, at);
+        unpack_groups(type, u, at + TYPE_SCALES(type), 0);
+        at += TYPE_SCALES(type) + (TYPE_LOW(type) + TYPE_HIGH(type)) * 64;
+        LANES_UNROLL
+        for (int g = 0; g < GROUPS; g++)
+            LANES_UNROLL
+            for (int i = 0; i < 4; i++) {
+                const lanes_f w = weight_of(type, a, minimum, u, offset, g, i);
+                LANES_UNROLL
+                for (int r = 0; r < rows; r++) sum[r] = lanes_f_fma(lanes_f_set(x[r][b * PANEL_BLOCK + 4 * g + i]), w, sum[r]);
+            }
+    }
+    LANES_UNROLL
+    for (int r = 0; r < rows; r++)
+        if (row + r < j->m) tile_store(j, row + r, panel * PANEL_ROWS, sum[r]);
+}
+
 /* All rows against panels [from, to): the panel stays in cache while the rows go by. */
 #define QUANTISED(type_)                                                                                                                \
     static __attribute__((noinline)) void multiply_##type_(const struct panel_job *j, int64_t from, int64_t to)                         \
@@ -253,6 +215,15 @@ VEC_INLINE void half_tile(const int type, const int rows, const int panels, cons
                 else if (TILE_X > TILE_SMALL) quantised_tile(BLOCK_##type_, TILE_X, j, panel, row);                                      \
             }                                                                                                                           \
     }
+#define EXACT(type_)                                                                                                                    \
+    static __attribute__((noinline)) void exact_##type_(const struct panel_job *j, int64_t from, int64_t to)                            \
+    {                                                                                                                                   \
+        for (int64_t panel = from; panel < to; panel++)                                                                                 \
+            for (int64_t row = 0, left; (left = j->m - row) > 0; row += left == 1 ? 1 : TILE_X) {                                        \
+                if (left == 1 || TILE_X == 1) exact_tile(BLOCK_##type_, 1, j, panel, row);                                               \
+                else exact_tile(BLOCK_##type_, TILE_X, j, panel, row);                                                                   \
+            }                                                                                                                           \
+    }
 #define HALF(type_)                                                                                                                     \
     static __attribute__((noinline)) void multiply_##type_(const struct panel_job *j, int64_t from, int64_t to)                         \
     {                                                                                                                                   \
@@ -260,6 +231,7 @@ VEC_INLINE void half_tile(const int type, const int rows, const int panels, cons
             for (int64_t row = 0, left; (left = j->m - row) > 0; row += left == 1 ? 1 : TILE_X) {                                        \
                 if (panel + 1 == to) half_tile(BLOCK_##type_, TILE_X, 1, j, panel, row);                                                 \
                 else if (left == 1 || TILE_X == 1) half_tile(BLOCK_##type_, 1, 2, j, panel, row);                                        \
+                else if (left <= TILE_SMALL || TILE_X == TILE_SMALL) half_tile(BLOCK_##type_, TILE_SMALL, 2, j, panel, row);             \
                 else half_tile(BLOCK_##type_, TILE_X, 2, j, panel, row);                                                                 \
             }                                                                                                                           \
     }
@@ -286,18 +258,13 @@ VEC_INLINE void decode_span(const int type, float *y, int64_t step, int64_t half
         LANES_UNROLL
         for (int g = 0; g < GROUPS; g++)
             LANES_UNROLL
-            for (int i = 0; i < 4; i++, y += step) {
-                const int h = TYPE_TWO(type) ? g / 4 : 0;
-                lanes_f w = lanes_f_mul(a[h], lanes_f_sub(lanes_f_from(lanes_i_byte(u[g], i)), offset));
-                if (TYPE_MINIMUM(type)) w = lanes_f_sub(w, minimum[h]);
-                lanes_f_store_halves(y, y + half, w);
-            }
+            for (int i = 0; i < 4; i++, y += step) lanes_f_store_halves(y, y + half, weight_of(type, a, minimum, u, offset, g, i));
     }
 }
 
-#define PANEL_TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL) X(IQ4_XS) X(MXFP4)
 PANEL_TYPES(QUANTISED)
 PANEL_TYPES(DECODE)
+PANEL_TYPES(EXACT)
 HALF(F16)
 HALF(BF16)
 
@@ -316,11 +283,13 @@ static void decode(float *y, int64_t step, int64_t half, int type, const uint8_t
 static void multiply(const struct panel_job *j, int64_t from, int64_t to)
 {
     switch (j->type) {
-#define ONE(type_) case BLOCK_##type_: multiply_##type_(j, from, to); break;
+#define ONE(type_)  case BLOCK_##type_: j->exact ? exact_##type_(j, from, to) : multiply_##type_(j, from, to); break;
+#define HALVES(type_) case BLOCK_##type_: multiply_##type_(j, from, to); break;
     PANEL_TYPES(ONE)
-    ONE(F16)
-    ONE(BF16)
+    HALVES(F16)
+    HALVES(BF16)
 #undef ONE
+#undef HALVES
     default: break;
     }
     const int64_t left = from * PANEL_ROWS, right = to * PANEL_ROWS < j->n ? to * PANEL_ROWS : j->n;

@@ -126,6 +126,32 @@ TEST(f32_mode_by_several_slabs_and_a_residual_in_place)
     sample_free(&s);
 }
 
+/* Deep enough that sums are put down and taken up again, with all that an epilogue has. */
+TEST(fast_mode_with_many_rows_a_deep_sum_and_a_residual_in_place)
+{
+    enum { N = 45, K = 2048 + 768, M = 300 };
+    static const int types[] = { BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_BF16 };
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        struct sample s = sample_make(types[t], N, K);
+        float *x = malloc(M * K * sizeof *x), *want = malloc(M * N * sizeof *want), *got = malloc(M * N * sizeof *got), *residual = malloc(M * N * sizeof *residual), bias[N];
+        test_fill(x, M * K, -1, 1);
+        test_fill(residual, M * N, -1, 1);
+        test_fill(bias, N, -1, 1);
+        struct gemm_epilogue ep = { .bias = bias, .residual = residual, .ldr = N, .act = { .kind = ACT_RELU } };
+        reference(want, &s, x, K, M, &ep);
+        for (int in_place = 0; in_place < 2; in_place++) {
+            struct linear_layer *l = open_sample(&s, types[t], LINEAR_FAST, CPU_AMX);
+            ep.residual = in_place ? got : residual;
+            memcpy(got, residual, M * N * sizeof *got);
+            run(l, got, N, x, K, M, &ep, 2);
+            CHECK_CLOSE(got, want, M * N, 0.25f);             /* 2816 terms, each off by up to 2^-8 */
+            linear_close(l);
+        }
+        free(x), free(want), free(got), free(residual);
+        sample_free(&s);
+    }
+}
+
 /* What rounding x to 8 bits in blocks of 32 may cost: each term is off by at most half a step (1/254 of its block's largest) times the weight. As errors are
  * random, a quarter of that sum is allowed for; bfloat16 in its place has 2^-8 of each term. */
 TEST(fast_and_invariant_modes_are_near_the_definition)

@@ -1,0 +1,204 @@
+/* Products of many rows with bfloat16 tiles: W's panels are turned into tiles two at a time (32 columns of y), TILES_K_MAX of k at a time, and meet
+ * TILES_X rows of x before the next two are; those rows stay in the second-level cache as tiles, the 32 columns nearly in the first. A step of
+ * 32 of k takes 2 tiles of x, 2 of W and 4 products. Sums wait in y while k goes on elsewhere; a residual that is y itself is what they start from.
+ *
+ * Tile instructions are written as asm with all that they touch named: the compiler's own wrappers do not say which memory they read. The configuration is loaded by
+ * each part and released at its end, so that a parked thread keeps no tile state. */
+#include "kernels/cpu/linear_unpack.h"
+#include "kernels/cpu/vec_math.h"
+
+struct tile_config { uint8_t palette, start_row, reserved[14]; uint16_t row_bytes[16]; uint8_t rows[16]; };
+
+static void tiles_begin(void)
+{
+    struct tile_config c = { .palette = 1 };
+    for (int t = 0; t < 8; t++) c.row_bytes[t] = 64, c.rows[t] = 16;
+    __asm__ volatile("ldtilecfg %0" : : "m"(c));
+}
+static void tiles_end(void) { __asm__ volatile("tilerelease" : : : "memory"); }
+
+#define TILE_ZERO(t)              __asm__ volatile("tilezero %%tmm" #t : : : "memory")
+#define TILE_LOAD(t, p, stride)   __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t : : "r"(p), "r"((int64_t)(stride)) : "memory")
+#define TILE_STORE(t, p, stride)  __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" : : "r"(p), "r"((int64_t)(stride)) : "memory")
+#define TILE_DOT(c, a, b)         __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
+
+enum { TILE_NUMBERS = 16 * 32, C_STRIDE = 32 * 4 };
+
+/* c [32, 32] += tiles of x (two rows of tiles, `apart` numbers apart) by tiles of W [steps][2] */
+static void tiles_product_32(float *c, const uint16_t *a, int64_t apart, const uint16_t *b, int64_t steps)
+{
+    TILE_LOAD(0, c, C_STRIDE);
+    TILE_LOAD(1, c + 16, C_STRIDE);
+    TILE_LOAD(2, c + 16 * 32, C_STRIDE);
+    TILE_LOAD(3, c + 16 * 32 + 16, C_STRIDE);
+    for (int64_t s = 0; s < steps; s++, a += TILE_NUMBERS, b += 2 * TILE_NUMBERS) {
+        TILE_LOAD(4, a, 64);
+        TILE_LOAD(6, b, 64);
+        TILE_LOAD(7, b + TILE_NUMBERS, 64);
+        TILE_DOT(0, 4, 6);
+        TILE_LOAD(5, a + apart, 64);
+        TILE_DOT(1, 4, 7);
+        TILE_DOT(2, 5, 6);
+        TILE_DOT(3, 5, 7);
+    }
+    TILE_STORE(0, c, C_STRIDE);
+    TILE_STORE(1, c + 16, C_STRIDE);
+    TILE_STORE(2, c + 16 * 32, C_STRIDE);
+    TILE_STORE(3, c + 16 * 32 + 16, C_STRIDE);
+}
+
+/* the upper 16 rows only */
+static void tiles_product_16(float *c, const uint16_t *a, const uint16_t *b, int64_t steps)
+{
+    TILE_LOAD(0, c, C_STRIDE);
+    TILE_LOAD(1, c + 16, C_STRIDE);
+    for (int64_t s = 0; s < steps; s++, a += TILE_NUMBERS, b += 2 * TILE_NUMBERS) {
+        TILE_LOAD(4, a, 64);
+        TILE_LOAD(6, b, 64);
+        TILE_LOAD(7, b + TILE_NUMBERS, 64);
+        TILE_DOT(0, 4, 6);
+        TILE_DOT(1, 4, 7);
+    }
+    TILE_STORE(0, c, C_STRIDE);
+    TILE_STORE(1, c + 16, C_STRIDE);
+}
+
+/* ---- W's panel as tiles: row r of a tile holds k = 2r and 2r + 1 of 16 columns, pair by pair ---- */
+
+static __m512i pair_of(__m512 even, __m512 odd)
+{
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+
+/* k [from, from + k) of a panel to every second tile from b on */
+VEC_INLINE void tiles_of_panel(const int type, uint16_t *b, const uint8_t *panel, int64_t from, int64_t k)
+{
+    const int bytes = TYPE_SCALES(type) + (TYPE_LOW(type) + TYPE_HIGH(type)) * 64, two = TYPE_TWO(type);
+    const uint8_t *at = panel + from / PANEL_BLOCK * bytes + from / 256 * TYPE_HEAD(type), *head = at;
+    const __m512 offset = _mm512_set1_ps((float)panel_layout(type)->offset);
+    for (int64_t block = 0; block < k / PANEL_BLOCK; block++, b += 2 * TILE_NUMBERS, at += bytes) {
+        lanes_b u[GROUPS];
+        lanes_f a[2], minimum[2], down[2];
+        if (TYPE_HEAD(type) && block % 8 == 0) head = at, at += TYPE_HEAD(type);
+        for (int line = 0; line < bytes; line += 64) __builtin_prefetch(at + 2048 + line, 0, 3);
+        unpack_scales(type, a, minimum, head, at);
+        unpack_groups(type, u, at + TYPE_SCALES(type), 0);
+        for (int h = 0; h < 1 + two; h++) down[h] = TYPE_MINIMUM(type) ? minimum[h] : _mm512_mul_ps(a[h], offset);
+        LANES_UNROLL
+        for (int g = 0; g < GROUPS; g++) {
+            const int h = two ? g / 4 : 0;
+            __m512 w[4];
+            LANES_UNROLL
+            for (int i = 0; i < 4; i++) w[i] = _mm512_fmsub_ps(a[h], lanes_f_from(lanes_i_byte(u[g], i)), down[h]);
+            _mm512_storeu_si512(b + (2 * g) * 32, pair_of(w[0], w[1]));
+            _mm512_storeu_si512(b + (2 * g + 1) * 32, pair_of(w[2], w[3]));
+        }
+    }
+}
+
+#define TILES(type_)                                                                                                              \
+    static __attribute__((noinline)) void tiles_of_##type_(uint16_t *b, const uint8_t *panel, int64_t from, int64_t k)            \
+    {                                                                                                                             \
+        tiles_of_panel(BLOCK_##type_, b, panel, from, k);                                                                         \
+    }
+PANEL_TYPES(TILES)
+
+/* bfloat16 weights only change places; beyond the last k are zeros. limit: all of k. */
+static void tiles_of_bf16(uint16_t *b, const uint8_t *panel, int64_t from, int64_t k, int64_t limit)
+{
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    for (int64_t i = from; i < from + k; i += 2) {
+        const __m512i both = i + 1 < limit ? _mm512_loadu_si512(panel + i * PANEL_ROWS * 2) : i < limit ? _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(panel + i * PANEL_ROWS * 2))) : _mm512_setzero_si512();
+        const int64_t at = i - from;
+        _mm512_storeu_si512(b + at / 32 * 2 * TILE_NUMBERS + at % 32 / 2 * 32, _mm512_permutexvar_epi16(order, both));
+    }
+}
+
+/* A panel beyond the last leaves zeros. */
+static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int64_t panels, int64_t from, int64_t k)
+{
+    const uint8_t *at = j->panels + panel * j->panel_bytes;
+    if (panel >= panels) {
+        for (int64_t s = 0; s < k / 32; s++) memset(b + s * 2 * TILE_NUMBERS, 0, TILE_NUMBERS * sizeof *b);
+        return;
+    }
+    switch (j->type) {
+#define ONE(type_) case BLOCK_##type_: tiles_of_##type_(b, at, from, k); break;
+    PANEL_TYPES(ONE)
+#undef ONE
+    default: tiles_of_bf16(b, at, from, k, j->k);
+    }
+}
+
+void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
+{
+    const int64_t steps = panel_tiles_k(j->k) / 32;
+    for (int64_t row = first * 16; row < end * 16; row++)
+        for (int64_t s = 0; s < steps; s++) {
+            uint16_t *to = a + (row / 16 * steps + s) * TILE_NUMBERS + row % 16 * 32;
+            const int64_t left = row < j->m ? j->k - s * 32 : 0;
+            const float *x = j->x + row * j->ldx + s * 32;
+            const __m512 low = left > 0 ? vec_load_n(x, left < 16 ? (int)left : 16) : vec_set(0.0f), high = left > 16 ? vec_load_n(x + 16, left < 32 ? (int)left - 16 : 16) : vec_set(0.0f);
+            _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
+}
+
+/* ---- the 32 x 32 sums between their tiles and y ---- */
+
+static void sums_take(float *c, const struct panel_job *j, int64_t row, int64_t column, int rows, int columns)
+{
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < 32; v += 16) vec_store(c + r * 32 + v, columns > v ? vec_load_n(j->y + (row + r) * j->ldy + column + v, columns - v < 16 ? columns - v : 16) : vec_set(0.0f));
+    memset(c + rows * 32, 0, (size_t)(32 - rows) * 32 * sizeof *c);
+}
+
+static void sums_put(const float *c, const struct panel_job *j, int64_t row, int64_t column, int rows, int columns, int last)
+{
+    const struct gemm_epilogue *ep = j->ep;
+    for (int r = 0; r < rows; r++) {
+        float *y = j->y + (row + r) * j->ldy + column;
+        for (int v = 0; v < columns; v += 16) {
+            const int n = columns - v < 16 ? columns - v : 16;
+            vec sum = vec_load(c + r * 32 + v);
+            if (last && ep->bias) sum = sum + vec_load_n(ep->bias + column + v, n);
+            if (last && ep->residual && ep->residual != j->y) sum = sum + vec_load_n(ep->residual + (row + r) * ep->ldr + column + v, n);
+            vec_store_n(y + v, sum, n);
+        }
+        if (last && ep->act.kind != ACT_NONE) activate_span(y, y, columns, ep->act);
+    }
+}
+
+/* k [from, from + k) of two panels, whose tiles are b, against rows [row, end) */
+static void columns_of_32(const struct panel_job *j, const uint16_t *a, const uint16_t *b, float *c, int64_t column, int64_t row, int64_t end, int64_t from, int64_t k)
+{
+    const int64_t steps = panel_tiles_k(j->k) / 32;
+    const int columns = j->n - column < 32 ? (int)(j->n - column) : 32;
+    for (; row < end; row += 32) {
+        const int rows = end - row < 32 ? (int)(end - row) : 32;
+        const uint16_t *tiles = a + (row / 16 * steps + from / 32) * TILE_NUMBERS;
+        if (from || j->ep->residual == j->y) sums_take(c, j, row, column, rows, columns);
+        else memset(c, 0, 32 * 32 * sizeof *c);
+        if (rows > 16) tiles_product_32(c, tiles, steps * TILE_NUMBERS, b, k / 32);
+        else tiles_product_16(c, tiles, b, k / 32);
+        sums_put(c, j, row, column, rows, columns, from + k >= j->k);
+    }
+}
+
+void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to)
+{
+    const int64_t k = panel_tiles_k(j->k), panels = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
+    uint16_t *b = lane;
+    float *c = (float *)(void *)(b + TILES_K_MAX * 32);
+    tiles_begin();
+    for (int64_t row = 0; row < j->m; row += TILES_X)
+        for (int64_t at = 0; at < k; at += TILES_K_MAX) {
+            const int64_t depth = k - at < TILES_K_MAX ? k - at : TILES_K_MAX, end = row + TILES_X < j->m ? row + TILES_X : j->m;
+            for (int64_t panel = from; panel < to; panel += 2) {
+                tiles_of(j, b, panel, panels, at, depth);
+                tiles_of(j, b + TILE_NUMBERS, panel + 1, panels, at, depth);
+                columns_of_32(j, a, b, c, panel * PANEL_ROWS, row, end, at, depth);
+            }
+        }
+    tiles_end();
+}

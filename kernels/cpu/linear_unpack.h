@@ -1,0 +1,86 @@
+/* A block of a panel (kernels/linear_panels.h) in registers: its 8 groups and its scales. `type` is a constant at every call, so that one layout is left. */
+#ifndef KERNELS_CPU_LINEAR_UNPACK_H
+#define KERNELS_CPU_LINEAR_UNPACK_H
+
+#include "kernels/blocks_types.h"
+#include "kernels/cpu/vec_lanes.h"
+#include "kernels/linear_panels.h"
+
+enum { GROUPS = 8 };
+
+/* The types with panels of bits. */
+#define PANEL_TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL) X(IQ4_XS) X(MXFP4)
+
+/* The panel's layout as constants of the type. */
+#define TYPE_LOW(type)     ((type) == BLOCK_Q8_0 ? 8 : (type) == BLOCK_Q2_K || (type) == BLOCK_Q3_K ? 2 : 4)
+#define TYPE_HIGH(type)    ((type) == BLOCK_Q5_0 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q5_K || (type) == BLOCK_Q3_K ? 1 : (type) == BLOCK_Q6_K ? 2 : 0)
+#define TYPE_WIDE(type)    ((type) == BLOCK_Q8_0 || (type) == BLOCK_IQ4_NL || (type) == BLOCK_IQ4_XS || (type) == BLOCK_MXFP4)     /* offset 128 */
+#define TYPE_TWO(type)     ((type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_Q2_K)
+#define TYPE_HEAD(type)    ((type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K ? 64 : (type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_IQ4_XS ? 32 : 0)
+#define TYPE_SCALES(type)  ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 ? 64 : (type) == BLOCK_MXFP4 || (type) == BLOCK_IQ4_XS ? 16 : 32)
+#define TYPE_MINIMUM(type) ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K)
+
+/* The 8 groups of a block as bytes of the dot product: u, or signed weights where LANES_SIGNED_WIDE asks for them. */
+VEC_INLINE void unpack_groups(const int type, lanes_b *u, const uint8_t *bits, int as_signed)
+{
+    const int low = TYPE_LOW(type), high = TYPE_HIGH(type);
+    lanes_b l[8], h[2];
+    LANES_UNROLL
+    for (int v = 0; v < low; v++) l[v] = lanes_b_load(bits + 64 * v);
+    LANES_UNROLL
+    for (int v = 0; v < high; v++) h[v] = lanes_b_load(bits + 64 * (low + v));
+    LANES_UNROLL
+    for (int g = 0; g < GROUPS; g++) {
+        u[g] = low == 8 ? l[g] : low == 4 ? lanes_b_bits(l[g % 4], g / 4 * 4, 15) : lanes_b_bits(l[g / 4], g % 4 * 2, 3);
+        if (high == 1) u[g] = lanes_b_join(u[g], lanes_b_bits(h[0], g, 1), low);
+        if (high == 2) u[g] = lanes_b_join(u[g], lanes_b_bits(h[g / 4], g % 4 * 2, 3), low);
+        if (type == BLOCK_Q8_0 && as_signed) u[g] = lanes_b_flip(u[g]);
+        if (type == BLOCK_IQ4_NL || type == BLOCK_IQ4_XS) u[g] = lanes_b_table(u[g], block_values_iq4, as_signed ? 0 : 0x80);
+        if (type == BLOCK_MXFP4) u[g] = lanes_b_table(u[g], block_values_mxfp4, as_signed ? 0 : 0x80);
+    }
+}
+
+/* a (for each 16 of k when there are two) and b of a block; head: the start of its 8 blocks */
+VEC_INLINE void unpack_scales(const int type, lanes_f *a, lanes_f *b, const uint8_t *head, const uint8_t *scales)
+{
+    switch (type) {
+    case BLOCK_Q4_1:
+    case BLOCK_Q5_1:
+        a[0] = lanes_f_f16(scales), b[0] = lanes_f_f16(scales + 32);
+        break;
+    case BLOCK_MXFP4:
+        a[0] = lanes_f_power(scales);
+        break;
+    case BLOCK_Q4_K:
+    case BLOCK_Q5_K:
+        a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_u8(scales)), b[0] = lanes_f_mul(lanes_f_f16(head + 32), lanes_f_u8(scales + 16));
+        break;
+    case BLOCK_IQ4_XS:
+        a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales));
+        break;
+    case BLOCK_Q6_K:
+    case BLOCK_Q3_K:
+        a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales)), a[1] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales + 16));
+        break;
+    case BLOCK_Q2_K: {
+        uint8_t part[64];
+        for (int i = 0; i < 32; i++) part[i % 16 + i / 16 * 32] = scales[i] & 15, part[16 + i % 16 + i / 16 * 32] = scales[i] >> 4;
+        const lanes_f d = lanes_f_f16(head), dmin = lanes_f_f16(head + 32);
+        a[0] = lanes_f_mul(d, lanes_f_u8(part)), a[1] = lanes_f_mul(d, lanes_f_u8(part + 16));
+        b[0] = lanes_f_mul(dmin, lanes_f_u8(part + 32)), b[1] = lanes_f_mul(dmin, lanes_f_u8(part + 48));
+        break;
+    }
+    default:
+        a[0] = lanes_f_f16(scales);
+    }
+}
+
+/* number i of group g as float, in the decoder's own order of operations */
+VEC_INLINE lanes_f weight_of(const int type, const lanes_f *a, const lanes_f *minimum, const lanes_b *u, lanes_f offset, int g, int i)
+{
+    const int h = TYPE_TWO(type) ? g / 4 : 0;
+    const lanes_f w = lanes_f_mul(a[h], lanes_f_sub(lanes_f_from(lanes_i_byte(u[g], i)), offset));
+    return TYPE_MINIMUM(type) ? lanes_f_sub(w, minimum[h]) : w;
+}
+
+#endif
