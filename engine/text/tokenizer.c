@@ -69,9 +69,36 @@ static bool word_before(const char *text, size_t at)
     return char_is_word(c);
 }
 
-/* The longest added token that begins exactly at `at`; -1. *end is behind it. */
-static int32_t added_at(const struct tokenizer *t, const struct trie *trie, const char *text, size_t length, size_t at, unsigned flags, size_t *end)
+struct call {
+    const struct tokenizer  *t;
+    struct work              w;
+    unsigned                 flags;
+    const struct token_span *spans;          /* where control tokens may be; NULL: anywhere that the flags allow them */
+    size_t                   span_count;
+    struct token_list       *out;
+    struct err              *err;
+    bool                     first, prefix;  /* nothing came before; the next text gets the file's space */
+};
+
+static bool control_allowed(const struct call *c, int round, size_t begin, size_t end)
 {
+    if (!(c->flags & TOKENIZE_SPECIAL_PARSE)) return false;
+    if (!c->spans) return true;
+    if (round) return false;                 /* offsets of normalised text say nothing about where it came from */
+    size_t low = 0, high = c->span_count;
+    while (low < high) {                     /* the last span that begins at or before `begin` */
+        size_t middle = (low + high) / 2;
+        if (c->spans[middle].offset <= begin) low = middle + 1;
+        else high = middle;
+    }
+    return low && end <= c->spans[low - 1].offset + c->spans[low - 1].length;
+}
+
+/* The longest added token that begins exactly at `at`; -1. *end is behind it. */
+static int32_t added_at(const struct call *call, int round, const char *text, size_t length, size_t at, size_t *end)
+{
+    const struct tokenizer *t = call->t;
+    const struct trie *trie = &t->added[round];
     int32_t found = -1, node = 0, c;
     for (size_t i = at; i < length; i++) {
         const struct pair_slot *s = pair_map_get(&trie->edges, ((uint64_t)node << 8 | (unsigned char)text[i]) + 1);
@@ -79,7 +106,7 @@ static int32_t added_at(const struct tokenizer *t, const struct trie *trie, cons
         node = s->a;
         if (s->b < 0) continue;
         const struct token *k = &t->tokens[s->b];
-        if (k->kind != TOKEN_USER && !(flags & TOKENIZE_SPECIAL_PARSE)) continue;
+        if (k->kind != TOKEN_USER && !control_allowed(call, round, at, i + 1)) continue;
         if (k->single_word) {
             if (word_before(text, at)) continue;
             if (i + 1 < length && (char_read(text + i + 1, length - i - 1, &c), char_is_word(c))) continue;
@@ -88,8 +115,6 @@ static int32_t added_at(const struct tokenizer *t, const struct trie *trie, cons
     }
     return found;
 }
-
-struct call { const struct tokenizer *t; struct work w; unsigned flags; struct token_list *out; struct err *err; bool first, prefix; };
 
 static enum status run_text(struct call *c, const char *text, size_t length)
 {
@@ -105,12 +130,11 @@ static enum status run_plain(struct call *c, int round, const char *text, size_t
 static enum status run_added(struct call *c, int round, const char *text, size_t length)
 {
     const struct tokenizer *t = c->t;
-    const struct trie *trie = &t->added[round];
     size_t gap = 0, end = 0;
     enum status st = ST_OK;
     int32_t ch;
-    for (size_t i = 0; i < length && trie->nodes && !st;) {
-        int32_t id = added_at(t, trie, text, length, i, c->flags, &end);
+    for (size_t i = 0; i < length && t->added[round].nodes && !st;) {
+        int32_t id = added_at(c, round, text, length, i, &end);
         if (id < 0) {
             i++;
             continue;
@@ -189,18 +213,24 @@ static enum status wrap(struct call *c, const int32_t *ids, int count)
 
 enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t length, unsigned flags, struct token_list *out, struct err *err)
 {
-    struct call c = { .t = t, .flags = flags, .out = out, .err = err, .first = true, .prefix = true };
+    return tokenizer_encode_spans(t, text, length, NULL, 0, flags, out, err);
+}
+
+enum status tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t length, const struct token_span *spans, size_t span_count, unsigned flags, struct token_list *out, struct err *err)
+{
+    struct call c = { .t = t, .flags = flags, .spans = spans, .span_count = span_count, .out = out, .err = err, .first = true, .prefix = true };
     struct buf clean;
     size_t start = out->count, own, end;
     buf_init(&clean, 0);
     struct buf *bufs[] = { &c.w.normal, &c.w.a, &c.w.b, &c.w.words.text, &c.w.next.text };
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) buf_init(bufs[i], 0);
     text = whole_characters(text, &length, &clean);
+    if (spans && clean.length) c.span_count = 0;         /* offsets have moved: no control tokens at all */
     enum status st = clean.failed ? err_set(err, ST_NO_MEMORY, "no memory for a text of %zu bytes", length) : matcher_open(&c.w.matcher, err);
     bool add = flags & TOKENIZE_SPECIAL_ADD;
     int before = t->before_count;
     /* The text's own BOS stands for ours. */
-    if (add && before && t->before[0] == t->ids.bos && length && added_at(t, &t->added[0], text, length, 0, flags, &end) == t->ids.bos) before = 0;
+    if (add && before && t->before[0] == t->ids.bos && length && added_at(&c, 0, text, length, 0, &end) == t->ids.bos) before = 0;
     if (!st && add) st = wrap(&c, t->before, before);
     own = out->count;
     if (!st && length) st = run_added(&c, 0, text, length);

@@ -37,6 +37,11 @@ void        tokenizer_close(struct tokenizer *t);
  * exceeds its match limit on this text. */
 enum status tokenizer_encode(const struct tokenizer *t, const char *text, size_t length, unsigned flags, struct token_list *out, struct err *err);
 
+/* The same for a text of which only the stretches `spans` (ascending, not overlapping) may hold control tokens, each wholly inside one stretch; the rest is
+ * text from outside. A chat template's output comes with its spans (template.h). */
+struct token_span { size_t offset, length; };
+enum status tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t length, const struct token_span *spans, size_t span_count, unsigned flags, struct token_list *out, struct err *err);
+
 int         tokenizer_count(const struct tokenizer *t);                                        /* ids are 0 .. count - 1 */
 /* The bytes that a token stands for (for byte tokens and byte-level pieces maybe no whole character); NULL for an id out of range. */
 const char *tokenizer_piece(const struct tokenizer *t, int32_t id, size_t *length);
