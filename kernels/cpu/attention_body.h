@@ -120,27 +120,41 @@ static const float *page_values(const struct attention_spec *s, const char *page
 
 /* ---- one query and one page ---- */
 
+/* Queries that take a page together, sharing what is loaded of it: as many as leave their sums in registers. */
+enum { TOGETHER = LANES == 16 ? 4 : 1 };
+
 /* weights[t] = q . keys[:, t]: four sums by d mod 4, then (0 + 1) + (2 + 3) */
-VEC_INLINE void page_scores(float *weights, const float *q, const float *keys, int dim)
+VEC_INLINE void page_scores(const int count, const struct query *const *queries, const float *keys, int dim)
 {
-    vec sum[4][PAGE_VECS];
-    for (int i = 0; i < 4; i++)
-        for (int v = 0; v < PAGE_VECS; v++) sum[i][v] = vec_set(0.0f);
+    vec sum[TOGETHER][4][PAGE_VECS];
+    const float *q[TOGETHER];
+#pragma GCC unroll 4
+    for (int n = 0; n < count; n++) {
+        q[n] = queries[n]->q;
+        for (int i = 0; i < 4; i++)
+            for (int v = 0; v < PAGE_VECS; v++) sum[n][i][v] = vec_set(0.0f);
+    }
     int d = 0;
     for (; d + 4 <= dim; d += 4)
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
 #pragma GCC unroll 16
-            for (int v = 0; v < PAGE_VECS; v++) sum[i][v] = vec_fma(vec_set(q[d + i]), vec_load(keys + (d + i) * PAGE + v * LANES), sum[i][v]);
-    for (; d < dim; d++)
-        for (int v = 0; v < PAGE_VECS; v++) sum[d & 3][v] = vec_fma(vec_set(q[d]), vec_load(keys + d * PAGE + v * LANES), sum[d & 3][v]);
-    for (int v = 0; v < PAGE_VECS; v++) vec_store(weights + v * LANES, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
+            for (int v = 0; v < PAGE_VECS; v++) {
+                const vec key = vec_load(keys + (d + i) * PAGE + v * LANES);
+#pragma GCC unroll 4
+                for (int n = 0; n < count; n++) sum[n][i][v] = vec_fma(vec_set(q[n][d + i]), key, sum[n][i][v]);
+            }
+    for (int i = 0; d + i < dim; i++)
+        for (int v = 0; v < PAGE_VECS; v++)
+            for (int n = 0; n < count; n++) sum[n][i][v] = vec_fma(vec_set(q[n][d + i]), vec_load(keys + (d + i) * PAGE + v * LANES), sum[n][i][v]);
+#pragma GCC unroll 4
+    for (int n = 0; n < count; n++)
+        for (int v = 0; v < PAGE_VECS; v++) vec_store(queries[n]->weights + v * LANES, (sum[n][0][v] + sum[n][1][v]) + (sum[n][2][v] + sum[n][3][v]));
 }
 
-/* values = values * old + sum over t in [from, to) of weights[t] * v[t], ascending */
-static void page_add_values(float *values, float old, const float *weights, const float *v, int dim, int from, int to)
+/* From dimension d on: values = values * old + sum over t in [from, to) of weights[t] * v[t], ascending. */
+static void page_add_values(float *values, float old, const float *weights, const float *v, int dim, int d, int from, int to)
 {
-    int d = 0;
     const vec keep = vec_set(old);
     for (; d + 4 * LANES <= dim; d += 4 * LANES) {
         vec a0 = vec_load(values + d) * keep, a1 = vec_load(values + d + LANES) * keep, a2 = vec_load(values + d + 2 * LANES) * keep, a3 = vec_load(values + d + 3 * LANES) * keep;
@@ -160,6 +174,35 @@ static void page_add_values(float *values, float old, const float *weights, cons
     }
 }
 
+/* The same for whole pages and several queries. */
+VEC_INLINE void page_add_whole(const int count, const struct query *const *queries, const float *old, const float *v, int dim)
+{
+    enum { STEP = LANES == 16 ? 2 : 4 };
+    int d = 0;
+    for (; d + STEP * LANES <= dim; d += STEP * LANES) {
+        vec a[TOGETHER][STEP];
+#pragma GCC unroll 4
+        for (int n = 0; n < count; n++)
+#pragma GCC unroll 4
+            for (int i = 0; i < STEP; i++) a[n][i] = vec_load(queries[n]->values + d + i * LANES) * vec_set(old[n]);
+#pragma GCC unroll 4
+        for (int t = 0; t < PAGE; t++) {
+            vec row[STEP];
+#pragma GCC unroll 4
+            for (int i = 0; i < STEP; i++) row[i] = vec_load(v + t * dim + d + i * LANES);
+#pragma GCC unroll 4
+            for (int n = 0; n < count; n++)
+#pragma GCC unroll 4
+                for (int i = 0; i < STEP; i++) a[n][i] = vec_fma(vec_set(queries[n]->weights[t]), row[i], a[n][i]);
+        }
+#pragma GCC unroll 4
+        for (int n = 0; n < count; n++)
+#pragma GCC unroll 4
+            for (int i = 0; i < STEP; i++) vec_store(queries[n]->values + d + i * LANES, a[n][i]);
+    }
+    for (int n = 0; n < count; n++) page_add_values(queries[n]->values, old[n], queries[n]->weights, v, dim, d, 0, PAGE);
+}
+
 /* scale, cap, slope; then what this query does not see becomes -infinity. Returns the page's maximum. */
 static float page_finish_scores(const struct attention_spec *s, const struct query *q, int64_t first_key, int from, int to)
 {
@@ -173,9 +216,9 @@ static float page_finish_scores(const struct attention_spec *s, const struct que
         for (int t = 0; t < PAGE; t++) q->weights[t] += s->alibi[q->head] * (float)(first_key + t - q->position);
     for (int t = 0; t < from; t++) q->weights[t] = lowest;
     for (int t = to; t < PAGE; t++) q->weights[t] = lowest;
-    float top = lowest;
-    for (int t = from; t < to; t++) top = q->weights[t] > top ? q->weights[t] : top;
-    return top;
+    vec top = vec_load(q->weights);
+    for (int v = LANES; v < PAGE; v += LANES) top = vec_max(top, vec_load(q->weights + v));
+    return vec_top(top);
 }
 
 VEC_INLINE float exp_of(float x)
@@ -185,11 +228,9 @@ VEC_INLINE float exp_of(float x)
     return lanes[0];
 }
 
-static void query_take_page(const struct attention_spec *s, struct query *q, int64_t page, const float *keys, const float *values)
+/* Scores to weights; returns what the sums and values so far are to be multiplied by. */
+static float query_weigh(const struct attention_spec *s, struct query *q, int64_t first_key, int from, int to)
 {
-    const int64_t first_key = page * PAGE;
-    const int from = q->from > first_key ? (int)(q->from - first_key) : 0, to = q->to < first_key + PAGE ? (int)(q->to - first_key) : PAGE;
-    page_scores(q->weights, q->q, keys, s->head_dim);
     const float top = page_finish_scores(s, q, first_key, from, to), most = top > q->top ? top : q->top;
     const float old = q->top == most ? 1.0f : exp_of(q->top - most);
     q->top = most;
@@ -198,7 +239,31 @@ static void query_take_page(const struct attention_spec *s, struct query *q, int
         vec_store(q->weights + v, e);
         vec_store(q->sums + v, vec_fma(vec_load(q->sums + v), vec_set(old), e));
     }
-    page_add_values(q->values, old, q->weights, values, s->head_dim_v, from, to);
+    return old;
+}
+
+/* The queries that see the page take it; those that see all of it and follow each other together. */
+static void queries_take_page(const struct attention_spec *s, struct query *queries, int total, int64_t page, const float *keys, const float *values)
+{
+    const int64_t first = page * PAGE, end = first + PAGE;
+    for (int i = 0; i < total; i++) {
+        struct query *q = queries + i;
+        const struct query *together[TOGETHER] = { q };
+        int whole = 0;
+        while (whole < TOGETHER && i + whole < total && q[whole].from <= first && q[whole].to >= end) together[whole] = q + whole, whole++;
+        if (TOGETHER > 1 && whole == TOGETHER) {
+            float old[TOGETHER];
+            page_scores(TOGETHER, together, keys, s->head_dim);
+            for (int n = 0; n < TOGETHER; n++) old[n] = query_weigh(s, q + n, first, 0, PAGE);
+            page_add_whole(TOGETHER, together, old, values, s->head_dim_v);
+            i += TOGETHER - 1;
+        } else if (q->from < end && q->to > first) {
+            const int from = q->from > first ? (int)(q->from - first) : 0, to = q->to < end ? (int)(q->to - first) : PAGE;
+            page_scores(1, together, keys, s->head_dim);
+            const float old = query_weigh(s, q, first, from, to);
+            page_add_values(q->values, old, q->weights, values, s->head_dim_v, 0, from, to);
+        }
+    }
 }
 
 static void query_finish(const struct attention_spec *s, const struct query *q, float *y)
@@ -245,8 +310,7 @@ static void attention_unit(const struct attention_job *j, const struct unit *u, 
         const char *at = j->pool + (uint64_t)u->r->pages[page] * j->page_stride;
         const int from = low > page * PAGE ? (int)(low - page * PAGE) : 0, to = high < (page + 1) * PAGE ? (int)(high - page * PAGE) : PAGE;
         const float *keys = page_keys(s, at, u->head, keys_buffer), *values = page_values(s, at, u->head, from, to, values_buffer);
-        for (int i = 0; i < total; i++)
-            if (queries[i].from < (page + 1) * PAGE && queries[i].to > page * PAGE) query_take_page(s, queries + i, page, keys, values);
+        queries_take_page(s, queries, total, page, keys, values);
     }
     for (int i = 0; i < total; i++)
         query_finish(s, queries + i, j->y + (u->r->first + u->first + i / group) * j->ldy + (int64_t)queries[i].head * s->head_dim_v);
@@ -309,8 +373,14 @@ static void store_key(const struct attention_spec *s, char *page, int head, int 
     char *x = page + (uint64_t)head * row_bytes(s->kv_type, s->head_dim * PAGE);
     const struct block_format *f = block_format(s->kv_type);
     const int dim = s->head_dim;
+    if (s->kv_type == BLOCK_F32) {
+        for (int d = 0; d < dim; d++) memcpy(x + (d * PAGE + t) * 4, k + d, 4);
+        return;
+    }
     if (f->elements == 1) {
-        for (int d = 0; d < dim; d++) f->encode(x + (d * PAGE + t) * f->bytes, k + d, 1);
+        uint16_t row[ATTENTION_DIM_MAX];
+        f->encode(row, k, dim);
+        for (int d = 0; d < dim; d++) memcpy(x + (d * PAGE + t) * 2, row + d, 2);
         return;
     }
     uint8_t block[34];

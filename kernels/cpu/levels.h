@@ -14,7 +14,7 @@ void llm_fill_avx2(struct llm_kernels *k);
 void llm_fill_avx512(struct llm_kernels *k);
 
 /* What one thread of attention_paged works in: a page of keys and of values as floats, and the state of a group of queries. */
-enum { ATTENTION_QUERIES = 64, ATTENTION_QUERY_BYTES = 128 };        /* rows times heads that share a page's conversion (at least one row's heads); book-keeping of one */
+enum { ATTENTION_QUERIES = 32, ATTENTION_QUERY_BYTES = 128 };        /* rows times heads that share a page's conversion (at least one row's heads); book-keeping of one */
 static inline uint64_t attention_queries(const struct attention_spec *s)
 {
     const int group = s->heads / s->kv_heads;
