@@ -1,4 +1,4 @@
-/* Block sizes come from the format's definition of each quantised type: a block of 32 or 256 weights with its scales. */
+/* Block formats are kernels/blocks.h's; the table here holds the plain types that it does not know. */
 #include "engine/formats/weights.h"
 
 #include <errno.h>
@@ -8,34 +8,28 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "kernels/blocks.h"
 
-static const struct { int type; const char *name; uint32_t elements, bytes; } types[] = {
-    { WEIGHT_F32, "F32", 1, 4 },          { WEIGHT_F16, "F16", 1, 2 },          { WEIGHT_Q4_0, "Q4_0", 32, 18 },       { WEIGHT_Q4_1, "Q4_1", 32, 20 },
-    { WEIGHT_Q5_0, "Q5_0", 32, 22 },      { WEIGHT_Q5_1, "Q5_1", 32, 24 },      { WEIGHT_Q8_0, "Q8_0", 32, 34 },       { WEIGHT_Q8_1, "Q8_1", 32, 36 },
-    { WEIGHT_Q2_K, "Q2_K", 256, 84 },     { WEIGHT_Q3_K, "Q3_K", 256, 110 },    { WEIGHT_Q4_K, "Q4_K", 256, 144 },     { WEIGHT_Q5_K, "Q5_K", 256, 176 },
-    { WEIGHT_Q6_K, "Q6_K", 256, 210 },    { WEIGHT_Q8_K, "Q8_K", 256, 292 },    { WEIGHT_IQ2_XXS, "IQ2_XXS", 256, 66 }, { WEIGHT_IQ2_XS, "IQ2_XS", 256, 74 },
-    { WEIGHT_IQ3_XXS, "IQ3_XXS", 256, 98 }, { WEIGHT_IQ1_S, "IQ1_S", 256, 50 }, { WEIGHT_IQ4_NL, "IQ4_NL", 32, 18 },   { WEIGHT_IQ3_S, "IQ3_S", 256, 110 },
-    { WEIGHT_IQ2_S, "IQ2_S", 256, 82 },   { WEIGHT_IQ4_XS, "IQ4_XS", 256, 136 }, { WEIGHT_I8, "I8", 1, 1 },            { WEIGHT_I16, "I16", 1, 2 },
-    { WEIGHT_I32, "I32", 1, 4 },          { WEIGHT_I64, "I64", 1, 8 },          { WEIGHT_F64, "F64", 1, 8 },           { WEIGHT_IQ1_M, "IQ1_M", 256, 56 },
-    { WEIGHT_BF16, "BF16", 1, 2 },        { WEIGHT_TQ1_0, "TQ1_0", 256, 54 },   { WEIGHT_TQ2_0, "TQ2_0", 256, 66 },    { WEIGHT_MXFP4, "MXFP4", 32, 17 },
-    { WEIGHT_BOOL, "BOOL", 1, 1 },        { WEIGHT_U8, "U8", 1, 1 },            { WEIGHT_U16, "U16", 1, 2 },           { WEIGHT_U32, "U32", 1, 4 },
-    { WEIGHT_U64, "U64", 1, 8 },          { WEIGHT_F8_E4M3, "F8_E4M3", 1, 1 },  { WEIGHT_F8_E5M2, "F8_E5M2", 1, 1 },
+static const struct { int type; const char *name; uint32_t bytes; } plain[] = {
+    { WEIGHT_I8, "I8", 1 },     { WEIGHT_I16, "I16", 2 }, { WEIGHT_I32, "I32", 4 }, { WEIGHT_I64, "I64", 8 }, { WEIGHT_F64, "F64", 8 },         { WEIGHT_BOOL, "BOOL", 1 },
+    { WEIGHT_U8, "U8", 1 },     { WEIGHT_U16, "U16", 2 }, { WEIGHT_U32, "U32", 4 }, { WEIGHT_U64, "U64", 8 }, { WEIGHT_F8_E4M3, "F8_E4M3", 1 }, { WEIGHT_F8_E5M2, "F8_E5M2", 1 },
 };
 
 bool weight_type_block(int type, uint32_t *elements, uint32_t *bytes)
 {
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (types[i].type == type) {
-            *elements = types[i].elements, *bytes = types[i].bytes;
-            return true;
-        }
+    const struct block_format *f = block_format(type);
+    if (f) return *elements = (uint32_t)f->elements, *bytes = (uint32_t)f->bytes, true;
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+        if (plain[i].type == type) return *elements = 1, *bytes = plain[i].bytes, true;
     return false;
 }
 
 const char *weight_type_name(int type)
 {
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (types[i].type == type) return types[i].name;
+    const struct block_format *f = block_format(type);
+    if (f) return f->name;
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+        if (plain[i].type == type) return plain[i].name;
     return "?";
 }
 

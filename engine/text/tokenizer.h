@@ -25,7 +25,7 @@ struct token_list { int32_t *ids; size_t count, capacity; };       /* starts zer
 void token_list_free(struct token_list *l);
 
 enum status tokenizer_open_gguf(struct tokenizer **out, const struct gguf *g, struct err *err);     /* keeps nothing of *g */
-/* A folder with tokenizer.json or tokenizer.model, and tokenizer_config.json, special_tokens_map.json, generation_config.json, chat_template.jinja where
+/* A folder with tokenizer.json, tokenizer.model or vocab.json with merges.txt, and tokenizer_config.json, special_tokens_map.json, generation_config.json, chat_template.jinja where
  * they are. dirfd >= 0: `path` is below it and no link is followed; dirfd < 0: the operator's own path. */
 enum status tokenizer_open_folder(struct tokenizer **out, int dirfd, const char *path, struct err *err);
 /* From the bytes of a tokenizer.json or of a tokenizer.model; `config` is the text of tokenizer_config.json or NULL. */

@@ -107,6 +107,22 @@ static enum status read_beside(struct tokenizer *t, int dirfd, const char *folde
     return st;
 }
 
+/* vocab.json and merges.txt; *out stays NULL when they are not there. */
+static enum status read_merges(struct tokenizer **out, int dirfd, const char *folder, const char *config, size_t config_length, struct err *err)
+{
+    char *vocab = NULL, *merges = NULL;
+    size_t vocab_length, merges_length;
+    enum status st = read_file(dirfd, folder, "vocab.json", MODEL_FILE_MAX, &vocab, &vocab_length, err);
+    if (!st && vocab) st = read_file(dirfd, folder, "merges.txt", MODEL_FILE_MAX, &merges, &merges_length, err);
+    if (!st && vocab && merges) {
+        st = tokenizer_open_merges(out, vocab, vocab_length, merges, merges_length, config, config_length, err);
+        if (st) err_prefix(err, "'vocab.json' and 'merges.txt'");
+    }
+    free(vocab);
+    free(merges);
+    return st;
+}
+
 enum status tokenizer_open_folder(struct tokenizer **out, int dirfd, const char *path, struct err *err)
 {
     static const char *const models[] = { "tokenizer.model", "spiece.model", "sentencepiece.bpe.model" };
@@ -125,9 +141,10 @@ enum status tokenizer_open_folder(struct tokenizer **out, int dirfd, const char 
         st = tokenizer_open_model(&t, text, length, config, config_length, err);
         if (st) err_prefix(err, "'%s'", models[i]);
     }
+    if (!st && !t) st = read_merges(&t, dirfd, path, config, config_length, err);
     free(text);
     free(config);
-    if (!st && !t) st = err_set(err, ST_NOT_FOUND, "the folder has neither tokenizer.json nor tokenizer.model");
+    if (!st && !t) st = err_set(err, ST_NOT_FOUND, "the folder has neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt");
     if (!st) st = read_beside(t, dirfd, path, err);
     if (st) tokenizer_close(t);
     else *out = t;

@@ -122,6 +122,8 @@ enum status steps_read_normaliser(struct tokenizer *t, const struct json *j, int
 enum status steps_read_splitter(struct tokenizer *t, const struct json *j, int depth, struct err *err);
 enum status steps_read_wraps(struct tokenizer *t, const struct json *j, int depth, struct err *err);
 enum status steps_read_decoder(struct tokenizer *t, const struct json *j, int depth, enum piece_style *style, struct err *err);
+/* vocab.json and merges.txt of the older folders (tokenizer_merges.c). */
+enum status tokenizer_open_merges(struct tokenizer **out, const char *vocab, size_t vocab_length, const char *merges, size_t merges_length, const char *config, size_t config_length, struct err *err);
 const char *json_text_or(const struct json *object, const char *key, const char *otherwise);
 bool        json_bool_or(const struct json *object, const char *key, bool otherwise);
 /* Sets ids.bos and so on by name ("bos_token", "eos_token", "pad_token", ...) from a member that is a text or an object with a text `content`. */

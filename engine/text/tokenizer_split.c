@@ -155,7 +155,7 @@ enum status split_run(const struct tokenizer *t, struct work *w, const char *tex
     words->count = 0, words->failed = false;
     buf_clear(&words->text);
     buf_append(&words->text, text, length);
-    pieces_add(words, 0, length);
+    if (words->text.failed || !pieces_add(words, 0, length)) return err_set(err, ST_NO_MEMORY, "no memory for the words of a text of %zu bytes", length);
     for (int k = 0; k < t->split_count && !st; k++) {
         const struct split_step *s = &t->split[k];
         bool rewrites = s->kind == SPLIT_METASPACE || s->kind == SPLIT_BYTES;

@@ -401,3 +401,28 @@ TEST(every_family_opens)
         buf_free(&b);
     }
 }
+
+/* The ids are CLIPTokenizer's. */
+TEST(vocab_and_merges_are_read)
+{
+    static const struct { const char *text; int count; int32_t ids[24]; } all[] = {
+        { "a large red square on the left", 9, { 195, 58, 165, 181, 186, 171, 189, 166, 196 } },
+        { "Two  BLUE circles, isn't it?", 20, { 195, 35, 38, 72, 129, 142, 18, 27, 20, 76, 44, 24, 34, 71, 1, 77, 24, 77, 57, 196 } },
+        { "zebra 42 \xC3\xA9!", 12, { 195, 41, 20, 17, 33, 58, 51, 49, 196, 196, 42, 196 } },
+    };
+    char path[700];
+    struct tokenizer *t = NULL;
+    struct err err;
+    if (!test_shared()) SKIP("the demo shapes of ../shared are not here");
+    snprintf(path, sizeof path, "%s/demo/shapes/tokenizer", test_shared());
+    REQUIRE_OK(tokenizer_open_folder(&t, -1, path, &err), err);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        struct token_list l = { 0 };
+        int count = all[i].count;
+        CHECK_OK(tokenizer_encode(t, all[i].text, strlen(all[i].text), TOKENIZE_SPECIAL_ADD, &l, &err), err);
+        CHECK_INT(l.count, count);
+        CHECK((int)l.count == count && !memcmp(l.ids, all[i].ids, (size_t)count * sizeof *l.ids));
+        token_list_free(&l);
+    }
+    tokenizer_close(t);
+}
