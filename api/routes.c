@@ -18,6 +18,10 @@ static const struct { const char *method, *pattern; enum route route; enum scope
     { "POST", "/v2/models/{m}/versions/{v}/infer",        ROUTE_INFER,            SCOPE_INFER },
     { "POST", "/v2/models/{m}/classify",                  ROUTE_CLASSIFY,         SCOPE_INFER },
     { "POST", "/v2/models/{m}/versions/{v}/classify",     ROUTE_CLASSIFY,         SCOPE_INFER },
+    { "POST", "/v2/models/{m}/generate",                  ROUTE_GENERATE,         SCOPE_INFER },
+    { "POST", "/v2/models/{m}/versions/{v}/generate",     ROUTE_GENERATE,         SCOPE_INFER },
+    { "POST", "/v2/models/{m}/generate_stream",           ROUTE_GENERATE_STREAM,  SCOPE_INFER },
+    { "POST", "/v2/models/{m}/versions/{v}/generate_stream", ROUTE_GENERATE_STREAM, SCOPE_INFER },
     { "GET",  "/v2/models/{m}/config",                    ROUTE_CONFIG,           SCOPE_READ },
     { "GET",  "/v2/models/{m}/versions/{v}/config",       ROUTE_CONFIG,           SCOPE_READ },
     { "GET",  "/v2/models/{m}/stats",                     ROUTE_STATS,            SCOPE_READ },
@@ -38,6 +42,15 @@ static const struct { const char *method, *pattern; enum route route; enum scope
     { "GET",  "/admin/models",                            ROUTE_ADMIN_MODELS,     SCOPE_ADMIN },
     { "GET",  "/admin/audit",                             ROUTE_ADMIN_AUDIT,      SCOPE_ADMIN },
     { "POST", "/admin/drain",                             ROUTE_DRAIN,            SCOPE_ADMIN },
+    { "POST", "/v1/chat/completions",                     ROUTE_CHAT,             SCOPE_INFER },
+    { "POST", "/v1/completions",                          ROUTE_COMPLETIONS,      SCOPE_INFER },
+    { "POST", "/v1/embeddings",                           ROUTE_EMBEDDINGS,       SCOPE_INFER },
+    { "POST", "/v1/rerank",                               ROUTE_RERANK,           SCOPE_INFER },
+    { "GET",  "/v1/models",                               ROUTE_OPENAI_MODELS,    SCOPE_READ },
+    { "GET",  "/v1/models/{m}",                           ROUTE_OPENAI_MODEL,     SCOPE_READ },
+    { "POST", "/tokenize",                                ROUTE_TOKENIZE,         SCOPE_INFER },
+    { "POST", "/detokenize",                              ROUTE_DETOKENIZE,       SCOPE_INFER },
+    { "POST", "/apply-template",                          ROUTE_APPLY_TEMPLATE,   SCOPE_INFER },
 };
 
 /* A {piece} takes what stands up to the next slash, at least one byte; {v} takes digits only. */

@@ -10,6 +10,7 @@
 
 struct engine;
 struct tokenizer;
+struct template;
 
 enum text_finish_label { FINISHED_STOP, FINISHED_LENGTH, FINISHED_ABORT, FINISHED_ERROR, FINISHED_COUNT };
 
@@ -27,6 +28,7 @@ enum text_ability { TEXT_CAN_GENERATE = 1, TEXT_CAN_EMBED = 2, TEXT_CAN_SCORE = 
 
 struct text_ops {
     const struct tokenizer *(*tokenizer)(const struct engine *e);
+    const struct template  *(*chat_template)(const struct engine *e);  /* NULL: the model has none, or one that cannot be read */
     int       (*context)(const struct engine *e);                      /* tokens of prompt and answer together */
     unsigned  (*abilities)(const struct engine *e);                    /* enum text_ability */
     struct text_stats *(*stats)(const struct engine *e);

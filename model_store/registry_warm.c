@@ -1,6 +1,8 @@
 /* The first runs of a version happen before anyone waits for them: plans are made, weights touched, kernels chosen. A model whose first run
  * fails is not published. What is run: the samples of model_warmup, and zeros of the signature for one row and for the largest batch, where
  * every other dimension is known. */
+#include "engine/text_job.h"
+#include "engine/text_ops.h"
 #include "model_store/registry_internal.h"
 
 #include <stdio.h>
@@ -170,11 +172,47 @@ static enum status wait_all(struct waiting *w, struct err *err)
     return w->failed ? err_set(err, w->err.status, "%s", w->err.text) : ST_OK;
 }
 
+/* A text of a few tokens, written or turned into a vector: every kernel has run once, and the weights are in memory. */
+struct text_sample { struct request request; struct text_job job; struct text_prompt prompt; int32_t tokens[16]; };
+
+static void release_text(struct request *q)
+{
+    struct text_sample *s = (struct text_sample *)q;
+    text_job_close(&s->job);
+    arena_free(&q->arena);
+    free(s);
+}
+
+static enum status run_text(const struct model_version *v, struct waiting *w, struct err *err)
+{
+    struct text_sample *s = calloc(1, sizeof *s);
+    if (!s) return err_set(err, ST_NO_MEMORY, "no memory for a warm-up sample");
+    request_init(&s->request, SAMPLE_BYTES_MAX);
+    s->request.event = tell;
+    s->request.event_context = w;
+    s->request.release = release_text;
+    s->request.text = &s->job;
+    int context = v->ops->text->context(v->engine), most = sizeof s->tokens / sizeof s->tokens[0];
+    s->prompt = (struct text_prompt){ .tokens = s->tokens, .count = context > most + 2 ? most : 1 };
+    bool writes = v->ops->text->abilities(v->engine) & TEXT_CAN_GENERATE;
+    enum status st = text_job_open(&s->job, writes ? TEXT_GENERATE : TEXT_EMBED, &s->prompt, 1, 1, err);
+    if (st) {
+        release_text(&s->request);
+        return st;
+    }
+    s->job.max_tokens = context > s->prompt.count + 2 ? 2 : 0;
+    s->job.no_cache = s->job.ignore_eos = true;
+    s->job.sampling.temperature = 0;
+    submit(v, &s->request, w);
+    return wait_all(w, err);
+}
+
 static enum status run_samples(struct registry *r, const struct model_version *v, struct waiting *w, struct err *err)
 {
     struct request *q = NULL;
     enum status st = ST_OK;
     int64_t sizes[2] = { 1, v->config->max_batch_size };
+    if (v->ops->text) return run_text(v, w, err);
     for (int i = 0; !st && i < (sizes[1] > 1 ? 2 : 1); i++) {
         for (int k = 0; !st && k < v->config->scheduling.instances; k++) {
             st = make_zeros(v, sizes[i], w, &q, err);

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/threads.h"
+#include "engine/llm/llm_engine.h"
 #include "engine/onnx/onnx_engine.h"
 #include "kernels/kernels.h"
 #include "server/server.h"
@@ -19,11 +20,12 @@
 
 enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2 };
 
-static const struct engine_ops *const engines[] = { &onnx_engine };
+static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine };
 
 static enum status inspect_file(const char *kind, const uint8_t *data, uint64_t size, struct err *err)
 {
     if (!strcmp(kind, "onnx")) return onnx_inspect(data, size, err);
+    if (!strcmp(kind, "llm")) return llm_inspect(data, size, err);
     return err_set(err, ST_UNSUPPORTED, "there is no engine '%s'", kind);
 }
 
@@ -59,7 +61,7 @@ static enum status start_registry(struct server *s, struct err *err)
     struct registry_options o = {
         .store = c->store, .control = !strcmp(c->control, "poll") ? CONTROL_POLL : !strcmp(c->control, "explicit") ? CONTROL_EXPLICIT : CONTROL_NONE,
         .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_model_count ? c->load_models : NULL, .load_at_start_count = c->load_model_count,
-        .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = PRECISION_F32,
+        .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = PRECISION_AUTO,
         .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .inspector = s->inspector,
         .log = s->log, .progress = isatty(2) ? show_progress : NULL,
     };

@@ -22,7 +22,9 @@ enum { EXPAND_RATIO = 100, CLASSES_DEFAULT = 5, ADMIN_BODY_MAX = 1 << 20 };
 static void serve_event(struct request *r, enum request_event e)
 {
     struct exchange *x = (struct exchange *)r;
-    if (e != EVENT_PARTIAL) http_resume_later(x->call);
+    if (e != EVENT_PARTIAL) atomic_store(&x->over, true);
+    if (x->text.stream) http_news(x->listener->http, &x->call);
+    else if (e != EVENT_PARTIAL) http_resume_later(x->call);
 }
 
 static void serve_told(void *http) { http_wake(http); }
@@ -33,6 +35,7 @@ static void serve_release(struct request *r)
     struct server *s = x->server;
     if (x->pin) registry_unpin(s->registry, x->pin);
     if (x->upload) registry_upload_abort(x->upload);
+    openai_ask_close(&x->text);
     free(x->body_base);
     buf_free(&x->answer);
     arena_reset(&r->arena);
@@ -97,8 +100,9 @@ void serve_error(struct exchange *x, const struct err *e)
 {
     struct buf b;
     buf_init(&b, 0);
-    oip_error_write(&b, e->text);
     int status = status_http(e->status);
+    if (x->route.route >= ROUTE_CHAT || (x->route.route == ROUTE_NONE && !strncmp(http_path(x->call), "/v1/", 4))) openai_error_write(&b, status, e->text, x->text.parameter, x->text.code);
+    else oip_error_write(&b, e->text);
     bool v2 = x->route.route >= ROUTE_SERVER && x->route.route <= ROUTE_NAMED_REPOSITORY;
     if (e->status == ST_EXISTS && v2) status = 400;
     if (status == 503 || status == 429) {
@@ -110,7 +114,7 @@ void serve_error(struct exchange *x, const struct err *e)
     serve_json(x, status, &b);
 }
 
-static void name_model(struct exchange *x)
+void serve_name_model(struct exchange *x)
 {
     char text[32];
     http_answer_header(x->call, "X-Inferd-Model", x->pin->name);
@@ -211,7 +215,8 @@ static enum status plan_body(struct exchange *x, struct err *err)
     if (encoding && strcasecmp(encoding, "gzip") && strcasecmp(encoding, "deflate") && strcasecmp(encoding, "identity"))
         return err_set(err, ST_BAD_MEDIA, "Content-Encoding '%.32s' is not taken; gzip and deflate are", encoding);
     switch (x->route.route) {
-    case ROUTE_INFER: case ROUTE_LOAD: http_body_limit(x->call, (uint64_t)s->config->body_max); break;
+    case ROUTE_INFER: case ROUTE_LOAD: case ROUTE_GENERATE: case ROUTE_GENERATE_STREAM: case ROUTE_CHAT: case ROUTE_COMPLETIONS: case ROUTE_EMBEDDINGS: case ROUTE_RERANK:
+    case ROUTE_TOKENIZE: case ROUTE_DETOKENIZE: case ROUTE_APPLY_TEMPLATE: http_body_limit(x->call, (uint64_t)s->config->body_max); break;
     case ROUTE_CLASSIFY: http_body_limit(x->call, (uint64_t)(s->config->body_max < 20 << 20 ? s->config->body_max : 20 << 20)); break;
     case ROUTE_UPLOAD: break;
     default: http_body_limit(x->call, ADMIN_BODY_MAX);
@@ -255,8 +260,7 @@ static void serve_begin(void *context, struct http_call *c)
 
 /* ---- down: the body is in ---- */
 
-/* The body as it was meant: expanded when it came compressed. The exchange owns its memory from here on. */
-static enum status take_body(struct exchange *x, const char **body, size_t *length, struct err *err)
+enum status serve_take_body(struct exchange *x, const char **body, size_t *length, struct err *err)
 {
     const char *encoding = http_header(x->call, "Content-Encoding");
     *body = http_body_take(x->call, &x->body_base, length);
@@ -277,7 +281,7 @@ static enum status read_infer(struct exchange *x, struct err *err)
     const char *body, *header = http_header(x->call, "Inference-Header-Content-Length");
     size_t length;
     uint64_t json_length = 0;
-    enum status st = take_body(x, &body, &length, err);
+    enum status st = serve_take_body(x, &body, &length, err);
     if (st) return st;
     if (header && (!header_number(x, "Inference-Header-Content-Length", &json_length) || json_length > length))
         return err_set(err, ST_BAD_INPUT, "Unable to parse Inference-Header-Content-Length: '%.32s' is not a number of bytes of the body", header);
@@ -295,7 +299,7 @@ static enum status read_classify(struct exchange *x, struct err *err)
     const struct signature *sig = x->pin->signature;
     if (!x->pin->config->picture.usable)
         return err_set(err, ST_BAD_INPUT, "model '%s' does not take pictures: its configuration does not say how a picture becomes its input", x->pin->name);
-    enum status st = take_body(x, &body, &length, err);
+    enum status st = serve_take_body(x, &body, &length, err);
     if (st) return st;
     x->request.inputs = arena_calloc(&x->request.arena, 1, sizeof *x->request.inputs);
     if (!x->request.inputs) return err_set(err, ST_NO_MEMORY, "no memory for the picture");
@@ -304,7 +308,7 @@ static enum status read_classify(struct exchange *x, struct err *err)
     return picture_bytes_to_tensor(&x->request.inputs[0].tensor, &x->pin->config->picture, &x->request, body, length, err);
 }
 
-static enum status read_deadline(struct exchange *x, struct err *err)
+enum status serve_read_deadline(struct exchange *x, struct err *err)
 {
     uint64_t timeout_ms;
     const char *text = http_header(x->call, "X-Request-Timeout-Ms");
@@ -320,7 +324,7 @@ static void serve_inference(struct exchange *x)
     struct err err;
     enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
     if (!st && scheduler_full(x->pin->scheduler)) st = err_set(&err, ST_UNAVAILABLE, "Exceeds maximum queue size");      /* it may have filled while the body came */
-    if (!st) st = read_deadline(x, &err);
+    if (!st) st = serve_read_deadline(x, &err);
     if (!st) st = x->route.route == ROUTE_CLASSIFY ? read_classify(x, &err) : read_infer(x, &err);
     if (st) {
         serve_error(x, &err);
@@ -340,7 +344,7 @@ static void serve_ready(void *context, struct http_call *c)
     struct exchange *x = http_user(c);
     (void)context;
     if (x->route.route == ROUTE_INFER || x->route.route == ROUTE_CLASSIFY) serve_inference(x);
-    else if (!serve_model_route(x)) serve_admin_route(x);
+    else if (!serve_text_route(x) && !serve_model_route(x)) serve_admin_route(x);
 }
 
 /* ---- back ---- */
@@ -353,7 +357,7 @@ static void serve_outputs(struct exchange *x)
     buf_init(&body, 0);
     enum status st = x->route.route == ROUTE_CLASSIFY ? classify_write(&body, &x->request, x->classes, x->pin, &err)
                                                       : oip_infer_write(&body, &json_length, &x->request, &x->ask, x->pin, &err);
-    name_model(x);
+    serve_name_model(x);
     if (st) {
         buf_free(&body);
         serve_error(x, &err);
@@ -375,6 +379,7 @@ static void serve_resume(void *context, struct http_call *c)
     struct exchange *x = http_user(c);
     (void)context;
     if (x->error.status) serve_error(x, &x->error);
+    else if (x->text.has_job) serve_text_resume(x);
     else if (x->job) serve_json(x, x->answer_status ? x->answer_status : 200, &x->answer);
     else if (x->request.error.status) serve_error(x, &x->request.error);
     else serve_outputs(x);
@@ -420,6 +425,10 @@ static void serve_end(void *context, struct http_call *c, bool sent)
     if (!x) return;
     atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
     if (x->server->config->access_log && log_enabled(x->server->log, LOG_INFO)) write_access_log(x, sent);
+    if (x->text.stream) {
+        http_forget(x->listener->http, &x->call);
+        if (x->pin && x->request.scheduler && !atomic_load(&x->over)) scheduler_cancel(x->pin->scheduler, &x->request);
+    }
     request_drop(&x->request);
 }
 

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "api/oip_infer.h"
+#include "api/openai.h"
 #include "api/routes.h"
 #include "base/log.h"
 #include "model_store/inspector.h"
@@ -57,6 +58,8 @@ struct exchange {
     char                  who[AUTH_NAME_MAX];
     struct model_version *pin;
     struct infer_ask      ask;
+    struct openai_ask     text;             /* of a language model's routes */
+    atomic_bool           over;             /* its last event came */
     int64_t               classes;          /* classify */
     void                 *body_base;        /* memory of the body, where the tensors are */
     struct upload        *upload;
@@ -75,6 +78,11 @@ void serve_trim(struct server *s);
 /* Answers `x` with an error in the route's dialect. Listener's thread. */
 void serve_error(struct exchange *x, const struct err *e);
 void serve_json(struct exchange *x, int status, struct buf *body);
+/* The headers that name the model, version and digest an answer came from. */
+void serve_name_model(struct exchange *x);
+/* The body as it was meant: expanded when it came compressed. The exchange owns its memory from here on. */
+enum status serve_take_body(struct exchange *x, const char **body, size_t *length, struct err *err);
+enum status serve_read_deadline(struct exchange *x, struct err *err);
 /* The body as one JSON object in the request's arena; an empty body is an empty object. */
 enum status serve_read_object(struct exchange *x, struct json **out, struct err *err);
 /* Runs x->job on a job thread; the answer is made from x->error and x->answer when it is done. */
@@ -83,6 +91,9 @@ void serve_in_job(struct exchange *x, void (*job)(struct exchange *x));
 /* Routes that need no scheduler: serve_model.c, serve_admin.c. True when the route was theirs. */
 bool serve_model_route(struct exchange *x);
 bool serve_admin_route(struct exchange *x);
+/* Routes of language models (serve_text.c): true when the route was theirs. serve_text_resume: after an event. */
+bool serve_text_route(struct exchange *x);
+void serve_text_resume(struct exchange *x);
 void serve_upload_begin(struct exchange *x);
 
 #endif

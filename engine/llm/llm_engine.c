@@ -19,6 +19,7 @@ static void engine_close(struct engine *e)
 {
     if (!e) return;
     graph_close(&e->graph);
+    template_close(e->chat_template);
     tokenizer_close(e->tokenizer);
     llm_model_close(&e->model);
     free(e);
@@ -29,6 +30,8 @@ static enum status open_tokenizer(struct engine *e, const char *path, struct err
     enum status st = e->model.gguf ? tokenizer_open_gguf(&e->tokenizer, e->model.gguf, err) : tokenizer_open_folder(&e->tokenizer, -1, path, err);
     if (st == ST_NOT_FOUND) return ST_OK;
     if (st) return err_prefix(err, "the tokenizer");
+    const char *template = tokenizer_chat_template(e->tokenizer, NULL);
+    if (template && template_open(&e->chat_template, template, strlen(template), &e->template_error)) e->chat_template = NULL;      /* the model still completes texts */
     for (int t = 0; t < tokenizer_count(e->tokenizer); t++)
         if (tokenizer_is_eog(e->tokenizer, t) && e->end_count < (int)(sizeof e->ends / sizeof e->ends[0])) e->ends[e->end_count++] = t;
     return ST_OK;
@@ -290,10 +293,11 @@ static enum status instance_collect(struct engine_instance *i, struct err *err)
 }
 
 static const struct tokenizer *engine_tokenizer(const struct engine *e) { return e->tokenizer; }
+static const struct template *engine_template(const struct engine *e) { return e->chat_template; }
 static int engine_context(const struct engine *e) { return e->context; }
 static struct text_stats *engine_stats(const struct engine *e) { return (struct text_stats *)(uintptr_t)&e->stats; }      /* counters are no part of what is read only */
 
-static const struct text_ops text = { .tokenizer = engine_tokenizer, .context = engine_context, .abilities = engine_abilities, .stats = engine_stats };
+static const struct text_ops text = { .tokenizer = engine_tokenizer, .chat_template = engine_template, .context = engine_context, .abilities = engine_abilities, .stats = engine_stats };
 
 const struct engine_ops llm_engine = {
     .name = "llm", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,
@@ -304,10 +308,16 @@ enum status llm_inspect(const uint8_t *data, uint64_t size, struct err *err)
 {
     struct llm_model m = { 0 };
     arena_init(&m.arena, (uint64_t)MEMORY_DEFAULT_GIB << 30);
-    enum status st = gguf_open_bytes(&m.gguf, data, size, err);
-    if (!st) {
-        m.weights = gguf_weights(m.gguf);
-        st = llm_config_read_gguf(&m, err);
+    enum status st;
+    if (size >= 4 && !memcmp(data, "GGUF", 4)) {
+        st = gguf_open_bytes(&m.gguf, data, size, err);
+        if (!st) {
+            m.weights = gguf_weights(m.gguf);
+            st = llm_config_read_gguf(&m, err);
+        }
+    } else {      /* a folder's config.json; its tensors are checked when they are mapped */
+        st = json_parse(&m.config_json, &m.arena, (const char *)data, size, NULL, err);
+        if (!st) st = llm_config_read_folder(&m, err);
     }
     if (!st) st = llm_config_check(&m.config, err);
     llm_model_close(&m);

@@ -8,7 +8,7 @@
 
 extern const struct engine_ops llm_engine;
 
-/* Parses the keys and tensors of a GGUF file without keeping anything: what the inspector's child runs (R34). */
+/* Parses the keys and tensors of a GGUF file, or a config.json, without keeping anything: what the inspector's child runs (R34). */
 enum status llm_inspect(const uint8_t *data, uint64_t size, struct err *err);
 
 #endif

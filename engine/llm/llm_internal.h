@@ -8,6 +8,7 @@
 #include "engine/llm/pages.h"
 #include "engine/llm/sampler.h"
 #include "engine/request.h"
+#include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
 
 enum {
@@ -19,6 +20,8 @@ struct engine {
     struct llm_model      model;
     struct graph          graph;
     struct tokenizer     *tokenizer;           /* NULL: the file has none; texts cannot be served, ids can */
+    struct template      *chat_template;       /* NULL: none, or template_error says what is wrong with it */
+    struct err            template_error;
     int32_t  ends[64];                         /* tokens that end a generation */
     int      end_count;
     struct engine_options options;

@@ -1,0 +1,67 @@
+/* The OpenAI REST dialect for language models: requests -> struct text_job, answers -> bytes, in one piece or as server-sent events. Pure: no sockets, no
+ * threads. Shapes: OpenAI's OpenAPI document (v2.3.0); the extra fields that vLLM and llama.cpp have made usual are read too; fields that
+ * mean nothing here are ignored. */
+#ifndef API_OPENAI_H
+#define API_OPENAI_H
+
+#include "base/json.h"
+#include "engine/request.h"
+#include "engine/text/tokenizer.h"
+#include "engine/text_job.h"
+#include "model_store/registry.h"
+
+enum openai_kind { OPENAI_CHAT, OPENAI_COMPLETION, OPENAI_EMBEDDINGS, OPENAI_RERANK, OPENAI_GENERATE /* Triton's generate extension */ };
+
+/* How far an answer has been streamed. */
+struct openai_cursor { size_t text; int tokens; bool begun, ended; };
+
+struct openai_ask {
+    enum openai_kind  kind;
+    char              id[40];              /* "chatcmpl-..." */
+    int64_t           created;             /* seconds */
+    const char       *model;               /* as the client named it */
+    bool              stream, include_usage, base64;
+    int               wanted;              /* choices to show; the best of job.choices */
+    int               logprobs;            /* as asked: alternatives to show; -1: none */
+    int               dimensions;          /* 0: all */
+    const struct json *documents;          /* rerank */
+    bool              return_documents;
+    int               top_n;
+    struct text_job   job;
+    bool              has_job;
+    const struct tokenizer *tokenizer;
+    struct text_prompt *prompts;
+    int               prompt_count;
+    struct openai_cursor *cursors;         /* [answers] */
+    bool              done_sent;
+    const char       *parameter;           /* after a failure: the field at fault, or NULL */
+    const char       *code;                /* after a failure: OpenAI's code, or NULL */
+};
+
+/* Fills *a and hangs its job on r; the tree is changed on the way (messages as templates want them). Memory from r->arena; openai_ask_close gives the rest back. `now` is wall-clock seconds. */
+enum status openai_read(struct openai_ask *a, enum openai_kind kind, struct request *r, const struct model_version *v, struct json *root, int64_t now, struct err *err);
+void        openai_ask_close(struct openai_ask *a);
+
+/* The whole answer of a request that is done. */
+void        openai_write(struct buf *out, const struct openai_ask *a, const struct request *r, const struct model_version *v);
+/* Appends the events that are new. True when the last one was written. `finished`: the request is over (with `failure`, or done). */
+bool        openai_stream(struct buf *out, struct openai_ask *a, const struct request *r, const struct model_version *v, bool finished, const struct err *failure);
+
+/* {"error":{"message","type","param","code"}} for the HTTP status. */
+void        openai_error_write(struct buf *out, int status, const char *text, const char *parameter, const char *code);
+/* One element of GET /v1/models. */
+void        openai_model_write(struct buf *out, const char *name, int64_t created);
+
+/* ---- tokenize, detokenize, apply-template (interface.md) ---- */
+enum status openai_tokenize(struct buf *out, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
+enum status openai_detokenize(struct buf *out, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
+enum status openai_apply_template(struct buf *out, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
+
+/* ---- shared by the dialect's files ---- */
+/* The prompt of a conversation as token ids: rendered by the model's template, control tokens only where the template wrote them. */
+enum status openai_render(struct token_list *tokens, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
+enum status openai_fields_read(struct openai_ask *a, struct request *r, const struct json *root, struct err *err);
+void        openai_usage_write(struct buf *out, const struct openai_ask *a);
+const char *openai_finish_text(const struct text_answer *x);
+
+#endif

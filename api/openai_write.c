@@ -1,0 +1,400 @@
+/* Answers of the OpenAI dialect. */
+#include "api/openai.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "engine/text/tokenizer.h"
+#include <stdlib.h>
+
+void openai_error_write(struct buf *out, int status, const char *text, const char *parameter, const char *code)
+{
+    const char *type = status == 401 ? "authentication_error" : status == 403 ? "permission_error" : status == 429 ? "rate_limit_error" : status >= 500 ? "server_error" : "invalid_request_error";
+    buf_puts(out, "{\"error\":{\"message\":");
+    json_write_text(out, text);
+    buf_puts(out, ",\"type\":");
+    json_write_text(out, type);
+    buf_puts(out, ",\"param\":");
+    if (parameter) json_write_text(out, parameter);
+    else buf_puts(out, "null");
+    buf_puts(out, ",\"code\":");
+    if (code) json_write_text(out, code);
+    else buf_puts(out, "null");
+    buf_puts(out, "}}");
+}
+
+void openai_model_write(struct buf *out, const char *name, int64_t created)
+{
+    buf_puts(out, "{\"id\":");
+    json_write_text(out, name);
+    buf_puts(out, ",\"object\":\"model\",\"created\":");
+    buf_int(out, created);
+    buf_puts(out, ",\"owned_by\":\"inferd\"}");
+}
+
+const char *openai_finish_text(const struct text_answer *x) { return x->finish == FINISH_LENGTH ? "length" : "stop"; }
+
+void openai_usage_write(struct buf *out, const struct openai_ask *a)
+{
+    int64_t prompt = 0, completion = 0, cached = 0;
+    bool text = a->job.task == TEXT_GENERATE;
+    for (int p = 0; p < a->job.prompt_count; p++) {
+        prompt += a->job.prompts[p].count;
+        cached += a->job.answers[p * a->job.choices].cached_tokens;
+    }
+    for (int i = 0; i < a->job.answer_count; i++) completion += a->job.answers[i].id_count;
+    buf_printf(out, "{\"prompt_tokens\":%lld,", (long long)prompt);
+    if (text) buf_printf(out, "\"completion_tokens\":%lld,", (long long)completion);
+    buf_printf(out, "\"total_tokens\":%lld", (long long)(prompt + completion));
+    if (text) buf_printf(out, ",\"prompt_tokens_details\":{\"cached_tokens\":%lld},\"completion_tokens_details\":{\"reasoning_tokens\":0}", (long long)cached);
+    buf_putc(out, '}');
+}
+
+/* ---- log-probabilities ---- */
+static void write_logprob(struct buf *out, float l)
+{
+    if (l == -INFINITY) buf_puts(out, "-9999.0");
+    else if (isnan(l)) buf_puts(out, "null");
+    else json_write_float(out, l);
+}
+
+static void write_token(struct buf *out, const struct openai_ask *a, int32_t id)
+{
+    size_t n = 0;
+    const char *piece = a->tokenizer ? tokenizer_piece(a->tokenizer, id, &n) : NULL;
+    json_write_string(out, piece ? piece : "", n);
+}
+
+static void write_chat_token(struct buf *out, const struct openai_ask *a, int32_t id, float logprob)
+{
+    size_t n = 0;
+    const char *piece = a->tokenizer ? tokenizer_piece(a->tokenizer, id, &n) : NULL;
+    buf_puts(out, "{\"token\":");
+    json_write_string(out, piece ? piece : "", n);
+    buf_puts(out, ",\"logprob\":");
+    write_logprob(out, logprob);
+    buf_puts(out, ",\"bytes\":[");
+    for (size_t i = 0; i < n; i++) buf_printf(out, i ? ",%d" : "%d", (unsigned char)piece[i]);
+    buf_putc(out, ']');
+}
+
+/* {"content":[...],"refusal":null} of tokens from..to. */
+static void write_chat_logprobs(struct buf *out, const struct openai_ask *a, const struct text_answer *x, int from, int to)
+{
+    buf_puts(out, "{\"content\":[");
+    for (int i = from; i < to; i++) {
+        const struct text_token *t = &x->tokens[i];
+        if (i > from) buf_putc(out, ',');
+        write_chat_token(out, a, t->token, t->logprob);
+        buf_puts(out, ",\"top_logprobs\":[");
+        for (int k = 0; k < t->top_count && k < a->logprobs; k++) {
+            if (k) buf_putc(out, ',');
+            write_chat_token(out, a, t->top[k].token, t->top[k].logprob);
+            buf_putc(out, '}');
+        }
+        buf_puts(out, "]}");
+    }
+    buf_puts(out, "],\"refusal\":null}");
+}
+
+static void write_completion_logprobs(struct buf *out, const struct openai_ask *a, const struct text_answer *x, int from, int to)
+{
+    buf_puts(out, "{\"text_offset\":[");
+    for (int i = from; i < to; i++) buf_printf(out, i > from ? ",%u" : "%u", x->tokens[i].text_offset);
+    buf_puts(out, "],\"token_logprobs\":[");
+    for (int i = from; i < to; i++) {
+        if (i > from) buf_putc(out, ',');
+        write_logprob(out, x->tokens[i].logprob);
+    }
+    buf_puts(out, "],\"tokens\":[");
+    for (int i = from; i < to; i++) {
+        if (i > from) buf_putc(out, ',');
+        write_token(out, a, x->tokens[i].token);
+    }
+    buf_puts(out, "],\"top_logprobs\":[");
+    for (int i = from; i < to; i++) {
+        const struct text_token *t = &x->tokens[i];
+        if (i > from) buf_putc(out, ',');
+        if (isnan(t->logprob) || a->logprobs == 0) {
+            buf_puts(out, isnan(t->logprob) ? "null" : "{}");
+            continue;
+        }
+        buf_putc(out, '{');
+        for (int k = 0; k < t->top_count && k < a->logprobs; k++) {
+            if (k) buf_putc(out, ',');
+            write_token(out, a, t->top[k].token);
+            buf_putc(out, ':');
+            write_logprob(out, t->top[k].logprob);
+        }
+        buf_putc(out, '}');
+    }
+    buf_puts(out, "]}");
+}
+
+static void write_logprobs(struct buf *out, const struct openai_ask *a, const struct text_answer *x, int from, int to)
+{
+    if (a->logprobs < 0) buf_puts(out, "null");
+    else if (a->kind == OPENAI_CHAT) write_chat_logprobs(out, a, x, from, to);
+    else write_completion_logprobs(out, a, x, from, to);
+}
+
+/* ---- whole answers ---- */
+static void write_head(struct buf *out, const struct openai_ask *a, const char *object)
+{
+    buf_puts(out, "{\"id\":");
+    json_write_text(out, a->id);
+    buf_puts(out, ",\"object\":");
+    json_write_text(out, object);
+    buf_puts(out, ",\"created\":");
+    buf_int(out, a->created);
+    buf_puts(out, ",\"model\":");
+    json_write_text(out, a->model);
+}
+
+static void write_fingerprint(struct buf *out, const struct model_version *v) { buf_printf(out, ",\"system_fingerprint\":\"fp_%.12s\"", v->digest); }
+
+static void write_choice(struct buf *out, const struct openai_ask *a, const struct text_answer *x, int index)
+{
+    buf_printf(out, "{\"index\":%d,", index);
+    if (a->kind == OPENAI_CHAT) {
+        buf_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
+        json_write_string(out, x->text.data ? x->text.data : "", x->text.length);
+        buf_puts(out, ",\"refusal\":null,\"annotations\":[]}");
+    } else {
+        buf_puts(out, "\"text\":");
+        json_write_string(out, x->text.data ? x->text.data : "", x->text.length);
+    }
+    buf_puts(out, ",\"logprobs\":");
+    write_logprobs(out, a, x, 0, x->token_count);
+    buf_printf(out, ",\"finish_reason\":\"%s\"}", openai_finish_text(x));
+}
+
+/* The `wanted` likeliest of a prompt's choices, in their order. */
+static bool is_wanted(const struct openai_ask *a, int prompt, int choice)
+{
+    if (a->wanted >= a->job.choices) return true;
+    const struct text_answer *list = &a->job.answers[prompt * a->job.choices];
+    int better = 0;
+    double own = list[choice].score / (list[choice].id_count ? list[choice].id_count : 1);
+    for (int k = 0; k < a->job.choices; k++) {
+        double other = list[k].score / (list[k].id_count ? list[k].id_count : 1);
+        better += other > own || (other == own && k < choice);
+    }
+    return better < a->wanted;
+}
+
+static void write_texts(struct buf *out, const struct openai_ask *a, const struct model_version *v)
+{
+    int index = 0;
+    write_head(out, a, a->kind == OPENAI_CHAT ? "chat.completion" : "text_completion");
+    buf_puts(out, ",\"choices\":[");
+    for (int p = 0; p < a->job.prompt_count; p++)
+        for (int c = 0; c < a->job.choices; c++) {
+            if (!is_wanted(a, p, c)) continue;
+            if (index) buf_putc(out, ',');
+            write_choice(out, a, &a->job.answers[p * a->job.choices + c], index++);
+        }
+    buf_puts(out, "],\"usage\":");
+    openai_usage_write(out, a);
+    if (a->kind == OPENAI_CHAT) buf_puts(out, ",\"service_tier\":\"default\"");
+    write_fingerprint(out, v);
+    buf_putc(out, '}');
+}
+
+static void write_base64(struct buf *out, const uint8_t *bytes, size_t n)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    buf_putc(out, '"');
+    for (size_t i = 0; i < n; i += 3) {
+        uint32_t x = (uint32_t)bytes[i] << 16 | (i + 1 < n ? (uint32_t)bytes[i + 1] << 8 : 0) | (i + 2 < n ? bytes[i + 2] : 0);
+        const char four[4] = { digits[x >> 18], digits[x >> 12 & 63], i + 1 < n ? digits[x >> 6 & 63] : '=', i + 2 < n ? digits[x & 63] : '=' };
+        buf_append(out, four, 4);
+    }
+    buf_putc(out, '"');
+}
+
+static void write_embeddings(struct buf *out, const struct openai_ask *a)
+{
+    buf_puts(out, "{\"object\":\"list\",\"data\":[");
+    for (int i = 0; i < a->job.answer_count; i++) {
+        const struct text_answer *x = &a->job.answers[i];
+        int width = a->dimensions && a->dimensions < x->width ? a->dimensions : x->width;
+        if (width < x->width) {      /* a shorter vector is made of unit length again */
+            double squares = 0;
+            for (int k = 0; k < width; k++) squares += (double)x->vector[k] * (double)x->vector[k];
+            for (int k = 0; k < width && squares > 0; k++) x->vector[k] = (float)((double)x->vector[k] / sqrt(squares));
+        }
+        buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%d,\"embedding\":", i ? "," : "", i);
+        if (a->base64) {
+            write_base64(out, (const uint8_t *)x->vector, (size_t)width * sizeof(float));
+        } else {
+            buf_putc(out, '[');
+            for (int k = 0; k < width; k++) {
+                if (k) buf_putc(out, ',');
+                json_write_float(out, x->vector[k]);
+            }
+            buf_putc(out, ']');
+        }
+        buf_putc(out, '}');
+    }
+    buf_puts(out, "],\"model\":");
+    json_write_text(out, a->model);
+    buf_puts(out, ",\"usage\":");
+    openai_usage_write(out, a);
+    buf_putc(out, '}');
+}
+
+static void write_rerank(struct buf *out, const struct openai_ask *a)
+{
+    int n = a->job.answer_count;
+    buf_puts(out, "{\"id\":");
+    json_write_text(out, a->id);
+    buf_puts(out, ",\"model\":");
+    json_write_text(out, a->model);
+    buf_puts(out, ",\"results\":[");
+    for (int rank = 0; rank < a->top_n; rank++) {
+        int best = -1;
+        for (int i = 0; i < n; i++) {      /* the rank-th: as many are better */
+            int better = 0;
+            for (int k = 0; k < n; k++) better += a->job.answers[k].score > a->job.answers[i].score || (a->job.answers[k].score == a->job.answers[i].score && k < i);
+            if (better == rank) best = i;
+        }
+        const struct json *d = a->documents->list.first;
+        for (int i = 0; i < best; i++) d = d->next;
+        buf_printf(out, "%s{\"index\":%d,\"relevance_score\":", rank ? "," : "", best);
+        json_write_double(out, 1 / (1 + exp(-a->job.answers[best].score)));
+        if (a->return_documents) {
+            const struct json *text = d->type == JSON_OBJECT ? json_get(d, "text") : d;
+            buf_puts(out, ",\"document\":{\"text\":");
+            json_write_string(out, text->string.text, text->string.length);
+            buf_putc(out, '}');
+        }
+        buf_putc(out, '}');
+    }
+    buf_puts(out, "],\"usage\":");
+    openai_usage_write(out, a);
+    buf_putc(out, '}');
+}
+
+static void write_generate(struct buf *out, const struct openai_ask *a, const struct request *r, const struct model_version *v, const char *text, size_t length)
+{
+    buf_putc(out, '{');
+    if (r->id[0]) {
+        buf_puts(out, "\"id\":");
+        json_write_text(out, r->id);
+        buf_putc(out, ',');
+    }
+    buf_puts(out, "\"model_name\":");
+    json_write_text(out, v->name);
+    buf_printf(out, ",\"model_version\":\"%lld\",\"text_output\":", (long long)v->version);
+    json_write_string(out, text, length);
+    buf_putc(out, '}');
+    (void)a;
+}
+
+void openai_write(struct buf *out, const struct openai_ask *a, const struct request *r, const struct model_version *v)
+{
+    const struct buf *text = &a->job.answers[0].text;
+    switch (a->kind) {
+    case OPENAI_EMBEDDINGS: write_embeddings(out, a); break;
+    case OPENAI_RERANK: write_rerank(out, a); break;
+    case OPENAI_GENERATE: write_generate(out, a, r, v, text->data ? text->data : "", text->length); break;
+    default: write_texts(out, a, v);
+    }
+}
+
+/* ---- events ---- */
+static void begin_chunk(struct buf *out, const struct openai_ask *a)
+{
+    buf_puts(out, "data: ");
+    write_head(out, a, a->kind == OPENAI_CHAT ? "chat.completion.chunk" : "text_completion");
+}
+
+static void end_chunk(struct buf *out, const struct openai_ask *a, const struct model_version *v)
+{
+    write_fingerprint(out, v);
+    if (a->include_usage) buf_puts(out, ",\"usage\":null");
+    buf_puts(out, "}\n\n");
+}
+
+static void write_delta(struct buf *out, const struct openai_ask *a, const struct model_version *v, int index, const char *text, size_t length, bool role, const char *finish, const struct text_answer *x, int from, int to)
+{
+    begin_chunk(out, a);
+    buf_printf(out, ",\"choices\":[{\"index\":%d,", index);
+    if (a->kind == OPENAI_CHAT) {
+        buf_puts(out, "\"delta\":{");
+        if (role) buf_puts(out, "\"role\":\"assistant\",\"refusal\":null,");
+        if (text) {
+            buf_puts(out, "\"content\":");
+            json_write_string(out, text, length);
+        }
+        buf_putc(out, '}');
+    } else {
+        buf_puts(out, "\"text\":");
+        json_write_string(out, text ? text : "", length);
+    }
+    buf_puts(out, ",\"logprobs\":");
+    if (to > from) write_logprobs(out, a, x, from, to);
+    else buf_puts(out, "null");
+    buf_puts(out, ",\"finish_reason\":");
+    if (finish) json_write_text(out, finish);
+    else buf_puts(out, "null");
+    buf_puts(out, "}]");
+    end_chunk(out, a, v);
+}
+
+/* What is new of one answer. With the job's lock. */
+static void stream_answer(struct buf *out, struct openai_ask *a, const struct request *r, const struct model_version *v, int index)
+{
+    const struct text_answer *x = &a->job.answers[index];
+    struct openai_cursor *c = &a->cursors[index];
+    size_t fresh = x->text.length - c->text;
+    int tokens = a->logprobs >= 0 ? x->token_count : 0;
+    if (c->ended) return;
+    if (a->kind == OPENAI_GENERATE) {
+        if (fresh) {
+            buf_puts(out, "data: ");
+            write_generate(out, a, r, v, x->text.data + c->text, fresh);
+            buf_puts(out, "\n\n");
+        }
+        c->text = x->text.length;
+        c->ended = x->finish != FINISH_NONE;
+        return;
+    }
+    if (!c->begun && a->kind == OPENAI_CHAT) write_delta(out, a, v, index, "", 0, true, NULL, x, 0, 0);
+    c->begun = true;
+    if (fresh || tokens > c->tokens) write_delta(out, a, v, index, fresh ? x->text.data + c->text : "", fresh, false, NULL, x, c->tokens, tokens);
+    c->text = x->text.length;
+    c->tokens = tokens;
+    if (x->finish == FINISH_NONE) return;
+    write_delta(out, a, v, index, a->kind == OPENAI_CHAT ? NULL : "", 0, false, openai_finish_text(x), x, 0, 0);
+    c->ended = true;
+}
+
+bool openai_stream(struct buf *out, struct openai_ask *a, const struct request *r, const struct model_version *v, bool finished, const struct err *failure)
+{
+    pthread_mutex_lock(&a->job.lock);
+    for (int i = 0; i < a->job.answer_count; i++) stream_answer(out, a, r, v, i);
+    if (finished && !failure && a->include_usage) {
+        begin_chunk(out, a);
+        buf_puts(out, ",\"choices\":[],\"usage\":");
+        openai_usage_write(out, a);
+        write_fingerprint(out, v);
+        buf_puts(out, "}\n\n");
+    }
+    pthread_mutex_unlock(&a->job.lock);
+    if (finished && failure) {
+        buf_puts(out, "data: ");
+        if (a->kind == OPENAI_GENERATE) {
+            buf_puts(out, "{\"error\":");
+            json_write_text(out, failure->text);
+            buf_putc(out, '}');
+        } else {
+            openai_error_write(out, status_http(failure->status), failure->text, NULL, NULL);
+        }
+        buf_puts(out, "\n\n");
+    }
+    if (finished && a->kind != OPENAI_GENERATE) buf_puts(out, "data: [DONE]\n\n");
+    return finished;
+}
