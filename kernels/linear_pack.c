@@ -57,16 +57,18 @@ static void spread_block(int type, const uint8_t *x, int b, uint8_t *u, uint8_t 
         int scale, min;
         block_scale_min(x + 4, b, &scale, &min);
         scales[0] = (uint8_t)scale, scales[1] = (uint8_t)min;
-        for (int i = 0; i < 32; i++) u[i] = (uint8_t)((q[i] >> (b % 2 * 4) & 15) | (type == BLOCK_Q5_K ? (x[16 + i] >> b & 1) << 4 : 0));
+        const int shift = b % 2 * 4;
+        for (int i = 0; i < 32; i++) u[i] = (uint8_t)(q[i] >> shift & 15);
+        for (int i = 0; i < 32 && type == BLOCK_Q5_K; i++) u[i] |= (uint8_t)((x[16 + i] >> b & 1) << 4);
         break;
     }
-    case BLOCK_Q6_K:
-        for (int i = 0; i < 32; i++) {
-            const int at = b % 4 * 32 + i;
-            u[i] = (uint8_t)((x[b / 4 * 64 + at % 64] >> (at / 64 * 4) & 15) | (x[128 + b / 4 * 32 + i] >> (b % 4 * 2) & 3) << 4);
-        }
+    case BLOCK_Q6_K: {
+        const uint8_t *low = x + b / 4 * 64 + b % 2 * 32, *high = x + 128 + b / 4 * 32;
+        const int shift = b % 4 / 2 * 4, shift_high = b % 4 * 2;
+        for (int i = 0; i < 32; i++) u[i] = (uint8_t)((low[i] >> shift & 15) | (high[i] >> shift_high & 3) << 4);
         scales[0] = x[192 + 2 * b], scales[1] = x[193 + 2 * b];
         break;
+    }
     case BLOCK_Q3_K:
         for (int i = 0; i < 32; i++) u[i] = (uint8_t)((x[32 + b / 4 * 32 + i] >> (b % 4 * 2) & 3) | (x[i] >> b & 1) << 2);
         for (int h = 0; h < 2; h++) {
@@ -90,25 +92,28 @@ static void head_of(int type, const uint8_t *x, uint8_t *head)
     }
 }
 
-/* bits [shift, shift + bits) of u [32] into row r's lanes of an array of so many bits */
+/* bits [shift, shift + bits) of u [32] into row r's lanes of an array of so many bits: 4 numbers, a group, at a time */
 static void put_bits(uint8_t *to, int bits, const uint8_t *u, int shift, int r)
 {
-    for (int i = 0; i < PANEL_BLOCK; i++) {
-        const int g = i / 4, lane = r * 4 + i % 4;
-        const unsigned v = u[i] >> shift & ((1u << bits) - 1);
-        switch (bits) {
-        case 8:  to[g * 64 + lane] |= (uint8_t)v; break;
-        case 4:  to[g % 4 * 64 + lane] |= (uint8_t)(v << (g / 4 * 4)); break;
-        case 2:  to[g / 4 * 64 + lane] |= (uint8_t)(v << (g % 4 * 2)); break;
-        default: to[lane] |= (uint8_t)(v << g);
+    const uint32_t mask = ((1u << bits) - 1) * 0x01010101u;
+    const int together = 8 / bits, vectors = bits;                    /* groups of one vector; vectors */
+    for (int v = 0; v < vectors; v++) {
+        uint32_t dword = 0;
+        for (int i = 0; i < together; i++) {
+            uint32_t group;
+            memcpy(&group, u + 4 * (bits == 4 ? v + 4 * i : v * together + i), sizeof group);
+            dword |= (group >> shift & mask) << (i * bits);
         }
+        memcpy(to + v * 64 + r * 4, &dword, sizeof dword);
     }
 }
 
 /* lane r of arrays of `width` bytes a lane */
 static void put_lanes(uint8_t *to, const uint8_t *from, int bytes, int width, int r)
 {
-    for (int at = 0; at < bytes; at += width) memcpy(to + at * PANEL_ROWS + r * width, from + at, (size_t)width);
+    for (int at = 0; at < bytes; at += width)
+        if (width == 2) memcpy(to + at * PANEL_ROWS + r * 2, from + at, 2);
+        else to[at * PANEL_ROWS + r] = from[at];
 }
 
 static void pack_row(uint8_t *panel, int type, const uint8_t *x, int r, int64_t k)
