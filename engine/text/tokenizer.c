@@ -234,7 +234,10 @@ enum status tokenizer_encode_spans(const struct tokenizer *t, const char *text, 
     if (!st && add) st = wrap(&c, t->before, before);
     own = out->count;
     if (!st && length) st = run_added(&c, 0, text, length);
-    if (!st && add && !(t->after_count && t->after[0] == t->ids.eos && out->count > own && out->ids[out->count - 1] == t->ids.eos)) st = wrap(&c, t->after, t->after_count);
+    /* Its own EOS as well, if it was written and not only an unknown token of the same id. */
+    const struct token *eos = t->ids.eos >= 0 ? &t->tokens[t->ids.eos] : NULL;
+    bool ended = eos && flags & TOKENIZE_SPECIAL_PARSE && t->after_count && t->after[0] == t->ids.eos && out->count > own && out->ids[out->count - 1] == t->ids.eos && length >= eos->length && !memcmp(text + length - eos->length, eos->text, eos->length);
+    if (!st && add && !ended) st = wrap(&c, t->after, t->after_count);
     if (st) out->count = start;
     work_free(&c.w);
     buf_free(&clean);

@@ -55,7 +55,10 @@ enum status pattern_compile(void **out, const char *text, size_t length, struct 
         buf_free(&b);
         return err_set(err, ST_UNSUPPORTED, "the pattern '%.200s' holds a class within a class, which is not taken", text);
     }
-    if (b.failed) return err_set(err, ST_NO_MEMORY, "no memory for a pattern");
+    if (b.failed) {
+        buf_free(&b);
+        return err_set(err, ST_NO_MEMORY, "no memory for a pattern");
+    }
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     if (context) pcre2_set_parens_nest_limit(context, 64);
     pcre2_code *pattern = context ? pcre2_compile((PCRE2_SPTR)(b.data ? b.data : ""), b.length, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, context) : NULL;
