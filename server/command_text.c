@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/checked.h"
 #include "base/clock.h"
 #include "engine/formats/npy.h"
 #include "engine/llm/llm_internal.h"
@@ -208,15 +209,16 @@ int command_tokenize(int argc, char **argv)
 static enum status read_ids(const char *text, int32_t **out, int *count, struct err *err)
 {
     int n = 0, room = 64;
-    int32_t *ids = malloc((size_t)room * sizeof *ids);
+    int32_t *ids = mem_alloc_array((uint64_t)room, sizeof *ids);
     for (const char *p = text; ids;) {
         char *end;
         long v = strtol(p, &end, 10);
         if (end == p) break;
         if (n == room) {
-            int32_t *more = realloc(ids, (size_t)(room *= 2) * sizeof *ids);
+            int32_t *more = mem_realloc_array(ids, (uint64_t)room * 2, sizeof *more);
             if (!more) break;
             ids = more;
+            room *= 2;
         }
         ids[n++] = (int32_t)v;
         for (p = end; *p == ' ' || *p == ',';) p++;
