@@ -33,16 +33,16 @@ static bool f_tojson(struct run *r, const struct value *v, const struct argument
     const struct value *indent = argument(a, 1, "indent"), *separators = argument(a, 2, "separators");
     int64_t width = -1;
     struct value item, colon;
-    struct writer w;
+    struct marked w;
     bool both = separators && separators->kind == V_LIST && separators->list->count == 2;
     if (indent && indent->kind != V_NONE && !value_int(indent, &width)) return run_fail(r, ST_BAD_INPUT, "tojson's indent must be an integer");
     if (width > 64) return run_fail(r, ST_TOO_LARGE, "tojson's indent is more than 64");
     if (both && (!text_of(r, &item, &separators->list->items[0]) || !text_of(r, &colon, &separators->list->items[1]))) return false;
     const char *between = both ? arena_copy(&r->arena, item.text->bytes, item.text->length) : width >= 0 ? "," : ", ", *after = both ? arena_copy(&r->arena, colon.text->bytes, colon.text->length) : ": ";
     if (!between || !after) return run_fail(r, ST_TOO_LARGE, "the template's values need more memory than their budget");
-    writer_init(&w, r->output_max);
-    if (!json_dump(r, &w, v, (int)width, flag(a, 0, "ensure_ascii", false), flag(a, 3, "sort_keys", false), between, after, 0)) return writer_free(&w), false;
-    return writer_finish(r, &w, out);
+    marked_init(&w, r->output_max);
+    if (!json_dump(r, &w, v, (int)width, flag(a, 0, "ensure_ascii", false), flag(a, 3, "sort_keys", false), between, after, 0)) return marked_free(&w), false;
+    return marked_finish(r, &w, out);
 }
 
 static bool f_length(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
@@ -154,16 +154,16 @@ static bool f_join(struct run *r, const struct value *v, const struct arguments 
 {
     const struct value *between = argument(a, 0, "d"), *attribute = argument(a, 1, "attribute");
     struct value *items, separator = value_none();
-    struct writer w;
+    struct marked w;
     size_t count;
     if ((between && !text_of(r, &separator, between)) || !value_items(r, v, &items, &count)) return false;
-    writer_init(&w, r->output_max);
+    marked_init(&w, r->output_max);
     for (size_t i = 0; i < count; i++) {
         struct value item = items[i];
-        if (i && between) writer_text(&w, separator.text, 0, separator.text->length);
-        if ((attribute && !value_item(r, &items[i], attribute, &item)) || !run_spend(r, 1) || !writer_value(r, &w, &item)) return writer_free(&w), false;
+        if (i && between) marked_text(&w, separator.text, 0, separator.text->length);
+        if ((attribute && !value_item(r, &items[i], attribute, &item)) || !run_spend(r, 1) || !marked_value(r, &w, &item)) return marked_free(&w), false;
     }
-    return writer_finish(r, &w, out);
+    return marked_finish(r, &w, out);
 }
 
 static bool f_first(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
@@ -347,17 +347,17 @@ static bool f_indent(struct run *r, const struct value *v, const struct argument
     int64_t n = 4;
     bool first = flag(a, 1, "first", false), blank = flag(a, 2, "blank", false), begin = true;
     struct value text;
-    struct writer w;
+    struct marked w;
     if ((width && !value_int(width, &n)) || n < 0 || n > 1000) return run_fail(r, ST_BAD_INPUT, "indent needs a width from 0 to 1000");
     if (!text_of(r, &text, v)) return false;
-    writer_init(&w, r->output_max);
+    marked_init(&w, r->output_max);
     for (size_t i = 0; i < text.text->length; i++) {
         if (begin && (i || first) && (blank || text.text->bytes[i] != '\n'))
-            for (int64_t k = 0; k < n; k++) writer_put(&w, " ", 1, FROM_TEMPLATE);
+            for (int64_t k = 0; k < n; k++) marked_put(&w, " ", 1, FROM_TEMPLATE);
         begin = text.text->bytes[i] == '\n';
-        writer_text(&w, text.text, i, 1);
+        marked_text(&w, text.text, i, 1);
     }
-    return writer_finish(r, &w, out);
+    return marked_finish(r, &w, out);
 }
 
 static bool f_escape(struct run *r, const struct value *v, const struct arguments *a, struct value *out) { (void)a; return text_escape(r, out, v); }
@@ -466,15 +466,15 @@ static bool call_time(struct run *r, const struct arguments *a, struct value *ou
     char text[512];
     struct tm t;
     time_t now = (time_t)r->now;
-    struct writer w;
+    struct marked w;
     if (!format || format->kind != V_TEXT || format->text->length > 128) return run_fail(r, ST_BAD_INPUT, "strftime_now needs a format of at most 128 bytes");
     localtime_r(&now, &t);
     const char *pattern = arena_copy(&r->arena, format->text->bytes, format->text->length);
     if (!pattern) return run_fail(r, ST_TOO_LARGE, "the template's values need more memory than their budget");
     size_t n = *pattern ? strftime(text, sizeof text, pattern, &t) : 0;
-    writer_init(&w, r->output_max);
-    writer_put(&w, text, n, FROM_DATA);
-    return writer_finish(r, &w, out);
+    marked_init(&w, r->output_max);
+    marked_put(&w, text, n, FROM_DATA);
+    return marked_finish(r, &w, out);
 }
 
 bool function_exists(const char *name, size_t length)

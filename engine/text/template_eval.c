@@ -100,13 +100,13 @@ static bool eval_arguments(struct run *r, int32_t first, struct arguments *a)
 /* Runs a body with its output caught. */
 static bool capture(struct run *r, int32_t first, struct value *out)
 {
-    struct writer w, *before = r->out;
-    writer_init(&w, r->output_max);
+    struct marked w, *before = r->out;
+    marked_init(&w, r->output_max);
     r->out = &w;
     bool ok = exec(r, first);
     r->out = before;
-    if (!ok) return writer_free(&w), false;
-    return writer_finish(r, &w, out);
+    if (!ok) return marked_free(&w), false;
+    return marked_finish(r, &w, out);
 }
 
 static bool call_macro(struct run *r, const struct macro *m, const struct arguments *a, struct value *out)
@@ -206,13 +206,13 @@ static bool eval_compare(struct run *r, const struct node *n, struct value *out)
 
 static bool eval_concat(struct run *r, const struct node *n, struct value *out)
 {
-    struct writer w;
-    writer_init(&w, r->output_max);
+    struct marked w;
+    marked_init(&w, r->output_max);
     for (int32_t i = n->a; i >= 0; i = at(r, i)->next) {
         struct value v;
-        if (!eval(r, i, &v) || !writer_value(r, &w, &v)) return writer_free(&w), false;
+        if (!eval(r, i, &v) || !marked_value(r, &w, &v)) return marked_free(&w), false;
     }
-    return writer_finish(r, &w, out);
+    return marked_finish(r, &w, out);
 }
 
 static bool eval_collection(struct run *r, const struct node *n, struct value *out)
@@ -382,9 +382,9 @@ static bool exec_node(struct run *r, const struct node *n)
     struct value v;
     struct scope *scope = r->scope;
     switch ((enum node_kind)n->kind) {
-    case N_DATA: writer_put(r->out, n->text, n->length, FROM_TEMPLATE); break;
+    case N_DATA: marked_put(r->out, n->text, n->length, FROM_TEMPLATE); break;
     case N_OUTPUT:
-        if (!eval(r, n->a, &v) || !writer_value(r, r->out, &v)) return false;
+        if (!eval(r, n->a, &v) || !marked_value(r, r->out, &v)) return false;
         break;
     case N_IF:
         if (!eval(r, n->a, &v)) return false;
@@ -407,7 +407,7 @@ static bool exec_node(struct run *r, const struct node *n)
         r->scope = scope;
         break;
     case N_FILTER_BLOCK:
-        if (!exec_filtered(r, n, n->b, n->a, &v) || !writer_value(r, r->out, &v)) return false;
+        if (!exec_filtered(r, n, n->b, n->a, &v) || !marked_value(r, r->out, &v)) return false;
         break;
     case N_BLOCK: return exec(r, n->a);
     case N_BREAK: case N_CONTINUE:
@@ -444,7 +444,7 @@ static bool set_variables(struct run *r, const struct json *variables, const cha
 }
 
 /* The stretches of the output that the template wrote. */
-static bool make_spans(struct run *r, const struct writer *w, struct template_output *out)
+static bool make_spans(struct run *r, const struct marked *w, struct template_output *out)
 {
     size_t count = 0;
     for (size_t i = 0; i < w->marks.length; i++) count += w->marks.data[i] == FROM_TEMPLATE && (!i || w->marks.data[i - 1] != FROM_TEMPLATE);
@@ -464,12 +464,12 @@ enum status template_render(const struct template *t, const struct json *variabl
 {
     struct template_limits l = limits ? *limits : (struct template_limits){ 0 };
     struct run r = { .t = t, .err = err, .steps = l.steps ? l.steps : STEPS_MAX_DEFAULT, .output_max = l.output ? l.output : OUTPUT_DEFAULT, .now = l.now ? l.now : (int64_t)time(NULL), .line = 1 };
-    struct writer w;
+    struct marked w;
     struct err own = { 0 };
     if (!err) r.err = &own;
     r.err->status = ST_OK;
     arena_init(&r.arena, l.memory ? l.memory : MEMORY_DEFAULT);
-    writer_init(&w, r.output_max);
+    marked_init(&w, r.output_max);
     r.out = &w;
     bool ok = enter_scope(&r, NULL) && set_variables(&r, variables, l.trusted) && enter_scope(&r, r.scope) && exec(&r, t->body) && make_spans(&r, &w, out);
     arena_free(&r.arena);

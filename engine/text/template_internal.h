@@ -57,7 +57,7 @@ struct dict { struct pair { struct value key, value; } *pairs; size_t count, cap
 struct loop { struct value *items; size_t index, count; int depth; struct value last_changed; };
 struct scope { struct scope *parent; struct variable { const char *name; size_t length; struct value value; struct variable *next; } *first; };
 struct arguments { struct value values[TEMPLATE_ARGS_MAX]; int count; struct { const char *name; size_t length; struct value value; } named[TEMPLATE_ARGS_MAX]; int named_count; };
-struct writer { struct buf bytes, marks; };
+struct marked { struct buf bytes, marks; };
 
 struct run {
     const struct template *t;
@@ -66,7 +66,7 @@ struct run {
     uint64_t      steps;
     int           frames, calls, loops;
     struct scope *scope;
-    struct writer *out;
+    struct marked *out;
     uint64_t      output_max;
     int64_t       now;
     int           leaving;                 /* 0; 1: break; 2: continue */
@@ -79,13 +79,13 @@ bool run_fail(struct run *r, enum status s, const char *format, ...) __attribute
 bool run_spend(struct run *r, uint64_t steps);
 
 /* ---- values (template_value.c) ---- */
-void  writer_init(struct writer *w, uint64_t limit);
-void  writer_free(struct writer *w);
-void  writer_put(struct writer *w, const char *bytes, size_t n, enum origin origin);
-void  writer_text(struct writer *w, const struct text *t, size_t from, size_t n);
-bool  writer_value(struct run *r, struct writer *w, const struct value *v);                 /* as {{ }} prints it */
-bool  writer_repr(struct run *r, struct writer *w, const struct value *v, int depth);       /* as Python's repr */
-bool  writer_finish(struct run *r, struct writer *w, struct value *out);                    /* frees the writer */
+void  marked_init(struct marked *w, uint64_t limit);
+void  marked_free(struct marked *w);
+void  marked_put(struct marked *w, const char *bytes, size_t n, enum origin origin);
+void  marked_text(struct marked *w, const struct text *t, size_t from, size_t n);
+bool  marked_value(struct run *r, struct marked *w, const struct value *v);                 /* as {{ }} prints it */
+bool  marked_repr(struct run *r, struct marked *w, const struct value *v, int depth);       /* as Python's repr */
+bool  marked_finish(struct run *r, struct marked *w, struct value *out);                    /* frees the writer */
 bool  text_make(struct run *r, struct value *out, const char *bytes, size_t n, enum origin origin);      /* borrows bytes */
 bool  text_part(struct run *r, struct value *out, const struct text *t, size_t from, size_t n);
 bool  text_of(struct run *r, struct value *out, const struct value *v);                     /* str(v) */
@@ -110,7 +110,7 @@ struct value value_none(void);
 struct value value_bool(bool b);
 struct value value_of_int(int64_t i);
 struct value value_undefined(const char *name, size_t length);
-bool  json_dump(struct run *r, struct writer *w, const struct value *v, int indent, bool ascii, bool sort, const char *item, const char *colon, int depth);
+bool  json_dump(struct run *r, struct marked *w, const struct value *v, int indent, bool ascii, bool sort, const char *item, const char *colon, int depth);
 
 /* ---- calls ---- */
 const struct value *argument(const struct arguments *a, int index, const char *name);        /* by place or by name; NULL: not given */

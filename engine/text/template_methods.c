@@ -114,10 +114,10 @@ bool value_slice(struct run *r, const struct value *v, const struct value *start
     kept = 0;
     for (int64_t i = from; by > 0 ? i < to : i > to; i += by) list.list->items[kept++] = items[i];
     if (v->kind == V_LIST) return *out = list, true;
-    struct writer w;
-    writer_init(&w, r->output_max);
-    for (size_t i = 0; i < kept; i++) writer_text(&w, list.list->items[i].text, 0, list.list->items[i].text->length);
-    return writer_finish(r, &w, out);
+    struct marked w;
+    marked_init(&w, r->output_max);
+    for (size_t i = 0; i < kept; i++) marked_text(&w, list.list->items[i].text, 0, list.list->items[i].text->length);
+    return marked_finish(r, &w, out);
 }
 
 static bool is_blank(const struct text *t, size_t at, size_t *n)
@@ -225,18 +225,18 @@ static bool split(struct run *r, const struct text *t, const struct value *by, i
 
 static bool replace(struct run *r, const struct text *t, const struct text *from, const struct text *to, int64_t most, struct value *out)
 {
-    struct writer w;
+    struct marked w;
     size_t at = 0;
     if (!from->length) return run_fail(r, ST_UNSUPPORTED, "replacing an empty text is not taken");
-    writer_init(&w, r->output_max);
+    marked_init(&w, r->output_max);
     for (const char *hit; most != 0 && (hit = search(t, at, from)); most--) {
-        writer_text(&w, t, at, (size_t)(hit - t->bytes) - at);
-        writer_text(&w, to, 0, to->length);
+        marked_text(&w, t, at, (size_t)(hit - t->bytes) - at);
+        marked_text(&w, to, 0, to->length);
         at = (size_t)(hit - t->bytes) + from->length;
         if (w.bytes.failed) break;
     }
-    writer_text(&w, t, at, t->length - at);
-    return writer_finish(r, &w, out);
+    marked_text(&w, t, at, t->length - at);
+    return marked_finish(r, &w, out);
 }
 
 /* Letters of ASCII and of Latin-1, Greek and Cyrillic's plain ranges change case; the length in bytes stays. */
@@ -253,40 +253,40 @@ static uint32_t change(uint32_t c, bool upper)
 /* mode: 'u'pper, 'l'ower, 't'itle, 'c'apitalize */
 static bool change_case(struct run *r, const struct text *t, int mode, struct value *out)
 {
-    struct writer w;
+    struct marked w;
     bool begins = true;
-    writer_init(&w, r->output_max);
+    marked_init(&w, r->output_max);
     for (size_t i = 0, n; i < t->length; i += n) {
         unsigned char b = (unsigned char)t->bytes[i];
         n = b < 0x80 ? 1 : b < 0xE0 ? 2 : b < 0xF0 ? 3 : 4;
         if (n > t->length - i) n = t->length - i;
         enum origin origin = t->origin == FROM_BOTH ? (enum origin)t->marks[i] : t->origin;
         bool upper = mode == 'u' || (mode != 'l' && begins);
-        if (n > 2) writer_text(&w, t, i, n);
+        if (n > 2) marked_text(&w, t, i, n);
         else {
             uint32_t c = change(n == 1 ? b : (b & 31u) << 6 | ((unsigned char)t->bytes[i + 1] & 63u), upper);
             char code[2] = { (char)(c < 0x80 ? c : 0xC0 | c >> 6), (char)(0x80 | (c & 63)) };
-            writer_put(&w, code, n, origin);
+            marked_put(&w, code, n, origin);
         }
         bool letter = n > 1 || (b >= 'a' && b <= 'z') || (b >= 'A' && b <= 'Z');
         begins = mode == 't' && !letter;
     }
-    return writer_finish(r, &w, out);
+    return marked_finish(r, &w, out);
 }
 
 static bool join(struct run *r, const struct text *between, const struct value *list, struct value *out)
 {
     struct value *items;
-    struct writer w;
+    struct marked w;
     size_t count;
     if (!value_items(r, list, &items, &count)) return false;
-    writer_init(&w, r->output_max);
+    marked_init(&w, r->output_max);
     for (size_t i = 0; i < count; i++) {
-        if (i) writer_text(&w, between, 0, between->length);
-        if (items[i].kind != V_TEXT) return writer_free(&w), run_fail(r, ST_BAD_INPUT, "sequence item %zu: expected str, %s found", i, value_type(&items[i]));
-        writer_text(&w, items[i].text, 0, items[i].text->length);
+        if (i) marked_text(&w, between, 0, between->length);
+        if (items[i].kind != V_TEXT) return marked_free(&w), run_fail(r, ST_BAD_INPUT, "sequence item %zu: expected str, %s found", i, value_type(&items[i]));
+        marked_text(&w, items[i].text, 0, items[i].text->length);
     }
-    return writer_finish(r, &w, out);
+    return marked_finish(r, &w, out);
 }
 
 static bool ends(const struct text *t, const struct text *what, bool at_end)
@@ -439,10 +439,10 @@ static bool repeat(struct run *r, const struct value *v, int64_t times, struct v
 {
     if (times < 0) times = 0;
     if (v->kind == V_TEXT) {
-        struct writer w;
-        writer_init(&w, r->output_max);
-        for (int64_t i = 0; i < times && v->text->length && !w.bytes.failed; i++) writer_text(&w, v->text, 0, v->text->length);
-        return writer_finish(r, &w, out);
+        struct marked w;
+        marked_init(&w, r->output_max);
+        for (int64_t i = 0; i < times && v->text->length && !w.bytes.failed; i++) marked_text(&w, v->text, 0, v->text->length);
+        return marked_finish(r, &w, out);
     }
     size_t n = v->list->count;
     if (n && (uint64_t)times > TEMPLATE_RANGE_MAX / n) return run_fail(r, ST_TOO_LARGE, "a list of more than %d elements", TEMPLATE_RANGE_MAX);
@@ -454,14 +454,14 @@ static bool repeat(struct run *r, const struct value *v, int64_t times, struct v
 static bool add(struct run *r, const struct value *a, const struct value *b, struct value *out)
 {
     if (a->kind == V_TEXT && b->kind == V_TEXT) {
-        struct writer w;
+        struct marked w;
         struct value x = *a, y = *b;
         bool safe = a->text->safe || b->text->safe;
         if (safe && (!text_escape(r, &x, a) || !text_escape(r, &y, b))) return false;
-        writer_init(&w, r->output_max);
-        writer_text(&w, x.text, 0, x.text->length);
-        writer_text(&w, y.text, 0, y.text->length);
-        if (!writer_finish(r, &w, out)) return false;
+        marked_init(&w, r->output_max);
+        marked_text(&w, x.text, 0, x.text->length);
+        marked_text(&w, y.text, 0, y.text->length);
+        if (!marked_finish(r, &w, out)) return false;
         out->text->safe = safe;
         return true;
     }

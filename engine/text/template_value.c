@@ -10,19 +10,19 @@
 
 enum { NESTED_MAX = 120 };
 
-void writer_init(struct writer *w, uint64_t limit)
+void marked_init(struct marked *w, uint64_t limit)
 {
     buf_init(&w->bytes, limit);
     buf_init(&w->marks, limit);
 }
 
-void writer_free(struct writer *w)
+void marked_free(struct marked *w)
 {
     buf_free(&w->bytes);
     buf_free(&w->marks);
 }
 
-void writer_put(struct writer *w, const char *bytes, size_t n, enum origin origin)
+void marked_put(struct marked *w, const char *bytes, size_t n, enum origin origin)
 {
     buf_append(&w->bytes, bytes, n);
     if (!n || w->bytes.failed || !buf_reserve(&w->marks, n)) {
@@ -33,10 +33,10 @@ void writer_put(struct writer *w, const char *bytes, size_t n, enum origin origi
     w->marks.length += n;
 }
 
-void writer_text(struct writer *w, const struct text *t, size_t from, size_t n)
+void marked_text(struct marked *w, const struct text *t, size_t from, size_t n)
 {
     if (t->origin != FROM_BOTH) {
-        writer_put(w, t->bytes + from, n, t->origin);
+        marked_put(w, t->bytes + from, n, t->origin);
         return;
     }
     buf_append(&w->bytes, t->bytes + from, n);
@@ -60,7 +60,7 @@ bool text_part(struct run *r, struct value *out, const struct text *t, size_t fr
     return true;
 }
 
-bool writer_finish(struct run *r, struct writer *w, struct value *out)
+bool marked_finish(struct run *r, struct marked *w, struct value *out)
 {
     size_t n = w->bytes.length, ours = 0;
     bool ok = !w->bytes.failed && !w->marks.failed;
@@ -68,7 +68,7 @@ bool writer_finish(struct run *r, struct writer *w, struct value *out)
     enum origin origin = ours == n ? FROM_TEMPLATE : ours ? FROM_BOTH : FROM_DATA;
     char *bytes = ok ? arena_copy(&r->arena, n ? w->bytes.data : "", n) : NULL;
     char *marks = bytes && origin == FROM_BOTH ? arena_copy(&r->arena, w->marks.data, n) : NULL;
-    writer_free(w);
+    marked_free(w);
     if (!bytes || (origin == FROM_BOTH && !marks)) return run_fail(r, ST_TOO_LARGE, "a text of the template exceeds the limit of %llu bytes", (unsigned long long)r->output_max);
     if (!text_make(r, out, bytes, n, origin) || !run_spend(r, n / 64)) return false;
     out->text->marks = (const uint8_t *)marks;
@@ -235,7 +235,7 @@ size_t text_offset(const struct text *t, size_t character)
 }
 
 /* Python's repr of a float: the shortest digits that read back, an exponent below 1e-4 and from 1e16 on. */
-static void put_real(struct writer *w, double v)
+static void put_real(struct marked *w, double v)
 {
     char digits[40], text[48];
     int n = 0;
@@ -249,27 +249,27 @@ static void put_real(struct writer *w, double v)
             n = snprintf(text, sizeof text, "%se%c%02d", digits, exponent < 0 ? '-' : '+', abs(exponent));
         } else n = snprintf(text, sizeof text, "%.*f", precision - 1 - exponent > 1 ? precision - 1 - exponent : 1, v);
     }
-    writer_put(w, text, (size_t)n, FROM_DATA);
+    marked_put(w, text, (size_t)n, FROM_DATA);
 }
 
-static void put_quoted(struct writer *w, const struct text *t)
+static void put_quoted(struct marked *w, const struct text *t)
 {
     bool single = memchr(t->bytes, '\'', t->length) && !memchr(t->bytes, '"', t->length);
     char quote = single ? '"' : '\'', code[12];
-    writer_put(w, &quote, 1, FROM_DATA);
+    marked_put(w, &quote, 1, FROM_DATA);
     for (size_t i = 0; i < t->length; i++) {
         unsigned char c = (unsigned char)t->bytes[i];
         const char *escape = c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : c == '\\' ? "\\\\" : c == (unsigned char)quote ? "\\'" : NULL;
-        if (escape) writer_put(w, escape, 2, FROM_DATA);
-        else if (c < 32 || c == 127) writer_put(w, code, (size_t)snprintf(code, sizeof code, "\\x%02x", c), FROM_DATA);
-        else writer_text(w, t, i, 1);
+        if (escape) marked_put(w, escape, 2, FROM_DATA);
+        else if (c < 32 || c == 127) marked_put(w, code, (size_t)snprintf(code, sizeof code, "\\x%02x", c), FROM_DATA);
+        else marked_text(w, t, i, 1);
     }
-    writer_put(w, &quote, 1, FROM_DATA);
+    marked_put(w, &quote, 1, FROM_DATA);
 }
 
-static void put(struct writer *w, const char *text) { writer_put(w, text, strlen(text), FROM_DATA); }
+static void put(struct marked *w, const char *text) { marked_put(w, text, strlen(text), FROM_DATA); }
 
-bool writer_repr(struct run *r, struct writer *w, const struct value *v, int depth)
+bool marked_repr(struct run *r, struct marked *w, const struct value *v, int depth)
 {
     if (depth > NESTED_MAX) return run_fail(r, ST_TOO_LARGE, "values nested too deeply to print");
     if (!run_spend(r, 1)) return false;
@@ -278,7 +278,7 @@ bool writer_repr(struct run *r, struct writer *w, const struct value *v, int dep
         put(w, v->tuple ? "(" : "[");
         for (size_t i = 0; i < v->list->count; i++) {
             if (i) put(w, ", ");
-            if (!writer_repr(r, w, &v->list->items[i], depth + 1)) return false;
+            if (!marked_repr(r, w, &v->list->items[i], depth + 1)) return false;
         }
         if (v->tuple && v->list->count == 1) put(w, ",");
         put(w, v->tuple ? ")" : "]");
@@ -288,54 +288,54 @@ bool writer_repr(struct run *r, struct writer *w, const struct value *v, int dep
         put(w, "{");
         for (size_t i = 0; i < v->dict->count; i++) {
             if (i) put(w, ", ");
-            if (!writer_repr(r, w, &v->dict->pairs[i].key, depth + 1)) return false;
+            if (!marked_repr(r, w, &v->dict->pairs[i].key, depth + 1)) return false;
             put(w, ": ");
-            if (!writer_repr(r, w, &v->dict->pairs[i].value, depth + 1)) return false;
+            if (!marked_repr(r, w, &v->dict->pairs[i].value, depth + 1)) return false;
         }
         put(w, "}");
         return true;
     }
-    return writer_value(r, w, v);
+    return marked_value(r, w, v);
 }
 
-bool writer_value(struct run *r, struct writer *w, const struct value *v)
+bool marked_value(struct run *r, struct marked *w, const struct value *v)
 {
     char number[32];
     switch (v->kind) {
     case V_UNDEFINED: return true;
     case V_NONE: put(w, "None"); return true;
     case V_BOOL: put(w, v->boolean ? "True" : "False"); return true;
-    case V_INT: writer_put(w, number, (size_t)snprintf(number, sizeof number, "%lld", (long long)v->integer), FROM_DATA); return true;
+    case V_INT: marked_put(w, number, (size_t)snprintf(number, sizeof number, "%lld", (long long)v->integer), FROM_DATA); return true;
     case V_REAL: put_real(w, v->real); return true;
-    case V_TEXT: writer_text(w, v->text, 0, v->text->length); return true;
-    case V_LIST: case V_DICT: return writer_repr(r, w, v, 0);
+    case V_TEXT: marked_text(w, v->text, 0, v->text->length); return true;
+    case V_LIST: case V_DICT: return marked_repr(r, w, v, 0);
     default: put(w, "<"), put(w, value_type(v)), put(w, ">"); return true;
     }
 }
 
 bool text_of(struct run *r, struct value *out, const struct value *v)
 {
-    struct writer w;
+    struct marked w;
     if (v->kind == V_TEXT) return *out = *v, true;
-    writer_init(&w, r->output_max);
-    if (!writer_value(r, &w, v)) return writer_free(&w), false;
-    return writer_finish(r, &w, out);
+    marked_init(&w, r->output_max);
+    if (!marked_value(r, &w, v)) return marked_free(&w), false;
+    return marked_finish(r, &w, out);
 }
 
 bool text_escape(struct run *r, struct value *out, const struct value *v)
 {
-    struct writer w;
+    struct marked w;
     if (!text_of(r, out, v)) return false;
     const struct text *t = out->text;
     if (t->safe) return true;
-    writer_init(&w, r->output_max);
+    marked_init(&w, r->output_max);
     for (size_t i = 0; i < t->length; i++) {
         char c = t->bytes[i];
         const char *code = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '\'' ? "&#39;" : c == '"' ? "&#34;" : NULL;
-        if (code) writer_put(&w, code, strlen(code), FROM_DATA);
-        else writer_text(&w, t, i, 1);
+        if (code) marked_put(&w, code, strlen(code), FROM_DATA);
+        else marked_text(&w, t, i, 1);
     }
-    if (!writer_finish(r, &w, out)) return false;
+    if (!marked_finish(r, &w, out)) return false;
     return out->text->safe = true;
 }
 
@@ -394,7 +394,7 @@ bool value_of_json(struct run *r, struct value *out, const struct json *j, enum 
     }
 }
 
-static void dump_text(struct writer *w, const struct text *t, bool ascii)
+static void dump_text(struct marked *w, const struct text *t, bool ascii)
 {
     char code[16];
     put(w, "\"");
@@ -404,19 +404,19 @@ static void dump_text(struct writer *w, const struct text *t, bool ascii)
         const char *escape = c == '"' ? "\\\"" : c == '\\' ? "\\\\" : c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : c == '\b' ? "\\b" : c == '\f' ? "\\f" : NULL;
         if (n > t->length - i) n = t->length - i;
         if (escape) put(w, escape);
-        else if (c < 32) writer_put(w, code, (size_t)snprintf(code, sizeof code, "\\u%04x", c), FROM_DATA);
+        else if (c < 32) marked_put(w, code, (size_t)snprintf(code, sizeof code, "\\u%04x", c), FROM_DATA);
         else if (n > 1 && ascii) {
             uint32_t v = c & (0xFFu >> (n + 1));
             for (size_t k = 1; k < n; k++) v = v << 6 | ((unsigned char)t->bytes[i + k] & 63);
             int length = v < 0x10000 ? snprintf(code, sizeof code, "\\u%04x", v) : snprintf(code, sizeof code, "\\u%04x\\u%04x", 0xD800 + ((v - 0x10000) >> 10), 0xDC00 + ((v - 0x10000) & 0x3FF));
-            writer_put(w, code, (size_t)length, FROM_DATA);
-        } else writer_text(w, t, i, n);
+            marked_put(w, code, (size_t)length, FROM_DATA);
+        } else marked_text(w, t, i, n);
         i += n;
     }
     put(w, "\"");
 }
 
-static void new_line(struct writer *w, int indent, int depth)
+static void new_line(struct marked *w, int indent, int depth)
 {
     if (indent < 0) return;
     put(w, "\n");
@@ -431,7 +431,7 @@ static int by_key(const void *a, const void *b)
     return c ? c : (x->length > y->length) - (x->length < y->length);
 }
 
-static bool dump_dict(struct run *r, struct writer *w, const struct dict *d, int indent, bool ascii, bool sort, const char *item, const char *colon, int depth)
+static bool dump_dict(struct run *r, struct marked *w, const struct dict *d, int indent, bool ascii, bool sort, const char *item, const char *colon, int depth)
 {
     const struct pair **order = arena_calloc(&r->arena, (uint64_t)d->count + 1, sizeof *order);
     if (!order) return run_fail(r, ST_TOO_LARGE, "the template's values need more memory than their budget");
@@ -455,14 +455,14 @@ static bool dump_dict(struct run *r, struct writer *w, const struct dict *d, int
     return true;
 }
 
-bool json_dump(struct run *r, struct writer *w, const struct value *v, int indent, bool ascii, bool sort, const char *item, const char *colon, int depth)
+bool json_dump(struct run *r, struct marked *w, const struct value *v, int indent, bool ascii, bool sort, const char *item, const char *colon, int depth)
 {
     if (depth > NESTED_MAX) return run_fail(r, ST_TOO_LARGE, "values nested too deeply to write as JSON");
     if (!run_spend(r, 1)) return false;
     switch (v->kind) {
     case V_NONE: put(w, "null"); return true;
     case V_BOOL: put(w, v->boolean ? "true" : "false"); return true;
-    case V_INT: return writer_value(r, w, v);
+    case V_INT: return marked_value(r, w, v);
     case V_REAL:
         if (isnan(v->real) || isinf(v->real)) put(w, isnan(v->real) ? "NaN" : v->real < 0 ? "-Infinity" : "Infinity");
         else put_real(w, v->real);
