@@ -6,7 +6,7 @@
 
 #include "engine/text/template_internal.h"
 
-const struct value *argument(const struct arguments *a, int index, const char *name)
+const struct value *arguments_get(const struct arguments *a, int index, const char *name)
 {
     if (index < a->count) return &a->values[index];
     for (int i = 0; name && i < a->named_count; i++)
@@ -16,7 +16,7 @@ const struct value *argument(const struct arguments *a, int index, const char *n
 
 static bool flag(const struct arguments *a, int index, const char *name, bool otherwise)
 {
-    const struct value *v = argument(a, index, name);
+    const struct value *v = arguments_get(a, index, name);
     return v ? value_true(v) : otherwise;
 }
 
@@ -30,7 +30,7 @@ static bool by_method(struct run *r, const struct value *v, const char *name, co
 
 static bool f_tojson(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *indent = argument(a, 1, "indent"), *separators = argument(a, 2, "separators");
+    const struct value *indent = arguments_get(a, 1, "indent"), *separators = arguments_get(a, 2, "separators");
     int64_t width = -1;
     struct value item, colon;
     struct marked w;
@@ -92,7 +92,7 @@ static bool f_items(struct run *r, const struct value *v, const struct arguments
 
 static bool f_default(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *otherwise = argument(a, 0, "default_value");
+    const struct value *otherwise = arguments_get(a, 0, "default_value");
     bool use = v->kind == V_UNDEFINED || (flag(a, 1, "boolean", false) && !value_true(v));
     if (use && !otherwise) return text_make(r, out, "", 0, FROM_TEMPLATE);
     return *out = use ? *otherwise : *v, true;
@@ -135,7 +135,7 @@ static bool sort_items(struct run *r, const struct sorting *s, struct value *ite
 
 static bool f_sort(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *attribute = argument(a, 2, "attribute");
+    const struct value *attribute = arguments_get(a, 2, "attribute");
     struct sorting s = { .reverse = flag(a, 0, "reverse", false), .fold = !flag(a, 1, "case_sensitive", false), .attribute = attribute && attribute->kind == V_TEXT ? attribute : NULL, .part = -1 };
     struct arguments none = { .count = 0 };
     return f_list(r, v, &none, out) && sort_items(r, &s, out->list->items, out->list->count);
@@ -143,7 +143,7 @@ static bool f_sort(struct run *r, const struct value *v, const struct arguments 
 
 static bool f_dictsort(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *by = argument(a, 1, "by");
+    const struct value *by = arguments_get(a, 1, "by");
     struct sorting s = { .fold = !flag(a, 0, "case_sensitive", false), .reverse = flag(a, 2, "reverse", false), .part = by && value_is_text(by, "value") ? 1 : 0 };
     struct arguments none = { .count = 0 };
     if (v->kind != V_DICT) return run_fail(r, ST_BAD_INPUT, "'%s' object has no attribute 'items'", value_type(v));
@@ -152,7 +152,7 @@ static bool f_dictsort(struct run *r, const struct value *v, const struct argume
 
 static bool f_join(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *between = argument(a, 0, "d"), *attribute = argument(a, 1, "attribute");
+    const struct value *between = arguments_get(a, 0, "d"), *attribute = arguments_get(a, 1, "attribute");
     struct value *items, separator = value_none();
     struct marked w;
     size_t count;
@@ -210,7 +210,7 @@ static bool f_unique(struct run *r, const struct value *v, const struct argument
 
 static bool f_map(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *attribute = a->count ? NULL : argument(a, 0, "attribute"), *otherwise = a->count ? NULL : argument(a, 9, "default");
+    const struct value *attribute = a->count ? NULL : arguments_get(a, 0, "attribute"), *otherwise = a->count ? NULL : arguments_get(a, 9, "default");
     struct value *items;
     struct arguments rest = { .count = 0 };
     size_t count;
@@ -258,7 +258,7 @@ static bool f_rejectattr(struct run *r, const struct value *v, const struct argu
 
 static bool f_int(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *otherwise = argument(a, 0, "default");
+    const struct value *otherwise = arguments_get(a, 0, "default");
     int64_t i = 0;
     char *end = NULL;
     (void)r;
@@ -278,7 +278,7 @@ static bool f_int(struct run *r, const struct value *v, const struct arguments *
 
 static bool f_float(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *otherwise = argument(a, 0, "default");
+    const struct value *otherwise = arguments_get(a, 0, "default");
     double d = 0;
     char text[64], *end = text;
     (void)r;
@@ -303,7 +303,7 @@ static bool f_abs(struct run *r, const struct value *v, const struct arguments *
 
 static bool f_round(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *digits = argument(a, 0, "precision"), *method = argument(a, 1, "method");
+    const struct value *digits = arguments_get(a, 0, "precision"), *method = arguments_get(a, 1, "method");
     int64_t n = 0;
     double d, scale;
     if (!value_number(v, &d) || (digits && (!value_int(digits, &n) || n < -300 || n > 300))) return run_fail(r, ST_BAD_INPUT, "round needs numbers");
@@ -314,7 +314,7 @@ static bool f_round(struct run *r, const struct value *v, const struct arguments
 
 static bool f_sum(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *attribute = argument(a, 0, "attribute");
+    const struct value *attribute = arguments_get(a, 0, "attribute");
     struct value *items, total = value_of_int(0), item;
     size_t count;
     if (!value_items(r, v, &items, &count)) return false;
@@ -343,7 +343,7 @@ static bool f_max(struct run *r, const struct value *v, const struct arguments *
 
 static bool f_indent(struct run *r, const struct value *v, const struct arguments *a, struct value *out)
 {
-    const struct value *width = argument(a, 0, "width");
+    const struct value *width = arguments_get(a, 0, "width");
     int64_t n = 4;
     bool first = flag(a, 1, "first", false), blank = flag(a, 2, "blank", false), begin = true;
     struct value text;
@@ -423,7 +423,7 @@ static bool test_in(struct run *r, const struct value *v, const struct value *li
 bool test_apply(struct run *r, const char *name, size_t length, const struct value *v, const struct arguments *a, bool *out)
 {
     static const struct { const char *name; int op; } orders[] = { { "lt", OP_LESS }, { "lessthan", OP_LESS }, { "<", OP_LESS }, { "le", OP_LESS_EQUAL }, { "<=", OP_LESS_EQUAL }, { "gt", OP_GREATER }, { "greaterthan", OP_GREATER }, { ">", OP_GREATER }, { "ge", OP_GREATER_EQUAL }, { ">=", OP_GREATER_EQUAL } };
-    const struct value *first = argument(a, 0, NULL);
+    const struct value *first = arguments_get(a, 0, NULL);
     int64_t i, j;
     bool number = v->kind == V_INT || v->kind == V_REAL || v->kind == V_BOOL;
     const struct { const char *name; bool holds; } plain[] = {
@@ -462,7 +462,7 @@ static bool call_range(struct run *r, const struct arguments *a, struct value *o
 
 static bool call_time(struct run *r, const struct arguments *a, struct value *out)
 {
-    const struct value *format = argument(a, 0, "format");
+    const struct value *format = arguments_get(a, 0, "format");
     char text[512];
     struct tm t;
     time_t now = (time_t)r->now;
@@ -487,12 +487,12 @@ bool function_exists(const char *name, size_t length)
 
 bool function_call(struct run *r, const char *name, size_t length, const struct arguments *a, struct value *out)
 {
-    const struct value *first = argument(a, 0, NULL);
+    const struct value *first = arguments_get(a, 0, NULL);
     if (name_is(name, length, "range")) return call_range(r, a, out);
     if (name_is(name, length, "strftime_now")) return call_time(r, a, out);
     if (name_is(name, length, "raise_exception")) {
         struct value words;
-        const struct value *said = first ? first : argument(a, 0, "message");
+        const struct value *said = first ? first : arguments_get(a, 0, "message");
         if (!said || !text_of(r, &words, said)) return run_fail(r, ST_BAD_INPUT, "raise_exception needs a message");
         return run_fail(r, ST_BAD_INPUT, "%.*s", (int)(words.text->length < 300 ? words.text->length : 300), words.text->bytes);
     }

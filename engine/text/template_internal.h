@@ -113,7 +113,7 @@ struct value value_undefined(const char *name, size_t length);
 bool  json_dump(struct run *r, struct marked *w, const struct value *v, int indent, bool ascii, bool sort, const char *item, const char *colon, int depth);
 
 /* ---- calls ---- */
-const struct value *argument(const struct arguments *a, int index, const char *name);        /* by place or by name; NULL: not given */
+const struct value *arguments_get(const struct arguments *a, int index, const char *name);        /* by place or by name; NULL: not given */
 bool filter_apply(struct run *r, const char *name, size_t length, const struct value *v, const struct arguments *a, struct value *out);
 bool test_apply(struct run *r, const char *name, size_t length, const struct value *v, const struct arguments *a, bool *out);
 bool method_call(struct run *r, const struct method *m, const struct arguments *a, struct value *out);

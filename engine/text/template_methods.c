@@ -361,7 +361,7 @@ static bool partition(struct run *r, const struct text *t, const struct text *wh
 static bool text_method(struct run *r, const struct method *m, const struct arguments *a, struct value *out)
 {
     const struct text *t = m->self->text;
-    const struct value *first = argument(a, 0, NULL), *second = argument(a, 1, NULL);
+    const struct value *first = arguments_get(a, 0, NULL), *second = arguments_get(a, 1, NULL);
     int64_t most = -1;
     const char *name = m->name;
     size_t n = m->length;
@@ -375,14 +375,14 @@ static bool text_method(struct run *r, const struct method *m, const struct argu
     if (name_is(name, n, "splitlines")) return split_lines(r, t, out);
     if (name[0] == 'i' && name[1] == 's') return *out = value_bool(all_of(t, name, n)), true;
     if (name_is(name, n, "split") || name_is(name, n, "rsplit")) {
-        const struct value *limit = argument(a, 1, "maxsplit"), *by = argument(a, 0, "sep");
+        const struct value *limit = arguments_get(a, 1, "maxsplit"), *by = arguments_get(a, 0, "sep");
         if (limit && !value_int(limit, &most)) return run_fail(r, ST_BAD_INPUT, "maxsplit must be an integer");
         return split(r, t, by, most, name[0] == 'r', out);
     }
     if (name_is(name, n, "join")) return first ? join(r, t, first, out) : run_fail(r, ST_BAD_INPUT, "join needs a list");
     if (!first || first->kind != V_TEXT) return run_fail(r, ST_BAD_INPUT, "%.*s needs a text", (int)n, name);
     if (name_is(name, n, "replace")) {
-        const struct value *limit = argument(a, 2, "count");
+        const struct value *limit = arguments_get(a, 2, "count");
         if (!second || second->kind != V_TEXT || (limit && !value_int(limit, &most))) return run_fail(r, ST_BAD_INPUT, "replace needs two texts");
         return replace(r, t, first->text, second->text, most, out);
     }
@@ -395,7 +395,7 @@ static bool text_method(struct run *r, const struct method *m, const struct argu
 static bool dict_method(struct run *r, const struct method *m, const struct arguments *a, struct value *out)
 {
     const struct dict *d = m->self->dict;
-    const struct value *first = argument(a, 0, NULL), *otherwise = argument(a, 1, NULL);
+    const struct value *first = arguments_get(a, 0, NULL), *otherwise = arguments_get(a, 1, NULL);
     if (name_is(m->name, m->length, "get")) {
         const struct value *v = first ? dict_find(d, first) : NULL;
         if (!first) return run_fail(r, ST_BAD_INPUT, "get expected at least 1 argument, got 0");
@@ -425,7 +425,7 @@ bool method_call(struct run *r, const struct method *m, const struct arguments *
     if (m->self->kind == V_TEXT) return text_method(r, m, a, out);
     if (m->self->kind == V_DICT) return dict_method(r, m, a, out);
     const struct list *l = m->self->list;
-    const struct value *first = argument(a, 0, NULL);
+    const struct value *first = arguments_get(a, 0, NULL);
     int64_t count = 0, index = -1;
     if (name_is(m->name, m->length, "copy")) return *out = *m->self, true;
     for (size_t i = 0; first && i < l->count; i++)

@@ -118,9 +118,9 @@ static int32_t added_at(const struct call *call, int round, const char *text, si
 
 static enum status run_text(struct call *c, const char *text, size_t length)
 {
-    enum status st = split_run(c->t, &c->w, text, length, c->first, c->err);
+    enum status st = tokenizer_run_split(c->t, &c->w, text, length, c->first, c->err);
     for (size_t i = 0; i < c->w.words.count && !st; i++)
-        st = model_run(c->t, &c->w, c->w.words.text.data + c->w.words.spans[i].offset, c->w.words.spans[i].length, c->out, c->err);
+        st = tokenizer_run_model(c->t, &c->w, c->w.words.text.data + c->w.words.spans[i].offset, c->w.words.spans[i].length, c->out, c->err);
     return st;
 }
 
@@ -157,7 +157,7 @@ static enum status run_plain(struct call *c, int round, const char *text, size_t
 {
     enum status st;
     if (round == 0) {
-        st = normalise_run(c->t, &c->w, text, length, &c->w.normal, c->err);
+        st = tokenizer_run_normalise(c->t, &c->w, text, length, &c->w.normal, c->err);
         if (!st && c->prefix && (c->t->prefix_each_text || (c->t->prefix_first_text && c->first)) && c->w.normal.length) {
             buf_clear(&c->w.a);
             buf_puts(&c->w.a, "\xE2\x96\x81");

@@ -159,10 +159,10 @@ struct work {
     struct lattice_node *lattice;
     size_t               node_capacity, heap_count, heap_capacity, lattice_capacity;
 };
-enum status normalise_run(const struct tokenizer *t, struct work *w, const char *text, size_t length, struct buf *out, struct err *err);
+enum status tokenizer_run_normalise(const struct tokenizer *t, struct work *w, const char *text, size_t length, struct buf *out, struct err *err);
 /* Splits `text` into w->words. first: the text begins the whole input. */
-enum status split_run(const struct tokenizer *t, struct work *w, const char *text, size_t length, bool first, struct err *err);
-enum status model_run(const struct tokenizer *t, struct work *w, const char *word, size_t length, struct token_list *out, struct err *err);
+enum status tokenizer_run_split(const struct tokenizer *t, struct work *w, const char *text, size_t length, bool first, struct err *err);
+enum status tokenizer_run_model(const struct tokenizer *t, struct work *w, const char *word, size_t length, struct token_list *out, struct err *err);
 bool        token_list_add(struct token_list *l, int32_t id);
 
 /* ---- characters (tokenizer_char.c) ---- */

@@ -181,7 +181,7 @@ static enum status add_added(struct tokenizer *t, const struct token *k, int id,
     const char *text = k->text;
     size_t length = k->length;
     if (k->normalized) {
-        enum status st = normalise_run(t, w, text, length, &w->normal, err);
+        enum status st = tokenizer_run_normalise(t, w, text, length, &w->normal, err);
         if (st) return st;
         text = w->normal.data, length = w->normal.length;
     }

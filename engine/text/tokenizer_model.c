@@ -222,7 +222,7 @@ static enum status run_wordpiece(const struct tokenizer *t, const char *word, si
     return t->ids.unk < 0 || token_list_add(out, t->ids.unk) ? ST_OK : no_memory(err);
 }
 
-enum status model_run(const struct tokenizer *t, struct work *w, const char *word, size_t length, struct token_list *out, struct err *err)
+enum status tokenizer_run_model(const struct tokenizer *t, struct work *w, const char *word, size_t length, struct token_list *out, struct err *err)
 {
     if (length > WORD_MAX) return err_set(err, ST_TOO_LARGE, "a word of %zu bytes; at most %d are tokenised", length, WORD_MAX);
     switch (t->model) {

@@ -236,7 +236,7 @@ static enum status run_step(struct work *w, const struct normalise_step *s, stru
     return ST_OK;
 }
 
-enum status normalise_run(const struct tokenizer *t, struct work *w, const char *text, size_t length, struct buf *out, struct err *err)
+enum status tokenizer_run_normalise(const struct tokenizer *t, struct work *w, const char *text, size_t length, struct buf *out, struct err *err)
 {
     buf_clear(out);
     buf_append(out, text, length);

@@ -148,7 +148,7 @@ static void split_bytes(struct pieces *out, const struct split_step *s, const ch
     pieces_add(out, begin, out->text.length - begin);
 }
 
-enum status split_run(const struct tokenizer *t, struct work *w, const char *text, size_t length, bool first, struct err *err)
+enum status tokenizer_run_split(const struct tokenizer *t, struct work *w, const char *text, size_t length, bool first, struct err *err)
 {
     enum status st = ST_OK;
     struct pieces *words = &w->words, *next = &w->next;
