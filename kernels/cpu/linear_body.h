@@ -221,6 +221,7 @@ VEC_INLINE void exact_tile(const int type, const int rows, const struct panel_jo
         for (int64_t panel = from; panel < to; panel++)                                                                                 \
             for (int64_t row = 0, left; (left = j->m - row) > 0; row += left == 1 ? 1 : TILE_X) {                                        \
                 if (left == 1 || TILE_X == 1) exact_tile(BLOCK_##type_, 1, j, panel, row);                                               \
+                else if (left <= TILE_SMALL || TILE_X == TILE_SMALL) exact_tile(BLOCK_##type_, TILE_SMALL, j, panel, row);               \
                 else exact_tile(BLOCK_##type_, TILE_X, j, panel, row);                                                                   \
             }                                                                                                                           \
     }
