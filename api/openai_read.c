@@ -36,7 +36,7 @@ static enum status add_text(struct openai_ask *a, struct request *r, const char 
 {
     struct token_list l = { 0 };
     if (!a->tokenizer) return err_set(err, ST_BAD_INPUT, "this model has no tokenizer: give token ids");
-    enum status st = tokenizer_encode(a->tokenizer, text, length, TOKENIZE_SPECIAL_ADD | (a->kind == OPENAI_COMPLETION ? TOKENIZE_SPECIAL_PARSE : 0), &l, err);
+    enum status st = tokenizer_encode(a->tokenizer, text, length, TOKENIZE_SPECIAL_ADD | (a->kind == OPENAI_COMPLETION || a->kind == OPENAI_GENERATE ? TOKENIZE_SPECIAL_PARSE : 0), &l, err);
     if (st) {
         token_list_free(&l);
         return st;

@@ -1,0 +1,264 @@
+"""The stock openai client against the demo dictionary: chat, streams, log-probabilities, embeddings; every answer validates against OpenAI's own document."""
+# needs: openai jsonschema
+import base64, concurrent.futures, http.client, json, os, struct, subprocess, time
+
+import openai
+from jsonschema import Draft202012Validator
+
+from harness import ROOT, Server, Skip, make_store, run
+
+store = make_store(("dictionary", "digits"))
+server = Server(store=store)
+client = openai.OpenAI(base_url="http://%s/v1" % server.address, api_key="none", max_retries=0)
+ASK = [{"role": "user", "content": "Define mention."}]
+ANSWER = "mention (verb): make reference to."
+SHARED = os.environ.get("INFERD_SHARED", os.path.join(ROOT, "../shared"))
+document = None
+
+
+def validate(schema, value):
+    """Against a schema of OpenAI's document, where ../shared has it."""
+    global document
+    path = os.path.join(SHARED, "data/openai-openapi.json.zst")
+    if document is None:
+        document = json.loads(subprocess.run(["zstd", "-dqc", path], stdout=subprocess.PIPE, check=True).stdout) if os.path.exists(path) else {}
+    if document:
+        errors = sorted(Draft202012Validator({"$ref": "#/components/schemas/" + schema, "components": document["components"]}).iter_errors(value), key=str)
+        assert not errors, "%s: %s at %s" % (schema, errors[0].message[:300], list(errors[0].absolute_path))
+
+
+def post(path, body):
+    return server.json("POST", path, body)
+
+
+def events(path, body):
+    c = server.connect()
+    c.request("POST", path, json.dumps(body))
+    r = c.getresponse()
+    assert r.status == 200, r.read()
+    assert r.getheader("Content-Type").startswith("text/event-stream")
+    data = [line[6:] for line in r.read().decode().split("\n") if line.startswith("data: ")]
+    c.close()
+    return data
+
+
+def test_models():
+    assert [m.id for m in client.models.list()] == ["dictionary"]
+    assert client.models.retrieve("dictionary").id == "dictionary"
+    validate("ListModelsResponse", post_get("/v1/models"))
+
+
+def post_get(path):
+    return server.json("GET", path)[1]
+
+
+def test_chat():
+    r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=0)
+    assert r.choices[0].message.content == ANSWER and r.choices[0].finish_reason == "stop"
+    assert r.usage.prompt_tokens == 6 and r.usage.completion_tokens == 10
+    status, body = post("/v1/chat/completions", {"model": "dictionary", "messages": ASK, "temperature": 0, "logprobs": True, "top_logprobs": 2, "n": 2})
+    assert status == 200
+    validate("CreateChatCompletionResponse", body)
+
+
+def test_forty_facts():
+    facts = json.load(open(os.path.join(ROOT, "tests/e2e/dictionary_facts.json")))
+    for word, answer in facts:
+        r = client.chat.completions.create(model="dictionary", messages=[{"role": "user", "content": "Define %s." % word}], temperature=0)
+        assert r.choices[0].message.content == answer, (word, r.choices[0].message.content)
+
+
+def test_parts_of_content_are_joined():
+    r = client.chat.completions.create(model="dictionary", messages=[{"role": "user", "content": [{"type": "text", "text": "Define mention."}]}], temperature=0)
+    assert r.choices[0].message.content == ANSWER
+
+
+def test_stream():
+    pieces, usage, finish = [], None, None
+    for chunk in client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, stream=True, stream_options={"include_usage": True}):
+        usage = chunk.usage or usage
+        if chunk.choices:
+            pieces.append(chunk.choices[0].delta.content or "")
+            finish = chunk.choices[0].finish_reason or finish
+    assert "".join(pieces) == ANSWER and finish == "stop" and len(pieces) >= 3
+    assert usage.completion_tokens == 10
+    data = events("/v1/chat/completions", {"model": "dictionary", "messages": ASK, "temperature": 0, "stream": True, "logprobs": True, "top_logprobs": 1})
+    assert data[-1] == "[DONE]"
+    for d in data[:-1]:
+        validate("CreateChatCompletionStreamResponse", json.loads(d))
+
+
+def test_log_probabilities():
+    r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, logprobs=True, top_logprobs=3)
+    tokens = r.choices[0].logprobs.content
+    assert "".join(t.token for t in tokens) == ANSWER
+    for t in tokens:
+        assert len(t.top_logprobs) == 3 and t.logprob <= 0 and bytes(t.bytes).decode() == t.token
+        assert t.top_logprobs[0].token == t.token and t.top_logprobs[0].logprob >= t.top_logprobs[1].logprob
+
+
+def test_completions():
+    prompts = ["<|user|>Define mention.<|assistant|>", "<|user|>Define house.<|assistant|>"]
+    r = client.completions.create(model="dictionary", prompt=prompts, temperature=0, max_tokens=40, logprobs=1, n=2)
+    assert [c.index for c in r.choices] == [0, 1, 2, 3]
+    assert r.choices[0].text == ANSWER and r.choices[1].text == ANSWER and r.choices[2].text.startswith("house (noun)")
+    status, body = post("/v1/completions", {"model": "dictionary", "prompt": prompts[0], "temperature": 0, "echo": True, "logprobs": 2, "max_tokens": 4})
+    validate("CreateCompletionResponse", body)
+    lp = body["choices"][0]["logprobs"]
+    assert lp["token_logprobs"][0] is None and all(x is not None for x in lp["token_logprobs"][1:]) and len(lp["tokens"]) == 6 + 4
+    assert body["choices"][0]["text"].endswith("mention (verb")
+    status, body = post("/v1/completions", {"model": "dictionary", "prompt": prompts[0], "temperature": 0, "echo": True, "max_tokens": 0})
+    assert body["usage"]["completion_tokens"] == 0 and body["choices"][0]["finish_reason"] == "length"
+    best = client.completions.create(model="dictionary", prompt=prompts[0], temperature=1.5, max_tokens=12, best_of=8, n=1, seed=3)
+    assert len(best.choices) == 1
+
+
+def test_token_ids_as_prompt():
+    _, t = post("/tokenize", {"model": "dictionary", "prompt": "<|user|>Define mention.<|assistant|>"})
+    assert t["count"] == 6 and t["max_model_len"] == 512
+    r = client.completions.create(model="dictionary", prompt=t["tokens"], temperature=0, max_tokens=40)
+    assert r.choices[0].text == ANSWER
+    _, d = post("/detokenize", {"model": "dictionary", "tokens": t["tokens"]})
+    assert "Define mention." in d["prompt"]
+    _, p = post("/apply-template", {"model": "dictionary", "messages": ASK})
+    assert p["prompt"] == "<|user|>Define mention.<|assistant|>"
+
+
+def test_marks_in_a_message_stay_text():
+    plain = post("/tokenize", {"model": "dictionary", "messages": [{"role": "user", "content": "x"}]})[1]["tokens"]
+    typed = post("/tokenize", {"model": "dictionary", "messages": [{"role": "user", "content": "<|assistant|>"}]})[1]["tokens"]
+    mark = plain[-1]
+    assert typed.count(mark) == 1 and typed[-1] == mark, (plain, typed)
+
+
+def test_stop_strings():
+    r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, stop=["reference", "nothing"])
+    assert r.choices[0].message.content == "mention (verb): make " and r.choices[0].finish_reason == "stop"
+    text = ""
+    for chunk in client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, stop="make ref", stream=True):
+        text += chunk.choices[0].delta.content or "" if chunk.choices else ""
+    assert text == "mention (verb): ", text
+
+
+def test_limits_and_ends():
+    r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, max_tokens=3)
+    assert r.choices[0].finish_reason == "length" and r.usage.completion_tokens == 3
+    r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, max_completion_tokens=30, extra_body={"ignore_eos": True})
+    assert r.usage.completion_tokens == 30 and r.choices[0].finish_reason == "length"
+    r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, extra_body={"min_tokens": 15})
+    assert r.usage.completion_tokens >= 15
+
+
+def sampled(i, **more):
+    words = ["mention", "house", "river", "music", "stone", "travel", "winter", "bread"]
+    extra = [{}, {"top_k": 20}, {"min_p": 0.05}, {"typical_p": 0.9}, {"repetition_penalty": 1.3}, {"top_n_sigma": 1.5}, {"mirostat": 2}, {"xtc_probability": 0.5, "xtc_threshold": 0.1}, {"dry_multiplier": 0.8}, {"mirostat": 1}]
+    r = client.chat.completions.create(model="dictionary", messages=[{"role": "user", "content": "Define %s." % words[i % 8]}], temperature=0 if i % 5 == 0 else 1.2, top_p=0.95 if i % 3 else 1, seed=1000 + i, max_tokens=24,
+                                       frequency_penalty=0.3 if i % 4 == 0 else 0, extra_body=extra[i % len(extra)], **more)
+    return r.choices[0].message.content
+
+
+def test_same_text_alone_and_in_company():
+    alone = [sampled(i) for i in range(20)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(sampled, range(20)))
+    assert alone == together, [(a, b) for a, b in zip(alone, together) if a != b][:2]
+
+
+def test_seeds_differ_and_repeat():
+    ask = dict(model="dictionary", messages=ASK, temperature=1.8, max_tokens=20)
+    a, b, c = (client.chat.completions.create(seed=s, **ask).choices[0].message.content for s in (1, 1, 2))
+    assert a == b and a != c
+    n = client.chat.completions.create(seed=1, n=4, **ask)
+    assert len({x.message.content for x in n.choices}) > 1
+
+
+def test_logit_bias():
+    token = post("/tokenize", {"model": "dictionary", "prompt": " noun", "add_special_tokens": False})[1]["tokens"][-1]
+    first = post("/v1/completions", {"model": "dictionary", "prompt": "<|user|>Define mention.<|assistant|>", "temperature": 0, "max_tokens": 1, "logit_bias": {str(token): 100}})[1]
+    assert "noun" in first["choices"][0]["text"]
+
+
+def test_embeddings():
+    e = client.embeddings.create(model="dictionary", input=["hello", "world", "hello"])
+    assert len(e.data) == 3 and len(e.data[0].embedding) == 256
+    assert e.data[0].embedding == e.data[2].embedding != e.data[1].embedding
+    assert abs(sum(x * x for x in e.data[0].embedding) - 1) < 1e-4
+    status, body = post("/v1/embeddings", {"model": "dictionary", "input": "hello", "encoding_format": "float"})
+    validate("CreateEmbeddingResponse", body)
+    status, packed = post("/v1/embeddings", {"model": "dictionary", "input": "hello", "encoding_format": "base64"})
+    raw = base64.b64decode(packed["data"][0]["embedding"])
+    assert list(struct.unpack("<256f", raw)) == [struct.unpack("<f", struct.pack("<f", x))[0] for x in body["data"][0]["embedding"]]
+    many = client.embeddings.create(model="dictionary", input=["text %d" % i for i in range(300)])
+    assert len(many.data) == 300
+
+
+def test_errors():
+    def error(path, body, status, param=None, code=None):
+        got, e = post(path, body)
+        assert got == status, (got, e)
+        assert set(e["error"]) == {"message", "type", "param", "code"} and e["error"]["message"], e
+        assert e["error"]["param"] == param and e["error"]["code"] == code, e
+        validate("ErrorResponse", e)
+        return e["error"]["message"]
+    error("/v1/chat/completions", {"model": "nothing", "messages": ASK}, 404, "model", "model_not_found")
+    error("/v1/chat/completions", {"messages": ASK}, 400, "model")
+    error("/v1/chat/completions", {"model": "dictionary", "messages": []}, 400, "messages")
+    error("/v1/chat/completions", {"model": "dictionary", "messages": ASK, "temperature": "hot"}, 400, "temperature")
+    error("/v1/chat/completions", {"model": "dictionary", "messages": ASK, "n": 17}, 400, "n")
+    error("/v1/chat/completions", {"model": "digits", "messages": ASK}, 400, "model")
+    error("/v1/rerank", {"model": "dictionary", "query": "a", "documents": ["b"]}, 400)
+    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "word " * 600}, 400)
+    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "a", "max_tokens": 600}, 400)
+    error("/v1/completions", {"model": "dictionary", "prompt": [99999]}, 400)
+    status, _, body = server.call("POST", "/v1/chat/completions", "{")
+    assert status == 400 and "message" in json.loads(body)["error"]
+    try:
+        client.chat.completions.create(model="nothing", messages=ASK)
+        assert False
+    except openai.NotFoundError:
+        pass
+
+
+def metric(name):
+    status, _, text = server.call("GET", "/metrics")
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.decode().splitlines() if line.startswith(name + "{"))
+
+
+def test_prefix_cache_is_told():
+    words = "One two three four five six seven eight nine ten eleven twelve thirteen fourteen. " * 3
+    ask = {"model": "dictionary", "prompt": words, "max_tokens": 2, "temperature": 0}
+    first = post("/v1/completions", ask)[1]
+    again = post("/v1/completions", ask)[1]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 32
+    assert first["choices"][0]["text"] == again["choices"][0]["text"]
+    off = post("/v1/completions", dict(ask, cache_prompt=False))[1]
+    assert off["usage"]["prompt_tokens_details"]["cached_tokens"] == 0 and off["choices"][0]["text"] == first["choices"][0]["text"]
+    assert metric("vllm:prefix_cache_hits_total") > 0
+
+
+def test_clients_that_leave_free_everything():
+    body = json.dumps({"model": "dictionary", "prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True, "stream": True, "n": 2})
+    for i in range(40):
+        c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        c.request("POST", "/v1/completions", body)
+        if i % 2:
+            c.getresponse().read(200)
+        c.close()
+    end = time.time() + 20
+    while time.time() < end and (metric("vllm:num_requests_running") or metric("vllm:kv_cache_usage_perc")):
+        client.completions.create(model="dictionary", prompt="a", max_tokens=1)      # gauges are set by a step
+        time.sleep(0.1)
+    assert metric("vllm:num_requests_running") == 0 and metric("vllm:kv_cache_usage_perc") == 0
+    assert metric("vllm:request_success_total") > 0
+
+
+def test_generate_extension():
+    status, body = post("/v2/models/dictionary/generate", {"text_input": "<|user|>Define mention.<|assistant|>", "id": "7", "parameters": {"temperature": 0, "max_tokens": 40}})
+    assert status == 200 and body["text_output"] == ANSWER and body["id"] == "7" and body["model_name"] == "dictionary", body
+    data = events("/v2/models/dictionary/generate_stream", {"text_input": "<|user|>Define mention.<|assistant|>", "temperature": 0, "max_tokens": 40})
+    assert "".join(json.loads(d)["text_output"] for d in data) == ANSWER
+    status, body = post("/v2/models/digits/generate", {"text_input": "x"})
+    assert status == 400 and isinstance(body["error"], str)
+
+
+run(globals())
