@@ -9,17 +9,19 @@
 #include "base/threads.h"
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/operators/numbers.h"
+#include "server/command_bench.h"
 #include "server/command_model.h"
 #include "server/commands.h"
 
 enum { RUNS_MAX = 1000000, WARM_UP = 3, STEPS_MAX = 20000, STEPS_SHOWN = 40, OPERATORS_MAX = 64 };
 
-struct bench { const char *model, *size; int64_t batch; double seconds; bool json, trace; struct engine_options options; };
+struct bench { const char *model, *size; int64_t batch; double seconds; bool json, trace; struct engine_options options; struct bench_text_ask text; };
 
 static void usage(FILE *to)
 {
     fprintf(to, "usage: inferd bench MODEL [--batch N] [--threads N] [--precision P] [--seconds S] [--json] [--trace] [--size N] [--cpu-level L]\n"
-                "Free dimensions but the first are --size (224). --json prints one line; --trace lists the slowest nodes of the last run.\n");
+                "Free dimensions but the first are --size (224). --json prints one line; --trace lists the slowest nodes of the last run.\n"
+                "On a language model: [--prompt 512] [--generate 128] [--sequences 1] [--precision f32|auto].\n");
 }
 
 static enum status make_inputs(const struct signature *s, const struct bench *b, struct request_tensor *inputs, struct arena *arena, struct err *err)
@@ -152,15 +154,39 @@ static enum status bench(const struct bench *b, struct err *err)
     return st;
 }
 
+/* --name N into a small count: 0 not it, 1 taken, -1 wrong. */
+static int count_option(struct command_args *a, const char *name, int low, int *out)
+{
+    const char *v;
+    double n;
+    if (!command_option(a, name, &v)) return 0;
+    if (!command_number(v, low, 1 << 20, &n) || n != (int)n) {
+        fprintf(stderr, "inferd: %s takes a number from %d to %d\n", name, low, 1 << 20);
+        return -1;
+    }
+    *out = (int)n;
+    return 1;
+}
+
+static bool is_text(const char *model)
+{
+    char file[4096];
+    return !command_model_find(file, model, NULL) && command_engine_of(file)->text;
+}
+
 int command_bench(int argc, char **argv)
 {
-    struct bench b = { .batch = 1, .seconds = 3 };
+    struct bench b = { .batch = 1, .seconds = 3, .text = { .prompt = 512, .generate = 128, .sequences = 1 } };
     struct command_args a = { argc, 1, argv };
     const char *v;
     double n;
     command_engine_defaults(&b.options);
+    b.options.precision = PRECISION_AUTO;
     while (a.at < argc) {
         int took = command_engine_option(&a, &b.options);
+        if (!took) took = count_option(&a, "--prompt", 0, &b.text.prompt);
+        if (!took) took = count_option(&a, "--generate", 0, &b.text.generate);
+        if (!took) took = count_option(&a, "--sequences", 1, &b.text.sequences);
         if (took < 0) return 2;
         if (took) continue;
         if (command_flag(&a, "--help")) { usage(stdout); return 0; }
@@ -182,7 +208,10 @@ int command_bench(int argc, char **argv)
     if (!b.model) { usage(stderr); return 2; }
     b.options.max_batch_rows = b.batch;
     struct err err = { 0 };
-    if (!bench(&b, &err)) return 0;
+    b.text.seconds = b.seconds;
+    b.text.json = b.json;
+    b.text.trace = b.trace;
+    if (!(is_text(b.model) ? bench_text(b.model, &b.options, &b.text, &err) : bench(&b, &err))) return 0;
     fprintf(stderr, "inferd: %s\n", err.text);
     return 1;
 }
