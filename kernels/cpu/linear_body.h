@@ -97,48 +97,45 @@ VEC_INLINE void tile_store(const struct panel_job *j, int64_t row, int64_t colum
 /* 16 of k: groups u[0..4) with x[0..16) */
 VEC_INLINE lanes_i dot_four(lanes_i dot, const lanes_b *u, const int8_t *x, int as_signed)
 {
-    if (as_signed) return lanes_i_dot_signed(lanes_i_dot_signed(lanes_i_dot_signed(lanes_i_dot_signed(dot, u[0], x), u[1], x + 4), u[2], x + 8), u[3], x + 12);
-    return lanes_i_dot(lanes_i_dot(lanes_i_dot(lanes_i_dot(dot, u[0], x), u[1], x + 4), u[2], x + 8), u[3], x + 12);
+    LANES_UNROLL
+    for (int g = 0; g < 4; g++) dot = as_signed ? lanes_i_dot_signed(dot, lanes_b_flip(u[g]), x + 4 * g) : lanes_i_dot(dot, u[g], x + 4 * g);
+    return dot;
 }
 
-VEC_INLINE void quantised_tile(const int type, const int rows, const struct panel_job *j, int64_t panel, int64_t row)
+VEC_INLINE void quantised_tile(const int rows, const struct panel_job *j, int64_t panel, int64_t row)
 {
-    const int low = TYPE_LOW(type), high = TYPE_HIGH(type), two = TYPE_TWO(type), as_signed = LANES_SIGNED_WIDE && TYPE_WIDE(type);
+    const struct panel_layout *p = panel_layout(j->type);
+    const int two = p->two, minimum = p->minimum, as_signed = LANES_SIGNED_WIDE && p->offset == 128;
     const int64_t blocks = j->k / PANEL_BLOCK;
-    const uint8_t *at = j->panels + panel * j->panel_bytes, *head = at;
     const struct panel_block *x = j->rows + row * blocks;
+    struct panel_walk walk = panel_walk_from(j->type, j->panels + panel * j->panel_bytes, 0);
+    struct spread s;
     lanes_f sum[TILE_X];
     LANES_UNROLL
     for (int r = 0; r < rows; r++) sum[r] = lanes_f_set(0.0f);
-    for (int64_t b = 0; b < blocks; b++) {
+    for (int64_t b = 0; b < blocks; b++, x += rows) {
         lanes_b u[GROUPS];
-        lanes_f a[2], minimum[2];
-        if (TYPE_HEAD(type) && b % 8 == 0) head = at, at += TYPE_HEAD(type);
         if (rows <= 4)
-            for (int line = 0; line < (low + high) * 64 + 32; line += 64) __builtin_prefetch(at + LINEAR_PREFETCH + line, 0, 3);
-        unpack_scales(type, a, minimum, head, at);
-        unpack_groups(type, u, at + TYPE_SCALES(type), as_signed);
-        at += TYPE_SCALES(type) + (low + high) * 64;
+            for (int line = 0; line < walk.bytes; line += 64) __builtin_prefetch(walk.at + LINEAR_PREFETCH + line, 0, 3);
+        panel_walk_next(&walk, &s);
+        LANES_UNROLL
+        for (int g = 0; g < GROUPS; g++) u[g] = lanes_b_load(s.u + 64 * g);
+        const lanes_f a = lanes_f_load(s.a, PANEL_ROWS);
         LANES_UNROLL
         for (int r = 0; r < rows; r++) {
             const int8_t *q = x[r].numbers;
             const float scale = x[r].scale;
-            const int32_t *start = x[r].start;
+            const lanes_i start = lanes_i_set(two && minimum ? 0 : x[r].start[0]);
             if (two) {
-                const lanes_i first = dot_four(lanes_i_set(TYPE_MINIMUM(type) ? 0 : start[0]), u, q, as_signed), second = dot_four(lanes_i_set(TYPE_MINIMUM(type) ? 0 : start[1]), u + 4, q + 16, as_signed);
-                sum[r] = lanes_f_fma(lanes_f_from(first), lanes_f_mul(a[0], lanes_f_set(scale)), sum[r]);
-                sum[r] = lanes_f_fma(lanes_f_from(second), lanes_f_mul(a[1], lanes_f_set(scale)), sum[r]);
+                const lanes_i second = lanes_i_set(minimum ? 0 : x[r].start[1]);
+                sum[r] = lanes_f_fma(lanes_f_from(dot_four(start, u, q, as_signed)), lanes_f_mul(a, lanes_f_set(scale)), sum[r]);
+                sum[r] = lanes_f_fma(lanes_f_from(dot_four(second, u + 4, q + 16, as_signed)), lanes_f_mul(lanes_f_load(s.a + PANEL_ROWS, PANEL_ROWS), lanes_f_set(scale)), sum[r]);
             } else {
-                const lanes_i dot = dot_four(dot_four(lanes_i_set(start[0]), u, q, as_signed), u + 4, q + 16, as_signed);
-                sum[r] = lanes_f_fma(lanes_f_from(dot), lanes_f_mul(a[0], lanes_f_set(scale)), sum[r]);
+                sum[r] = lanes_f_fma(lanes_f_from(dot_four(dot_four(start, u, q, as_signed), u + 4, q + 16, as_signed)), lanes_f_mul(a, lanes_f_set(scale)), sum[r]);
             }
-            if (TYPE_MINIMUM(type) && !two) sum[r] = lanes_f_fma(minimum[0], lanes_f_set(-x[r].moment), sum[r]);
-            if (TYPE_MINIMUM(type) && two) {
-                sum[r] = lanes_f_fma(minimum[0], lanes_f_set(-scale * (float)start[0]), sum[r]);
-                sum[r] = lanes_f_fma(minimum[1], lanes_f_set(-scale * (float)start[1]), sum[r]);
-            }
+            if (minimum) sum[r] = lanes_f_fma(lanes_f_load(s.minimum, PANEL_ROWS), lanes_f_set(two ? -scale * (float)x[r].start[0] : -x[r].moment), sum[r]);
+            if (minimum && two) sum[r] = lanes_f_fma(lanes_f_load(s.minimum + PANEL_ROWS, PANEL_ROWS), lanes_f_set(-scale * (float)x[r].start[1]), sum[r]);
         }
-        x += rows;
     }
     LANES_UNROLL
     for (int r = 0; r < rows; r++)
@@ -174,27 +171,22 @@ VEC_INLINE void half_tile(const int type, const int rows, const int panels, cons
         for (int v = 0; v < panels && row + r < j->m; v++) tile_store(j, row + r, (panel + v) * PANEL_ROWS, sum[r][v]);
 }
 
-/* Each weight as its decoder has it and each sum with its k in ascending order: LINEAR_F32 for few rows. */
-VEC_INLINE void exact_tile(const int type, const int rows, const struct panel_job *j, int64_t panel, int64_t row)
+/* Each weight as its decoder has it and each sum with its k in ascending order: x as it is. */
+VEC_INLINE void exact_tile(const int rows, const struct panel_job *j, int64_t panel, int64_t row)
 {
-    const uint8_t *at = j->panels + panel * j->panel_bytes, *head = at;
-    const lanes_f offset = lanes_f_set((float)panel_layout(type)->offset);
+    const struct panel_layout *p = panel_layout(j->type);
+    struct panel_walk walk = panel_walk_from(j->type, j->panels + panel * j->panel_bytes, 0);
     const float *x[TILE_X];
+    struct spread s;
     lanes_f sum[TILE_X];
     LANES_UNROLL
     for (int r = 0; r < rows; r++) x[r] = j->x + (row + r < j->m ? row + r : row) * j->ldx, sum[r] = lanes_f_set(0.0f);
     for (int64_t b = 0; b < j->k / PANEL_BLOCK; b++) {
-        lanes_b u[GROUPS];
-        lanes_f a[2], minimum[2];
-        if (TYPE_HEAD(type) && b % 8 == 0) head = at, at += TYPE_HEAD(type);
-        unpack_scales(type, a, minimum, head, at);
-        unpack_groups(type, u, at + TYPE_SCALES(type), 0);
-        at += TYPE_SCALES(type) + (TYPE_LOW(type) + TYPE_HIGH(type)) * 64;
-        LANES_UNROLL
+        panel_walk_next(&walk, &s);
         for (int g = 0; g < GROUPS; g++)
             LANES_UNROLL
             for (int i = 0; i < 4; i++) {
-                const lanes_f w = weight_of(type, a, minimum, u, offset, g, i);
+                const lanes_f w = weight_of(&s, p, g, i);
                 LANES_UNROLL
                 for (int r = 0; r < rows; r++) sum[r] = lanes_f_fma(lanes_f_set(x[r][b * PANEL_BLOCK + 4 * g + i]), w, sum[r]);
             }
@@ -204,97 +196,81 @@ VEC_INLINE void exact_tile(const int type, const int rows, const struct panel_jo
         if (row + r < j->m) tile_store(j, row + r, panel * PANEL_ROWS, sum[r]);
 }
 
-/* All rows against panels [from, to): the panel stays in cache while the rows go by. */
-#define QUANTISED(type_)                                                                                                                \
-    static __attribute__((noinline)) void multiply_##type_(const struct panel_job *j, int64_t from, int64_t to)                         \
-    {                                                                                                                                   \
-        for (int64_t panel = from; panel < to; panel++)                                                                                 \
-            for (int64_t row = 0, left; (left = j->m - row) > 0; row += left == 1 ? 1 : TILE_X) {                                        \
-                if (left == 1 || TILE_X == 1) quantised_tile(BLOCK_##type_, 1, j, panel, row);                                           \
-                else if (left <= TILE_SMALL || TILE_X == TILE_SMALL) quantised_tile(BLOCK_##type_, TILE_SMALL, j, panel, row);         \
-                else if (TILE_X > TILE_SMALL) quantised_tile(BLOCK_##type_, TILE_X, j, panel, row);                                      \
-            }                                                                                                                           \
+/* A tile of so many rows: one function each, so that its sums are registers. */
+#define TILE(kind_, rows_)                                                                                                    \
+    static __attribute__((noinline)) void kind_##_tile_##rows_(const struct panel_job *j, int64_t panel, int64_t row)         \
+    {                                                                                                                         \
+        kind_##_tile(rows_, j, panel, row);                                                                                   \
     }
-#define EXACT(type_)                                                                                                                    \
-    static __attribute__((noinline)) void exact_##type_(const struct panel_job *j, int64_t from, int64_t to)                            \
-    {                                                                                                                                   \
-        for (int64_t panel = from; panel < to; panel++)                                                                                 \
-            for (int64_t row = 0, left; (left = j->m - row) > 0; row += left == 1 ? 1 : TILE_X) {                                        \
-                if (left == 1 || TILE_X == 1) exact_tile(BLOCK_##type_, 1, j, panel, row);                                               \
-                else if (left <= TILE_SMALL || TILE_X == TILE_SMALL) exact_tile(BLOCK_##type_, TILE_SMALL, j, panel, row);               \
-                else exact_tile(BLOCK_##type_, TILE_X, j, panel, row);                                                                   \
-            }                                                                                                                           \
+#define TILE_HALF(type_, panels_, rows_)                                                                                                  \
+    static __attribute__((noinline)) void half_tile_##type_##_##panels_##_##rows_(const struct panel_job *j, int64_t panel, int64_t row)  \
+    {                                                                                                                                     \
+        half_tile(BLOCK_##type_, rows_, panels_, j, panel, row);                                                                          \
     }
-#define HALF(type_)                                                                                                                     \
-    static __attribute__((noinline)) void multiply_##type_(const struct panel_job *j, int64_t from, int64_t to)                         \
-    {                                                                                                                                   \
-        for (int64_t panel = from; panel < to; panel += 2)                                                                              \
-            for (int64_t row = 0, left; (left = j->m - row) > 0; row += left == 1 ? 1 : TILE_X) {                                        \
-                if (panel + 1 == to) half_tile(BLOCK_##type_, TILE_X, 1, j, panel, row);                                                 \
-                else if (left == 1 || TILE_X == 1) half_tile(BLOCK_##type_, 1, 2, j, panel, row);                                        \
-                else if (left <= TILE_SMALL || TILE_X == TILE_SMALL) half_tile(BLOCK_##type_, TILE_SMALL, 2, j, panel, row);             \
-                else half_tile(BLOCK_##type_, TILE_X, 2, j, panel, row);                                                                 \
-            }                                                                                                                           \
-    }
-/* A panel as floats, in the decoder's own order of operations. */
-#define DECODE(type_)                                                                                                                   \
-    static __attribute__((noinline)) void decode_##type_(float *y, int64_t step, int64_t half, const uint8_t *panel, int64_t from, int64_t k) \
-    {                                                                                                                                   \
-        decode_span(BLOCK_##type_, y, step, half, panel, from, k);                                                                      \
-    }
+/* of 1, TILE_SMALL and TILE_X rows */
+#if defined(__AVX512VNNI__)
+#define TILES(X) X(1), X(4), X(8)
+#define TILES_OF(kind_) TILE(kind_, 1) TILE(kind_, 4) TILE(kind_, 8)
+#define HALVES_OF(type_, panels_) TILE_HALF(type_, panels_, 1) TILE_HALF(type_, panels_, 4) TILE_HALF(type_, panels_, 8)
+#elif defined(__AVX2__)
+#define TILES(X) X(1), X(4), X(4)
+#define TILES_OF(kind_) TILE(kind_, 1) TILE(kind_, 4)
+#define HALVES_OF(type_, panels_) TILE_HALF(type_, panels_, 1) TILE_HALF(type_, panels_, 4)
+#else
+#define TILES(X) X(1), X(1), X(1)
+#define TILES_OF(kind_) TILE(kind_, 1)
+#define HALVES_OF(type_, panels_) TILE_HALF(type_, panels_, 1)
+#endif
+TILES_OF(quantised)
+TILES_OF(exact)
+HALVES_OF(F16, 1)
+HALVES_OF(F16, 2)
+HALVES_OF(BF16, 1)
+HALVES_OF(BF16, 2)
 
-/* from and k: multiples of 256 for formats with a head, of 32 else */
-VEC_INLINE void decode_span(const int type, float *y, int64_t step, int64_t half, const uint8_t *panel, int64_t from, int64_t k)
-{
-    const int low = TYPE_LOW(type), high = TYPE_HIGH(type);
-    const uint8_t *at = panel + from / PANEL_BLOCK * (TYPE_SCALES(type) + (low + high) * 64) + from / 256 * TYPE_HEAD(type), *head = at;
-    for (int64_t b = 0; b < k / PANEL_BLOCK; b++) {
-        lanes_b u[GROUPS];
-        lanes_f a[2], minimum[2];
-        if (TYPE_HEAD(type) && b % 8 == 0) head = at, at += TYPE_HEAD(type);
-        unpack_scales(type, a, minimum, head, at);
-        unpack_groups(type, u, at + TYPE_SCALES(type), 0);
-        at += TYPE_SCALES(type) + (low + high) * 64;
-        const lanes_f offset = lanes_f_set((float)panel_layout(type)->offset);
-        LANES_UNROLL
-        for (int g = 0; g < GROUPS; g++)
-            LANES_UNROLL
-            for (int i = 0; i < 4; i++, y += step) lanes_f_store_halves(y, y + half, weight_of(type, a, minimum, u, offset, g, i));
-    }
-}
+struct tiles { void (*tile[3])(const struct panel_job *j, int64_t panel, int64_t row); };
+#define QUANTISED(rows_)  quantised_tile_##rows_
+#define EXACT(rows_)      exact_tile_##rows_
+#define F16_ONE(rows_)    half_tile_F16_1_##rows_
+#define F16_TWO(rows_)    half_tile_F16_2_##rows_
+#define BF16_ONE(rows_)   half_tile_BF16_1_##rows_
+#define BF16_TWO(rows_)   half_tile_BF16_2_##rows_
+static const struct tiles quantised_tiles = { { TILES(QUANTISED) } }, exact_tiles = { { TILES(EXACT) } };
+static const struct tiles half_tiles[2][2] = { { { { TILES(F16_ONE) } }, { { TILES(F16_TWO) } } }, { { { TILES(BF16_ONE) } }, { { TILES(BF16_TWO) } } } };
 
-PANEL_TYPES(QUANTISED)
-PANEL_TYPES(DECODE)
-PANEL_TYPES(EXACT)
-HALF(F16)
-HALF(BF16)
-
-static void decode(float *y, int64_t step, int64_t half, int type, const uint8_t *panel, int64_t from, int64_t k)
-{
-    switch (type) {
-#define ONE(type_) case BLOCK_##type_: decode_##type_(y, step, half, panel, from, k); break;
-    PANEL_TYPES(ONE)
-#undef ONE
-    default:
-        for (int64_t i = from; i < from + k; i++, y += step)
-            lanes_f_store_halves(y, y + half, type == BLOCK_BF16 ? lanes_f_bf16(panel + i * PANEL_ROWS * 2) : lanes_f_f16(panel + i * PANEL_ROWS * 2));
-    }
-}
-
+/* All rows against panels [from, to): a panel stays in cache while the rows go by. */
 static void multiply(const struct panel_job *j, int64_t from, int64_t to)
 {
-    switch (j->type) {
-#define ONE(type_)  case BLOCK_##type_: j->exact ? exact_##type_(j, from, to) : multiply_##type_(j, from, to); break;
-#define HALVES(type_) case BLOCK_##type_: multiply_##type_(j, from, to); break;
-    PANEL_TYPES(ONE)
-    HALVES(F16)
-    HALVES(BF16)
-#undef ONE
-#undef HALVES
-    default: break;
+    const int half = j->type == BLOCK_F16 || j->type == BLOCK_BF16;
+    for (int64_t panel = from; panel < to;) {
+        const int panels = half && panel + 2 <= to ? 2 : 1;
+        const struct tiles *t = half ? &half_tiles[j->type == BLOCK_BF16][panels - 1] : j->exact ? &exact_tiles : &quantised_tiles;
+        for (int64_t row = 0; row < j->m;) {
+            const int64_t rows = panel_tile_rows(TILE_X, TILE_SMALL, j->m - row);
+            t->tile[rows == 1 ? 0 : rows == TILE_SMALL ? 1 : 2](j, panel, row);
+            row += rows;
+        }
+        panel += panels;
     }
     const int64_t left = from * PANEL_ROWS, right = to * PANEL_ROWS < j->n ? to * PANEL_ROWS : j->n;
     for (int64_t r = 0; j->ep->act.kind != ACT_NONE && r < j->m; r++) activate_span(j->y + r * j->ldy + left, j->y + r * j->ldy + left, right - left, j->ep->act);
+}
+
+static void decode(float *y, int64_t step, int64_t half, int type, const uint8_t *panel, int64_t from, int64_t k)
+{
+    const struct panel_layout *p = panel_layout(type);
+    if (p->low == 16) {
+        for (int64_t i = from; i < from + k; i++, y += step)
+            lanes_f_store_halves(y, y + half, type == BLOCK_BF16 ? lanes_f_bf16(panel + i * PANEL_ROWS * 2) : lanes_f_f16(panel + i * PANEL_ROWS * 2));
+        return;
+    }
+    struct panel_walk walk = panel_walk_from(type, panel, from);
+    struct spread s;
+    for (int64_t b = 0; b < k / PANEL_BLOCK; b++) {
+        panel_walk_next(&walk, &s);
+        for (int g = 0; g < GROUPS; g++)
+            for (int i = 0; i < 4; i++, y += step) lanes_f_store_halves(y, y + half, weight_of(&s, p, g, i));
+    }
 }
 
 #endif

@@ -1,4 +1,5 @@
-/* A block of a panel (kernels/linear_panels.h) in registers: its 8 groups and its scales. `type` is a constant at every call, so that one layout is left. */
+/* A block of a panel (kernels/linear_panels.h) spread out: its 8 groups as bytes and its scales as floats. There is one function for each type, whose layout is
+ * constant in it; what multiplies, decodes or makes tiles is then one function for all types. */
 #ifndef KERNELS_CPU_LINEAR_UNPACK_H
 #define KERNELS_CPU_LINEAR_UNPACK_H
 
@@ -14,14 +15,12 @@ enum { GROUPS = 8 };
 /* The panel's layout as constants of the type. */
 #define TYPE_LOW(type)     ((type) == BLOCK_Q8_0 ? 8 : (type) == BLOCK_Q2_K || (type) == BLOCK_Q3_K ? 2 : 4)
 #define TYPE_HIGH(type)    ((type) == BLOCK_Q5_0 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q5_K || (type) == BLOCK_Q3_K ? 1 : (type) == BLOCK_Q6_K ? 2 : 0)
-#define TYPE_WIDE(type)    ((type) == BLOCK_Q8_0 || (type) == BLOCK_IQ4_NL || (type) == BLOCK_IQ4_XS || (type) == BLOCK_MXFP4)     /* offset 128 */
 #define TYPE_TWO(type)     ((type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_Q2_K)
-#define TYPE_HEAD(type)    ((type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K ? 64 : (type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_IQ4_XS ? 32 : 0)
 #define TYPE_SCALES(type)  ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 ? 64 : (type) == BLOCK_MXFP4 || (type) == BLOCK_IQ4_XS ? 16 : 32)
 #define TYPE_MINIMUM(type) ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K)
 
-/* The 8 groups of a block as bytes of the dot product: u, or signed weights where LANES_SIGNED_WIDE asks for them. */
-VEC_INLINE void unpack_groups(const int type, lanes_b *u, const uint8_t *bits, int as_signed)
+/* The 8 groups of a block: u, looked up where the type has a table. */
+VEC_INLINE void unpack_groups(const int type, lanes_b *u, const uint8_t *bits)
 {
     const int low = TYPE_LOW(type), high = TYPE_HIGH(type);
     lanes_b l[8], h[2];
@@ -34,9 +33,8 @@ VEC_INLINE void unpack_groups(const int type, lanes_b *u, const uint8_t *bits, i
         u[g] = low == 8 ? l[g] : low == 4 ? lanes_b_bits(l[g % 4], g / 4 * 4, 15) : lanes_b_bits(l[g / 4], g % 4 * 2, 3);
         if (high == 1) u[g] = lanes_b_join(u[g], lanes_b_bits(h[0], g, 1), low);
         if (high == 2) u[g] = lanes_b_join(u[g], lanes_b_bits(h[g / 4], g % 4 * 2, 3), low);
-        if (type == BLOCK_Q8_0 && as_signed) u[g] = lanes_b_flip(u[g]);
-        if (type == BLOCK_IQ4_NL || type == BLOCK_IQ4_XS) u[g] = lanes_b_table(u[g], block_values_iq4, as_signed ? 0 : 0x80);
-        if (type == BLOCK_MXFP4) u[g] = lanes_b_table(u[g], block_values_mxfp4, as_signed ? 0 : 0x80);
+        if (type == BLOCK_IQ4_NL || type == BLOCK_IQ4_XS) u[g] = lanes_b_table(u[g], block_values_iq4, 0x80);
+        if (type == BLOCK_MXFP4) u[g] = lanes_b_table(u[g], block_values_mxfp4, 0x80);
     }
 }
 
@@ -75,12 +73,55 @@ VEC_INLINE void unpack_scales(const int type, lanes_f *a, lanes_f *b, const uint
     }
 }
 
-/* number i of group g as float, in the decoder's own order of operations */
-VEC_INLINE lanes_f weight_of(const int type, const lanes_f *a, const lanes_f *minimum, const lanes_b *u, lanes_f offset, int g, int i)
+struct spread { uint8_t u[GROUPS * 64]; float a[2 * PANEL_ROWS], minimum[2 * PANEL_ROWS]; } __attribute__((aligned(64)));
+
+#define SPREAD(type_)                                                                                                       \
+    static __attribute__((noinline)) void spread_##type_(struct spread *s, const uint8_t *block, const uint8_t *head)       \
+    {                                                                                                                       \
+        lanes_b u[GROUPS];                                                                                                  \
+        lanes_f a[2], minimum[2];                                                                                           \
+        unpack_scales(BLOCK_##type_, a, minimum, head, block);                                                              \
+        unpack_groups(BLOCK_##type_, u, block + TYPE_SCALES(BLOCK_##type_));                                                \
+        LANES_UNROLL                                                                                                        \
+        for (int g = 0; g < GROUPS; g++) lanes_b_store(s->u + 64 * g, u[g]);                                                \
+        LANES_UNROLL                                                                                                        \
+        for (int h = 0; h < 1 + TYPE_TWO(BLOCK_##type_); h++) {                                                             \
+            lanes_f_store(s->a + PANEL_ROWS * h, a[h], PANEL_ROWS);                                                         \
+            if (TYPE_MINIMUM(BLOCK_##type_)) lanes_f_store(s->minimum + PANEL_ROWS * h, minimum[h], PANEL_ROWS);            \
+        }                                                                                                                   \
+    }
+PANEL_TYPES(SPREAD)
+
+static void (*const spreads[BLOCK_TYPE_END])(struct spread *s, const uint8_t *block, const uint8_t *head) = {
+#define ONE(type_) [BLOCK_##type_] = spread_##type_,
+    PANEL_TYPES(ONE)
+#undef ONE
+};
+
+/* A panel gone through block by block. */
+struct panel_walk { const uint8_t *at, *head; int head_bytes, bytes; int64_t block; void (*spread)(struct spread *, const uint8_t *, const uint8_t *); };
+
+/* from the block that holds k, a multiple of 256 where there are heads */
+VEC_INLINE struct panel_walk panel_walk_from(int type, const uint8_t *panel, int64_t k)
 {
-    const int h = TYPE_TWO(type) ? g / 4 : 0;
-    const lanes_f w = lanes_f_mul(a[h], lanes_f_sub(lanes_f_from(lanes_i_byte(u[g], i)), offset));
-    return TYPE_MINIMUM(type) ? lanes_f_sub(w, minimum[h]) : w;
+    const struct panel_layout *p = panel_layout(type);
+    const int bytes = (int)panel_block_bytes(p);
+    return (struct panel_walk){ .at = panel + k / PANEL_BLOCK * bytes + k / 256 * p->head, .head_bytes = p->head, .bytes = bytes, .spread = spreads[type] };
+}
+VEC_INLINE void panel_walk_next(struct panel_walk *w, struct spread *s)
+{
+    if (w->head_bytes && w->block % 8 == 0) w->head = w->at, w->at += w->head_bytes;
+    w->spread(s, w->at, w->head);
+    w->at += w->bytes;
+    w->block++;
+}
+
+/* number i of group g as float, in the decoder's own order of operations */
+VEC_INLINE lanes_f weight_of(const struct spread *s, const struct panel_layout *p, int g, int i)
+{
+    const int half = p->two ? g / 4 * PANEL_ROWS : 0;
+    const lanes_f w = lanes_f_mul(lanes_f_load(s->a + half, PANEL_ROWS), lanes_f_sub(lanes_f_from(lanes_i_byte(lanes_b_load(s->u + 64 * g), i)), lanes_f_set((float)p->offset)));
+    return p->minimum ? lanes_f_sub(w, lanes_f_load(s->minimum + half, PANEL_ROWS)) : w;
 }
 
 #endif

@@ -16,6 +16,7 @@ enum { LANES_SIGNED_WIDE = 0 };
 #define lanes_i __m512i
 #define lanes_b __m512i
 VEC_INLINE lanes_b lanes_b_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+VEC_INLINE void    lanes_b_store(uint8_t *p, lanes_b x) { _mm512_storeu_si512(p, x); }
 VEC_INLINE lanes_b lanes_b_bits(lanes_b x, int shift, int mask) { return _mm512_and_si512(_mm512_srli_epi16(x, (unsigned)shift), _mm512_set1_epi8((char)mask)); }
 VEC_INLINE lanes_b lanes_b_join(lanes_b low, lanes_b high, int shift) { return _mm512_or_si512(low, _mm512_slli_epi16(high, (unsigned)shift)); }
 /* table[x] ^ flip for x of 4 bits */
@@ -60,6 +61,7 @@ struct lanes_int { __m256i v[2]; };
 #define lanes_b struct lanes_int
 #define LANES_PAIR(type_, expression) ({ type_ y_; for (int h = 0; h < 2; h++) y_.v[h] = (expression); y_; })
 VEC_INLINE lanes_b lanes_b_load(const uint8_t *p) { return LANES_PAIR(lanes_b, _mm256_loadu_si256((const __m256i *)p + h)); }
+VEC_INLINE void    lanes_b_store(uint8_t *p, lanes_b x) { _mm256_storeu_si256((__m256i *)p, x.v[0]), _mm256_storeu_si256((__m256i *)p + 1, x.v[1]); }
 VEC_INLINE lanes_b lanes_b_bits(lanes_b x, int shift, int mask) { return LANES_PAIR(lanes_b, _mm256_and_si256(_mm256_srli_epi16(x.v[h], shift), _mm256_set1_epi8((char)mask))); }
 VEC_INLINE lanes_b lanes_b_join(lanes_b low, lanes_b high, int shift) { return LANES_PAIR(lanes_b, _mm256_or_si256(low.v[h], _mm256_slli_epi16(high.v[h], shift))); }
 VEC_INLINE lanes_b lanes_b_table(lanes_b x, const int8_t *table, int flip)
@@ -110,6 +112,7 @@ struct lanes_bytes { uint8_t v[64]; };
 #define lanes_b struct lanes_bytes
 #define LANES_EACH(type_, count_, expression) ({ type_ y_; for (int l = 0; l < (count_); l++) y_.v[l] = (expression); y_; })
 VEC_INLINE lanes_b lanes_b_load(const uint8_t *p) { return LANES_EACH(lanes_b, 64, p[l]); }
+VEC_INLINE void    lanes_b_store(uint8_t *p, lanes_b x) { memcpy(p, x.v, 64); }
 VEC_INLINE lanes_b lanes_b_bits(lanes_b x, int shift, int mask) { return LANES_EACH(lanes_b, 64, (uint8_t)(x.v[l] >> shift & mask)); }
 VEC_INLINE lanes_b lanes_b_join(lanes_b low, lanes_b high, int shift) { return LANES_EACH(lanes_b, 64, (uint8_t)(low.v[l] | high.v[l] << shift)); }
 VEC_INLINE lanes_b lanes_b_table(lanes_b x, const int8_t *table, int flip) { return LANES_EACH(lanes_b, 64, (uint8_t)(table[x.v[l]] ^ flip)); }

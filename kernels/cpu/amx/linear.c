@@ -72,37 +72,28 @@ static __m512i pair_of(__m512 even, __m512 odd)
 }
 
 /* k [from, from + k) of a panel to every second tile from b on */
-VEC_INLINE void tiles_of_panel(const int type, uint16_t *b, const uint8_t *panel, int64_t from, int64_t k)
+static void tiles_of_panel(uint16_t *b, int type, const uint8_t *panel, int64_t from, int64_t k)
 {
-    const int bytes = TYPE_SCALES(type) + (TYPE_LOW(type) + TYPE_HIGH(type)) * 64, two = TYPE_TWO(type);
-    const uint8_t *at = panel + from / PANEL_BLOCK * bytes + from / 256 * TYPE_HEAD(type), *head = at;
-    const __m512 offset = _mm512_set1_ps((float)panel_layout(type)->offset);
-    for (int64_t block = 0; block < k / PANEL_BLOCK; block++, b += 2 * TILE_NUMBERS, at += bytes) {
-        lanes_b u[GROUPS];
-        lanes_f a[2], minimum[2], down[2];
-        if (TYPE_HEAD(type) && block % 8 == 0) head = at, at += TYPE_HEAD(type);
-        for (int line = 0; line < bytes; line += 64) __builtin_prefetch(at + 2048 + line, 0, 3);
-        unpack_scales(type, a, minimum, head, at);
-        unpack_groups(type, u, at + TYPE_SCALES(type), 0);
-        for (int h = 0; h < 1 + two; h++) down[h] = TYPE_MINIMUM(type) ? minimum[h] : _mm512_mul_ps(a[h], offset);
-        LANES_UNROLL
-        for (int g = 0; g < GROUPS; g++) {
-            const int h = two ? g / 4 : 0;
-            __m512 w[4];
-            LANES_UNROLL
-            for (int i = 0; i < 4; i++) w[i] = _mm512_fmsub_ps(a[h], lanes_f_from(lanes_i_byte(u[g], i)), down[h]);
-            _mm512_storeu_si512(b + (2 * g) * 32, pair_of(w[0], w[1]));
-            _mm512_storeu_si512(b + (2 * g + 1) * 32, pair_of(w[2], w[3]));
+    const struct panel_layout *p = panel_layout(type);
+    struct panel_walk walk = panel_walk_from(type, panel, from);
+    struct spread s;
+    for (int64_t block = 0; block < k / PANEL_BLOCK; block++, b += 2 * TILE_NUMBERS) {
+        for (int line = 0; line < walk.bytes; line += 64) __builtin_prefetch(walk.at + 2048 + line, 0, 3);
+        panel_walk_next(&walk, &s);
+        for (int h = 0; h < 1 + p->two; h++) {
+            const int first = p->two ? 4 * h : 0, end = p->two ? first + 4 : GROUPS;
+            const __m512 a = vec_load(s.a + 16 * h), down = p->minimum ? vec_load(s.minimum + 16 * h) : _mm512_mul_ps(a, vec_set((float)p->offset));
+            for (int g = first; g < end; g++) {
+                const lanes_b u = lanes_b_load(s.u + 64 * g);
+                __m512 w[4];
+                LANES_UNROLL
+                for (int i = 0; i < 4; i++) w[i] = _mm512_fmsub_ps(a, lanes_f_from(lanes_i_byte(u, i)), down);
+                _mm512_storeu_si512(b + (2 * g) * 32, pair_of(w[0], w[1]));
+                _mm512_storeu_si512(b + (2 * g + 1) * 32, pair_of(w[2], w[3]));
+            }
         }
     }
 }
-
-#define TILES(type_)                                                                                                              \
-    static __attribute__((noinline)) void tiles_of_##type_(uint16_t *b, const uint8_t *panel, int64_t from, int64_t k)            \
-    {                                                                                                                             \
-        tiles_of_panel(BLOCK_##type_, b, panel, from, k);                                                                         \
-    }
-PANEL_TYPES(TILES)
 
 /* bfloat16 weights only change places; beyond the last k are zeros. limit: all of k. */
 static void tiles_of_bf16(uint16_t *b, const uint8_t *panel, int64_t from, int64_t k, int64_t limit)
@@ -123,12 +114,8 @@ static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int6
         for (int64_t s = 0; s < k / 32; s++) memset(b + s * 2 * TILE_NUMBERS, 0, TILE_NUMBERS * sizeof *b);
         return;
     }
-    switch (j->type) {
-#define ONE(type_) case BLOCK_##type_: tiles_of_##type_(b, at, from, k); break;
-    PANEL_TYPES(ONE)
-#undef ONE
-    default: tiles_of_bf16(b, at, from, k, j->k);
-    }
+    if (j->type == BLOCK_BF16) tiles_of_bf16(b, at, from, k, j->k);
+    else tiles_of_panel(b, j->type, at, from, k);
 }
 
 void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
