@@ -140,8 +140,8 @@ VEC_INLINE void    lanes_f_store_halves(float *low, float *high, lanes_f x) { me
 VEC_INLINE lanes_i lanes_i_dot_signed(lanes_i sums, lanes_b w, const int8_t *x) { return lanes_i_dot(sums, lanes_b_flip(w), x); }
 #endif
 
-/* Loops over what ought to be registers. */
-#if defined(__AVX2__)
+/* Loops over what ought to be registers; checked code is slow anyway and would take minutes to compile. */
+#if defined(__AVX2__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define LANES_UNROLL _Pragma("GCC unroll 8")
 #else
 #define LANES_UNROLL
