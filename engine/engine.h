@@ -31,6 +31,10 @@ struct engine_options {
     int64_t        max_batch_rows;     /* the most rows one step will be given, >= 1 */
     uint64_t       memory_max;         /* budget in bytes for weights, constants and plans of this version; 0: 8 GiB */
     bool           passes_off;         /* run the graph as written (conformance) */
+    /* language models */
+    uint64_t       kv_bytes;           /* budget of the KV cache; 0: 2 GiB */
+    int            kv_type;            /* 0: f32 in f32, else f16; otherwise 1 + ggml's type number: F32, F16, BF16, Q8_0 or Q4_0 */
+    bool           batch_invariant;    /* quantised weights too give a text the same bits whoever shares its steps */
 };
 
 enum slot_state { SLOT_RUNNING, SLOT_DONE, SLOT_FAILED, SLOT_PREEMPTED };

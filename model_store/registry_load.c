@@ -136,6 +136,34 @@ static void divide_cores(const struct registry *r, struct model_config *c)
     o->first_cpu = o->threads * o->instances <= threads_cpu_count() ? 0 : -1;
 }
 
+static enum status wrong_parameter(const char *key, const char *value, const char *needed, struct err *err)
+{
+    return err_set(err, ST_BAD_INPUT, "the parameter '%s' of the config must be %s, not '%.40s'", key, needed, value);
+}
+
+/* What a config's parameters say about a language model: precision, kv_cache_mib, kv_cache_type, batch_invariant. */
+static enum status read_engine_parameters(const struct model_config *c, struct engine_options *o, struct err *err)
+{
+    static const struct { const char *name; int type; } types[] = { { "f32", 0 }, { "f16", 1 }, { "bf16", 30 }, { "q8_0", 8 }, { "q4_0", 2 } };
+    const char *precision = model_config_parameter(c, "precision"), *mib = model_config_parameter(c, "kv_cache_mib"), *type = model_config_parameter(c, "kv_cache_type"), *invariant = model_config_parameter(c, "batch_invariant");
+    if (precision) {
+        if (strcmp(precision, "f32") && strcmp(precision, "auto")) return wrong_parameter("precision", precision, "f32 or auto", err);
+        o->precision = strcmp(precision, "f32") ? PRECISION_AUTO : PRECISION_F32;
+    }
+    if (mib) {
+        char *end;
+        unsigned long long n = strtoull(mib, &end, 10);
+        if (*mib < '0' || *mib > '9' || *end || n < 1 || n > 1 << 24) return wrong_parameter("kv_cache_mib", mib, "a number from 1 to 16777216", err);
+        o->kv_bytes = (uint64_t)n << 20;
+    }
+    for (size_t i = 0; type && i < sizeof types / sizeof types[0]; i++)
+        if (!strcmp(types[i].name, type)) o->kv_type = 1 + types[i].type;
+    if (type && !o->kv_type) return wrong_parameter("kv_cache_type", type, "f32, f16, bf16, q8_0 or q4_0", err);
+    if (invariant && strcmp(invariant, "true") && strcmp(invariant, "false")) return wrong_parameter("batch_invariant", invariant, "true or false", err);
+    o->batch_invariant = invariant && !strcmp(invariant, "true");
+    return ST_OK;
+}
+
 static enum status open_engine(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
 {
     struct model_config *c = l->config;
@@ -148,7 +176,8 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
         if (c->scheduling.preferred[i] > rows) rows = c->scheduling.preferred[i];
     divide_cores(r, c);
     struct engine_options options = { .threads = c->scheduling.threads, .cpu_level = r->o.cpu_level, .precision = r->o.precision, .max_batch_rows = rows > 0 ? rows : 1, .memory_max = r->o.memory_max };
-    enum status st = l->v.ops->open(&l->v.engine, &files, &options, err);
+    enum status st = read_engine_parameters(c, &options, err);
+    if (!st) st = l->v.ops->open(&l->v.engine, &files, &options, err);
     if (st) return st;
     l->v.signature = l->v.ops->describe(l->v.engine);
     st = model_config_complete(c, l->name, l->v.signature, err);

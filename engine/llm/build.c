@@ -3,6 +3,8 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "engine/llm/rotation.h"
@@ -65,6 +67,13 @@ static const float *floats(struct builder *b, enum llm_role role, bool bias, int
     return b->st ? NULL : f;
 }
 
+/* The packed weight has taken the file's place in memory; what is still read (embeddings by row) comes back by itself. */
+static void let_go(const struct llm_weight *w)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)w->data + page - 1) & ~(page - 1), to = ((uintptr_t)w->data + (uintptr_t)(w->n * w->row_bytes)) & ~(page - 1);
+    if (w->mapped && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 static struct linear_layer *open_linear(struct builder *b, const struct llm_weight *w)
 {
     struct linear_layer *l;
@@ -75,6 +84,7 @@ static struct linear_layer *open_linear(struct builder *b, const struct llm_weig
     enum status st = linear_open(&l, &spec, b->err);
     if (st) return fail(b, st), NULL;
     b->g->packed_bytes += linear_bytes(l);
+    if (!linear_borrows(l)) let_go(w);
     if (!graph_own_linear(b->g, l)) return no_memory(b), NULL;
     return l;
 }
@@ -311,6 +321,7 @@ static enum status part_rows(struct builder *b, struct llm_weight *w)
     if (!copy) return err_set(b->err, ST_NO_MEMORY, "an expert's weights pass the model's memory budget");
     for (int64_t r = 0; r < w->n; r++) memcpy(copy + (r / 2 + (r % 2) * (w->n / 2)) * w->row_bytes, (const uint8_t *)w->data + r * w->row_bytes, (size_t)w->row_bytes);
     w->data = copy;
+    w->mapped = false;
     return ST_OK;
 }
 

@@ -46,13 +46,14 @@ static bool model_has_tokenizer(const struct engine *e)
 static enum status size_pool(struct engine *e, struct err *err)
 {
     const struct llm_config *c = &e->model.config;
-    e->kv_type = e->options.precision == PRECISION_F32 ? BLOCK_F32 : BLOCK_F16;
+    e->kv_type = e->options.kv_type ? e->options.kv_type - 1 : e->options.precision == PRECISION_F32 ? BLOCK_F32 : BLOCK_F16;
+    uint64_t budget = e->options.kv_bytes ? e->options.kv_bytes : (uint64_t)KV_DEFAULT_MIB << 20;
     e->page_bytes = llm_page_bytes(c, e->kv_type);
     e->sequences = SEQUENCES_MAX;
-    uint64_t each = ((uint64_t)c->context + PAGE_TOKENS - 1) / PAGE_TOKENS, wanted = each * (uint64_t)e->sequences, most = ((uint64_t)KV_DEFAULT_MIB << 20) / e->page_bytes;
+    uint64_t each = ((uint64_t)c->context + PAGE_TOKENS - 1) / PAGE_TOKENS, wanted = each * (uint64_t)e->sequences, most = budget / e->page_bytes;
     if (wanted > most) wanted = most;
     if (wanted > 1 << 24) wanted = 1 << 24;
-    if (wanted < 1) return err_set(err, ST_NO_MEMORY, "one page of the KV cache needs %llu bytes, more than the budget of %d MiB", (unsigned long long)e->page_bytes, KV_DEFAULT_MIB);
+    if (wanted < 1) return err_set(err, ST_NO_MEMORY, "one page of the KV cache needs %llu bytes, more than its budget of %llu", (unsigned long long)e->page_bytes, (unsigned long long)budget);
     e->pages = (int32_t)wanted;
     e->context = (uint64_t)c->context <= wanted * PAGE_TOKENS ? c->context : (int)(wanted * PAGE_TOKENS);
     e->step_tokens = STEP_TOKENS;
@@ -62,7 +63,7 @@ static enum status size_pool(struct engine *e, struct err *err)
 
 static enum status build(struct engine *e, struct err *err)
 {
-    struct llm_build_options o = { .mode = e->options.precision == PRECISION_F32 ? LINEAR_F32 : LINEAR_FAST, .kv_type = e->kv_type, .pages = e->pages };
+    struct llm_build_options o = { .mode = e->options.precision == PRECISION_F32 ? LINEAR_F32 : e->options.batch_invariant ? LINEAR_INVARIANT : LINEAR_FAST, .kv_type = e->kv_type, .pages = e->pages };
     e->graph = (struct graph){ .arena = &e->model.arena, .memory_max = e->memory_max, .max_rows = e->sequences };
     device_cpu_open(&e->graph.device, e->options.cpu_level, e->options.threads);
     return llm_build(&e->graph, &e->model, &o, err);

@@ -198,6 +198,7 @@ static enum status transpose(struct llm_model *m, const struct weight_tensor *t,
     for (int64_t k = 0; k < w->k; k++)
         for (int64_t n = 0; n < w->n; n++) memcpy(copy + (n * w->k + k) * (int64_t)size, data + (k * w->n + n) * (int64_t)size, size);
     w->data = copy;
+    w->mapped = false;
     return ST_OK;
 }
 
@@ -215,6 +216,7 @@ static enum status unweave(struct llm_model *m, const char *name, struct llm_wei
         memcpy(copy + (c->heads + c->kv_heads + g) * head, from + (share + 1) * head, (size_t)head);
     }
     w->data = copy;
+    w->mapped = false;
     return ST_OK;
 }
 
@@ -246,7 +248,7 @@ enum status llm_weight_find(struct llm_model *m, enum llm_role role, bool bias, 
     bool vector = bias || t->rank < 2, turned = c->folder && !vector && ((c->arch->flags & LLM_TRANSPOSED && (int)role >= ROLE_FIRST_OF_LAYER) || (of_all && c->arch->flags & LLM_CLAMPED_GATE));
     int64_t last = t->rank ? t->dims[t->rank - 1] : 1, before = t->rank > 1 ? t->dims[t->rank - 2] : 1;
     if (t->rank > 2 && t->dims[0] != 1) return wrong_shape(t, n, k, err);
-    *out = (struct llm_weight){ .n = turned ? last : before, .k = turned ? before : last, .data = t->data };
+    *out = (struct llm_weight){ .n = turned ? last : before, .k = turned ? before : last, .data = t->data, .mapped = true };
     if ((n && out->n != n) || (k && out->k != k)) return wrong_shape(t, n, k, err);
     if (turned) {
         st = transpose(m, t, t->data, out, err);

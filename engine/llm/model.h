@@ -109,6 +109,7 @@ struct llm_weight {
     int64_t     n, k;          /* rows, columns */
     int64_t     row_bytes;
     const void *data;          /* NULL: the model has none */
+    bool        mapped;        /* data lies in the mapped file, else in the arena */
 };
 
 struct llm_model {

@@ -1,0 +1,248 @@
+/* threaded: the language-model engine under the scheduler: texts join and leave at any step, share pages, give way, are cancelled; a text's bits are those it has alone. */
+#include "tests/llm/tiny.h"
+#include "tests/test.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "engine/llm/llm_internal.h"
+#include "engine/scheduler.h"
+
+enum { TEXTS = 24 };
+
+struct model { struct engine *engine; struct scheduler *scheduler; struct expiry *expiry; };
+
+static bool model_start(struct model *m, const char *vectors, uint64_t kv_bytes, int threads, struct err *err)
+{
+    static struct tiny t;
+    static char folder[512], config[600];
+    snprintf(folder, sizeof folder, "%s", test_directory());
+    snprintf(config, sizeof config, "%s/config.json", folder);
+    if (!tiny_read(&t, vectors) || !tiny_write(&t, folder, NULL)) return false;
+    tiny_free(&t);
+    struct model_files files = { .directory = folder, .main_file = config };
+    struct engine_options options = { .threads = threads, .cpu_level = CPU_AMX, .precision = PRECISION_F32, .max_batch_rows = 64, .kv_bytes = kv_bytes };
+    struct scheduler_options how = { .max_batch_rows = 64, .dynamic_batching = true, .instances = 1, .threads = threads, .first_cpu = -1 };
+    *m = (struct model){ 0 };
+    return !llm_engine.open(&m->engine, &files, &options, err) && !expiry_open(&m->expiry, err) && !scheduler_open(&m->scheduler, &llm_engine, m->engine, &how, m->expiry, err);
+}
+
+static void model_stop(struct model *m)
+{
+    if (m->scheduler) scheduler_close(m->scheduler);
+    if (m->expiry) expiry_close(m->expiry);
+    if (m->engine) llm_engine.close(m->engine);
+}
+
+struct ask {
+    struct request request;
+    struct text_job job;
+    struct text_prompt prompt;
+    int32_t tokens[TINY_TOKENS];
+    pthread_mutex_t lock;
+    pthread_cond_t told;
+    bool over, failed;
+};
+
+static void tell(struct request *r, enum request_event e)
+{
+    struct ask *a = r->event_context;
+    if (e == EVENT_PARTIAL) return;
+    pthread_mutex_lock(&a->lock);
+    a->over = true;
+    a->failed = e == EVENT_FAILED;
+    pthread_cond_signal(&a->told);
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void ask_release(struct request *r) { arena_free(&r->arena); }
+
+/* Text i: prompts of 3 to 40 tokens that share beginnings, greedy or drawn with every sampler in turn. */
+static void ask_fill(struct ask *a, int i, int most)
+{
+    struct err err;
+    memset(a, 0, sizeof *a);
+    request_init(&a->request, 1 << 20);
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_cond_init(&a->told, NULL);
+    a->request.event = tell;
+    a->request.event_context = a;
+    a->request.release = ask_release;
+    a->request.text = &a->job;
+    a->prompt.tokens = a->tokens;
+    a->prompt.count = 3 + i * 7 % 38;
+    for (int k = 0; k < a->prompt.count; k++) a->tokens[k] = 3 + (k < 20 ? k * 5 + i % 3 : k * i + 1) % 40;
+    CHECK_OK(text_job_open(&a->job, TEXT_GENERATE, &a->prompt, 1, 1, &err), err);
+    a->job.max_tokens = most;
+    a->job.ignore_eos = true;
+    struct sampling *s = &a->job.sampling;
+    s->seeded = true;
+    s->seed = (uint64_t)i;
+    s->temperature = i % 3 ? 1.1f : 0;
+    if (i % 5 == 1) s->top_k = 7;
+    if (i % 5 == 2) s->top_p = 0.8f;
+    if (i % 5 == 3) s->min_p = 0.05f, s->frequency_penalty = 0.4f;
+    if (i % 7 == 4) s->typical_p = 0.9f, s->repetition_penalty = 1.2f;
+    if (i % 7 == 5) s->mirostat = 2;
+    if (i % 7 == 6) s->dry_multiplier = 0.7f;
+}
+
+static void ask_wait(struct ask *a)
+{
+    pthread_mutex_lock(&a->lock);
+    while (!a->over) pthread_cond_wait(&a->told, &a->lock);
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void ask_free(struct ask *a)
+{
+    request_drop(&a->request);
+    text_job_close(&a->job);
+}
+
+static bool same_answer(const struct ask *a, const struct ask *b)
+{
+    const struct text_answer *x = &a->job.answers[0], *y = &b->job.answers[0];
+    return x->id_count == y->id_count && !memcmp(x->ids, y->ids, (size_t)x->id_count * sizeof *x->ids);
+}
+
+/* Pages that anybody holds, seen by the worker's last step. */
+static int64_t pages_used(const struct model *m) { return atomic_load(&llm_engine.text->stats(m->engine)->pages_used); }
+
+static struct ask alone[TEXTS], together[TEXTS];
+
+static void run_alone(struct model *m, int most)
+{
+    struct err err;
+    for (int i = 0; i < TEXTS; i++) {
+        ask_fill(&alone[i], i, most);
+        alone[i].job.no_cache = true;
+        REQUIRE_OK(scheduler_submit(m->scheduler, &alone[i].request, &err), err);
+        ask_wait(&alone[i]);
+        CHECK(!alone[i].failed);
+        CHECK_INT(alone[i].job.answers[0].id_count, most);
+    }
+}
+
+static void run_together(struct model *m, int most)
+{
+    struct err err;
+    for (int i = 0; i < TEXTS; i++) {
+        ask_fill(&together[i], i, most);
+        REQUIRE_OK(scheduler_submit(m->scheduler, &together[i].request, &err), err);
+    }
+    for (int i = 0; i < TEXTS; i++) {
+        ask_wait(&together[i]);
+        CHECK(!together[i].failed);
+    }
+}
+
+static void compare_and_free(void)
+{
+    int different = 0;
+    for (int i = 0; i < TEXTS; i++) {
+        different += !same_answer(&alone[i], &together[i]);
+        ask_free(&alone[i]);
+        ask_free(&together[i]);
+    }
+    CHECK_INT(different, 0);
+}
+
+TEST(a_text_is_the_same_alone_and_among_others)
+{
+    struct model m;
+    struct err err = { 0 };
+    REQUIRE(model_start(&m, "tests/llm/vectors/llama.txt", 0, 1, &err));
+    run_alone(&m, 20);
+    run_together(&m, 20);
+    for (int i = 0; i < TEXTS; i++) ask_free(&together[i]);
+    run_together(&m, 20);      /* the second time their beginnings are found */
+    compare_and_free();
+    CHECK_INT(pages_used(&m), 0);
+    CHECK(atomic_load(&llm_engine.text->stats(m.engine)->prefix_hits) > 0);
+    model_stop(&m);
+}
+
+/* The pool holds the longest text and little more: texts give their pages up and are computed again, and nobody sees it. */
+TEST(texts_that_give_way_come_back_the_same)
+{
+    struct model m;
+    struct err err = { 0 };
+    REQUIRE(model_start(&m, "tests/llm/vectors/llama.txt", 20 * 3072, 1, &err));
+    run_alone(&m, 40);
+    run_together(&m, 40);
+    compare_and_free();
+    CHECK(atomic_load(&llm_engine.text->stats(m.engine)->preemptions) > 0);
+    CHECK_INT(pages_used(&m), 0);
+    model_stop(&m);
+}
+
+TEST(experts_and_windows_too)
+{
+    static const char *const files[] = { "tests/llm/vectors/gpt_oss.txt", "tests/llm/vectors/gemma3.txt" };
+    for (int f = 0; f < 2; f++) {
+        struct model m;
+        struct err err = { 0 };
+        REQUIRE(model_start(&m, files[f], 0, 1, &err));
+        run_alone(&m, 12);
+        run_together(&m, 12);
+        compare_and_free();
+        model_stop(&m);
+    }
+}
+
+TEST(random_cancels_leave_no_page_behind)
+{
+    enum { ROUNDS = 40 };
+    struct model m;
+    struct err err = { 0 };
+    test_seed(7);
+    REQUIRE(model_start(&m, "tests/llm/vectors/llama.txt", 0, 1, &err));
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < TEXTS; i++) {
+            ask_fill(&together[i], i + round, 60);
+            REQUIRE_OK(scheduler_submit(m.scheduler, &together[i].request, &err), err);
+        }
+        for (int i = 0; i < TEXTS; i++)
+            if (test_random() % 4) scheduler_cancel(m.scheduler, &together[i].request);
+        for (int i = 0; i < TEXTS; i++) ask_wait(&together[i]);
+        while (true) {      /* the worker may still be inside the step that a cancelled text rode in */
+            bool mine = true;
+            for (int i = 0; i < TEXTS; i++) mine = mine && atomic_load(&together[i].request.references) == 1;
+            if (mine) break;
+            usleep(200);
+        }
+        for (int i = 0; i < TEXTS; i++) ask_free(&together[i]);
+    }
+    ask_fill(&alone[0], 1, 2);
+    REQUIRE_OK(scheduler_submit(m.scheduler, &alone[0].request, &err), err);
+    ask_wait(&alone[0]);
+    ask_free(&alone[0]);
+    CHECK_INT(pages_used(&m), 0);
+    model_stop(&m);
+}
+
+TEST(what_cannot_be_is_refused_with_a_sentence)
+{
+    struct model m;
+    struct err err = { 0 };
+    REQUIRE(model_start(&m, "tests/llm/vectors/llama.txt", 0, 1, &err));
+    struct ask *a = &alone[0];
+    ask_fill(a, 1, 500);
+    CHECK_INT(scheduler_submit(m.scheduler, &a->request, &err), ST_BAD_INPUT);
+    CHECK(strstr(err.text, "128") != NULL);
+    a->job.max_tokens = 4;
+    a->tokens[1] = 48;
+    CHECK_INT(scheduler_submit(m.scheduler, &a->request, &err), ST_BAD_INPUT);
+    a->tokens[1] = 47;
+    a->job.sampling.top_p = 1.5f;
+    CHECK_INT(scheduler_submit(m.scheduler, &a->request, &err), ST_BAD_INPUT);
+    a->job.sampling.top_p = 1;
+    a->job.task = TEXT_SCORE;
+    CHECK_INT(scheduler_submit(m.scheduler, &a->request, &err), ST_BAD_INPUT);
+    ask_free(a);
+    model_stop(&m);
+}
