@@ -1,4 +1,4 @@
-/* inferd inspect: what a model file takes and gives, and which kernels will run it. */
+/* inferd inspect: what a model file takes and gives, and which kernels will run it. Language models: command_convert.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,12 +6,13 @@
 #include "base/checked.h"
 #include "engine/onnx/onnx_engine_internal.h"
 #include "kernels/conv.h"
+#include "server/command_convert.h"
 #include "server/command_model.h"
 #include "server/commands.h"
 
 static void usage(FILE *to)
 {
-    fprintf(to, "usage: inferd inspect FILE [--nodes] [--threads N] [--cpu-level L]\nShows inputs, outputs, opset, nodes by kernel and bytes; --nodes lists every node that will run.\n");
+    fprintf(to, "usage: inferd inspect FILE [--nodes] [--threads N] [--cpu-level L]\nOf a language model (.gguf file or folder) sizes, tensors by type, tokenizer and memory are shown; of a network inputs, outputs, opset, nodes by kernel and bytes; --nodes lists every node that will run.\n");
 }
 
 static void print_bytes(const char *what, uint64_t n)
@@ -125,6 +126,12 @@ int command_inspect(int argc, char **argv)
     if (!model) { usage(stderr); return 2; }
     struct command_model m;
     struct err err = { 0 };
+    char file[sizeof m.file];
+    if (!command_model_find(file, model, &err) && command_engine_of(file)->text) {
+        char *config = strrchr(file, '/');
+        if (config && !strcmp(config, "/config.json")) *config = 0;
+        return command_inspect_text(file);
+    }
     if (command_onnx_open(&m, model, &options, &err)) {
         fprintf(stderr, "inferd: %s\n", err.text);
         return 1;

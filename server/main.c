@@ -15,6 +15,8 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
     { "generate", command_generate, "text from a language model" },
     { "tokenize", command_tokenize, "text on standard input to token ids" },
     { "logits", command_logits, "a language model's output for given tokens, as .npy" },
+    { "convert", command_convert, "a language model from one format to another" },
+    { "quantize", command_quantize, "a language model with smaller weights" },
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 

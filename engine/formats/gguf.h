@@ -65,6 +65,8 @@ void        gguf_writer_text(struct gguf_writer *w, const char *key, const char 
 /* Arrays: of numbers, `count` little-endian values at `data`; of strings, see below. Also copies any gguf_key's array. */
 void        gguf_writer_array(struct gguf_writer *w, const char *key, enum gguf_type type, const void *data, uint64_t count);
 void        gguf_writer_texts(struct gguf_writer *w, const char *key, const char *const *texts, const size_t *lengths, uint64_t count);
+/* A key of another file, of any type, as it is. */
+void        gguf_writer_copy(struct gguf_writer *w, const struct gguf_key *k);
 /* `dims` outermost first. */
 void        gguf_writer_tensor(struct gguf_writer *w, const char *name, int type, const int64_t *dims, int rank);
 enum status gguf_writer_start(struct gguf_writer *w, struct weights_sink sink, struct err *err);

@@ -82,6 +82,20 @@ void gguf_writer_texts(struct gguf_writer *w, const char *key, const char *const
     for (uint64_t i = 0; i < count; i++) put_text(&w->keys, texts[i], lengths[i]);
 }
 
+void gguf_writer_copy(struct gguf_writer *w, const struct gguf_key *k)
+{
+    uint32_t number = k->array.type;
+    if (k->type == GGUF_STRING) {
+        gguf_writer_text(w, k->name, (const char *)k->value, k->length);
+    } else if (k->type == GGUF_ARRAY) {
+        put_key(w, k->name, GGUF_ARRAY, &number, 4);
+        buf_append(&w->keys, &k->array.count, 8);
+        buf_append(&w->keys, k->array.data, k->array.bytes);
+    } else {
+        put_key(w, k->name, k->type, k->value, k->length);
+    }
+}
+
 void gguf_writer_tensor(struct gguf_writer *w, const char *name, int type, const int64_t *dims, int rank)
 {
     uint64_t bytes = 0;

@@ -245,7 +245,7 @@ static const char *dtype_name(int type)
     return NULL;
 }
 
-enum status safetensors_write(struct weights_sink sink, const struct weight_tensor *tensors, int count, const char *const *metadata, int count_metadata, struct err *err)
+enum status safetensors_write_head(struct weights_sink sink, const struct weight_tensor *tensors, int count, const char *const *metadata, int count_metadata, struct err *err)
 {
     struct buf head;
     uint64_t at = 0, length;
@@ -279,8 +279,15 @@ enum status safetensors_write(struct weights_sink sink, const struct weight_tens
     if (!st && head.failed) st = err_set(err, ST_NO_MEMORY, "the head does not fit in memory or in %d bytes", HEAD_MAX);
     length = head.length;
     bool ok = !st && sink.write(sink.ctx, &length, 8) && sink.write(sink.ctx, head.data, head.length);
-    for (int i = 0; i < count && ok; i++) ok = !tensors[i].bytes || sink.write(sink.ctx, tensors[i].data, tensors[i].bytes);
     if (!st && !ok) st = err_set(err, ST_NO_SPACE, "the file cannot be written");
     buf_free(&head);
     return st;
+}
+
+enum status safetensors_write(struct weights_sink sink, const struct weight_tensor *tensors, int count, const char *const *metadata, int count_metadata, struct err *err)
+{
+    enum status st = safetensors_write_head(sink, tensors, count, metadata, count_metadata, err);
+    bool ok = !st;
+    for (int i = 0; i < count && ok; i++) ok = !tensors[i].bytes || sink.write(sink.ctx, tensors[i].data, tensors[i].bytes);
+    return st || ok ? st : err_set(err, ST_NO_SPACE, "the file cannot be written");
 }

@@ -19,6 +19,8 @@ const struct weights *safetensors_weights(const struct safetensors *s);
 /* A text of the first file's __metadata__; NULL when absent. */
 const char           *safetensors_metadata(const struct safetensors *s, const char *key);
 
+/* Everything before the data, from names, types, shapes and sizes; the tensors' bytes follow in this order. */
+enum status safetensors_write_head(struct weights_sink sink, const struct weight_tensor *tensors, int count, const char *const *metadata, int count_metadata, struct err *err);
 /* Writes a whole file. metadata: NULL, or count_metadata pairs key, value. ST_UNSUPPORTED for block-quantised types. */
 enum status safetensors_write(struct weights_sink sink, const struct weight_tensor *tensors, int count, const char *const *metadata, int count_metadata, struct err *err);
 

@@ -13,7 +13,7 @@ static const char *const gguf_names[ROLE_COUNT][3] = {
     [ROLE_ATTENTION_NORM] = { "blk.%d.attn_norm" }, [ROLE_ATTENTION_NORM2] = { "blk.%d.attn_norm_2" }, [ROLE_Q] = { "blk.%d.attn_q" }, [ROLE_K] = { "blk.%d.attn_k" },
     [ROLE_V] = { "blk.%d.attn_v" }, [ROLE_QKV] = { "blk.%d.attn_qkv" }, [ROLE_O] = { "blk.%d.attn_output" }, [ROLE_Q_NORM] = { "blk.%d.attn_q_norm" }, [ROLE_K_NORM] = { "blk.%d.attn_k_norm" },
     [ROLE_SINKS] = { "blk.%d.attn_sinks" }, [ROLE_ATTENTION_POST] = { "blk.%d.post_attention_norm", "blk.%d.attn_output_norm" },
-    [ROLE_FFN_NORM] = { "blk.%d.ffn_norm" }, [ROLE_GATE] = { "blk.%d.ffn_gate" }, [ROLE_UP] = { "blk.%d.ffn_up" }, [ROLE_DOWN] = { "blk.%d.ffn_down" },
+    [ROLE_FFN_NORM] = { "blk.%d.ffn_norm", "blk.%d.post_attention_norm" }, [ROLE_GATE] = { "blk.%d.ffn_gate" }, [ROLE_UP] = { "blk.%d.ffn_up" }, [ROLE_DOWN] = { "blk.%d.ffn_down" },
     [ROLE_FFN_POST] = { "blk.%d.post_ffw_norm", "blk.%d.layer_output_norm" }, [ROLE_ROUTER] = { "blk.%d.ffn_gate_inp" },
     [ROLE_EXPERT_GATE] = { "blk.%d.ffn_gate_exps", "blk.%d.ffn_gate.%e" }, [ROLE_EXPERT_UP] = { "blk.%d.ffn_up_exps", "blk.%d.ffn_up.%e" },
     [ROLE_EXPERT_GATE_UP] = { "blk.%d.ffn_gate_up_exps" }, [ROLE_EXPERT_DOWN] = { "blk.%d.ffn_down_exps", "blk.%d.ffn_down.%e" },

@@ -143,6 +143,8 @@ enum status llm_config_read_gguf(struct llm_model *m, struct err *err)
     int pooling = -1;
     if (read_int(&k, "pooling_type", &pooling)) c->pooling = pooling_of(pooling);
     else if (c->arch->flags & LLM_ENCODER) c->pooling = POOL_MEAN;
+    const struct weight_tensor *score = pooling == 4 ? weights_find(m->weights, "cls.output.weight") : NULL;      /* 4: a reranker */
+    if (score) c->labels = score->rank > 1 && score->dims[0] <= INT32_MAX ? (int)score->dims[0] : 1;
     c->normalise_vectors = true;
     c->block = c->arch->block;
     c->act = c->arch->act;
