@@ -151,7 +151,7 @@ static enum status run_piece(const struct graph *g, void *const *data, int n, in
     return st;
 }
 
-enum status tiny_run(const char *folder, void (*edit)(struct llm_config *c), const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err)
+enum status tiny_run_mode(const char *folder, void (*edit)(struct llm_config *c), enum linear_mode mode, const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err)
 {
     struct llm_model m;
     struct graph g = { 0 };
@@ -162,7 +162,7 @@ enum status tiny_run(const char *folder, void (*edit)(struct llm_config *c), con
     if (edit) edit(&m.config);
     g = (struct graph){ .arena = &m.arena, .memory_max = (uint64_t)1 << 30, .max_rows = 1 };
     device_cpu_open(&g.device, level, threads);
-    st = llm_build(&g, &m, &(struct llm_build_options){ .mode = LINEAR_F32, .kv_type = BLOCK_F32, .pages = PAGES }, err);
+    st = llm_build(&g, &m, &(struct llm_build_options){ .mode = mode, .kv_type = BLOCK_F32, .pages = PAGES }, err);
     int pool_bytes = st ? 0 : (int)(llm_page_bytes(&m.config, BLOCK_F32) * PAGES);
     char *pool = st ? NULL : aligned_alloc(4096, ((size_t)pool_bytes + 4095) & ~(size_t)4095);
     for (int i = 0; i < PAGES; i++) pages[i] = (i * 5 + 3) % PAGES;
@@ -178,4 +178,9 @@ enum status tiny_run(const char *folder, void (*edit)(struct llm_config *c), con
     graph_close(&g);
     llm_model_close(&m);
     return st;
+}
+
+enum status tiny_run(const char *folder, void (*edit)(struct llm_config *c), const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err)
+{
+    return tiny_run_mode(folder, edit, LINEAR_F32, tokens, count, piece, threads, level, out, columns, err);
 }

@@ -20,7 +20,9 @@ bool tiny_read(struct tiny *t, const char *path);
 void tiny_free(struct tiny *t);
 /* Writes config.json and model.safetensors into the folder. `change` "zero:X", "one:X" or "low:X": tensors whose name holds X become 0, 1 or -9. */
 bool tiny_write(const struct tiny *t, const char *folder, const char *change);
-/* Opens the folder, lets `edit` change the configuration (may be NULL), builds in f32 and runs all tokens in pieces of `piece`. out [tokens, columns]: the last output. */
+/* Opens the folder or .gguf file, lets `edit` change the configuration (may be NULL), builds in f32 and runs all tokens in pieces of `piece`. out [tokens, columns]: the last output. */
 enum status tiny_run(const char *folder, void (*edit)(struct llm_config *c), const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err);
+/* The same in another mode of the linear layers. */
+enum status tiny_run_mode(const char *path, void (*edit)(struct llm_config *c), enum linear_mode mode, const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err);
 
 #endif
