@@ -195,7 +195,7 @@ static void panels_run(const struct linear_job *d, int threads)
 /* AMX, FAST only: another rounding of x than that of few rows. */
 static bool by_tiles(const struct linear_layer *l, int64_t m)
 {
-    return l->k.level >= CPU_AMX && l->spec.mode == LINEAR_FAST && l->layout && l->spec.type != BLOCK_F16 && m >= TILES_ROWS_MIN;
+    return l->k.level >= CPU_AMX && l->spec.mode == LINEAR_FAST && l->layout && m >= TILES_ROWS_MIN;
 }
 
 struct tiles_work { struct panel_job job; uint16_t *a; char *lanes; };
@@ -217,7 +217,7 @@ static void tiles_part(void *ctx, int part, int parts)
 static void tiles_run(const struct linear_job *d, int threads)
 {
     const struct linear_spec *s = &d->l->spec;
-    struct tiles_work w = { .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + panel_tiles_bytes(d->m, s->k) };
+    struct tiles_work w = { .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + panel_tiles_bytes(s->type, d->m, s->k) };
     w.job = panel_job_of(d);
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
     parallel_for(parts, parts, round_part, &w);
@@ -310,7 +310,7 @@ bool        linear_borrows(const struct linear_layer *l) { return !l->packed; }
 uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 {
     if (l->spec.type == BLOCK_F32) return 0;
-    if (by_tiles(l, m)) return panel_tiles_bytes(m, l->spec.k) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
+    if (by_tiles(l, m)) return panel_tiles_bytes(l->spec.type, m, l->spec.k) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
     if (by_panels(l, m)) return is_exact(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
     return decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);
 }

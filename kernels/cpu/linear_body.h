@@ -102,44 +102,63 @@ VEC_INLINE lanes_i dot_four(lanes_i dot, const lanes_b *u, const int8_t *x, int 
     return dot;
 }
 
+/* A block of a panel with the same block of `rows` rows of x. */
+VEC_INLINE void quantised_block(const int rows, const struct panel_layout *p, struct panel_walk *walk, const struct panel_block *x, lanes_f *sum)
+{
+    const int two = p->two, minimum = p->minimum, as_signed = LANES_SIGNED_WIDE && p->offset == 128;
+    struct spread s;
+    lanes_b u[GROUPS];
+    if (rows <= 4)
+        for (int line = 0; line < walk->bytes; line += 64) __builtin_prefetch(walk->at + LINEAR_PREFETCH + line, 0, 3);
+    panel_walk_next(walk, &s);
+    LANES_UNROLL
+    for (int g = 0; g < GROUPS; g++) u[g] = lanes_b_load(s.u + 64 * g);
+    const lanes_f a = lanes_f_load(s.a, PANEL_ROWS);
+    LANES_UNROLL
+    for (int r = 0; r < rows; r++) {
+        const int8_t *q = x[r].numbers;
+        const float scale = x[r].scale;
+        const lanes_i start = lanes_i_set(two && minimum ? 0 : x[r].start[0]);
+        if (two) {
+            const lanes_i second = lanes_i_set(minimum ? 0 : x[r].start[1]);
+            sum[r] = lanes_f_fma(lanes_f_from(dot_four(start, u, q, as_signed)), lanes_f_mul(a, lanes_f_set(scale)), sum[r]);
+            sum[r] = lanes_f_fma(lanes_f_from(dot_four(second, u + 4, q + 16, as_signed)), lanes_f_mul(lanes_f_load(s.a + PANEL_ROWS, PANEL_ROWS), lanes_f_set(scale)), sum[r]);
+        } else {
+            sum[r] = lanes_f_fma(lanes_f_from(dot_four(dot_four(start, u, q, as_signed), u + 4, q + 16, as_signed)), lanes_f_mul(a, lanes_f_set(scale)), sum[r]);
+        }
+        if (minimum) sum[r] = lanes_f_fma(lanes_f_load(s.minimum, PANEL_ROWS), lanes_f_set(two ? -scale * (float)x[r].start[0] : -x[r].moment), sum[r]);
+        if (minimum && two) sum[r] = lanes_f_fma(lanes_f_load(s.minimum + PANEL_ROWS, PANEL_ROWS), lanes_f_set(-scale * (float)x[r].start[1]), sum[r]);
+    }
+}
+
 VEC_INLINE void quantised_tile(const int rows, const struct panel_job *j, int64_t panel, int64_t row)
 {
     const struct panel_layout *p = panel_layout(j->type);
-    const int two = p->two, minimum = p->minimum, as_signed = LANES_SIGNED_WIDE && p->offset == 128;
     const int64_t blocks = j->k / PANEL_BLOCK;
     const struct panel_block *x = j->rows + row * blocks;
     struct panel_walk walk = panel_walk_from(j->type, j->panels + panel * j->panel_bytes, 0);
-    struct spread s;
     lanes_f sum[TILE_X];
     LANES_UNROLL
     for (int r = 0; r < rows; r++) sum[r] = lanes_f_set(0.0f);
-    for (int64_t b = 0; b < blocks; b++, x += rows) {
-        lanes_b u[GROUPS];
-        if (rows <= 4)
-            for (int line = 0; line < walk.bytes; line += 64) __builtin_prefetch(walk.at + LINEAR_PREFETCH + line, 0, 3);
-        panel_walk_next(&walk, &s);
-        LANES_UNROLL
-        for (int g = 0; g < GROUPS; g++) u[g] = lanes_b_load(s.u + 64 * g);
-        const lanes_f a = lanes_f_load(s.a, PANEL_ROWS);
-        LANES_UNROLL
-        for (int r = 0; r < rows; r++) {
-            const int8_t *q = x[r].numbers;
-            const float scale = x[r].scale;
-            const lanes_i start = lanes_i_set(two && minimum ? 0 : x[r].start[0]);
-            if (two) {
-                const lanes_i second = lanes_i_set(minimum ? 0 : x[r].start[1]);
-                sum[r] = lanes_f_fma(lanes_f_from(dot_four(start, u, q, as_signed)), lanes_f_mul(a, lanes_f_set(scale)), sum[r]);
-                sum[r] = lanes_f_fma(lanes_f_from(dot_four(second, u + 4, q + 16, as_signed)), lanes_f_mul(lanes_f_load(s.a + PANEL_ROWS, PANEL_ROWS), lanes_f_set(scale)), sum[r]);
-            } else {
-                sum[r] = lanes_f_fma(lanes_f_from(dot_four(dot_four(start, u, q, as_signed), u + 4, q + 16, as_signed)), lanes_f_mul(a, lanes_f_set(scale)), sum[r]);
-            }
-            if (minimum) sum[r] = lanes_f_fma(lanes_f_load(s.minimum, PANEL_ROWS), lanes_f_set(two ? -scale * (float)x[r].start[0] : -x[r].moment), sum[r]);
-            if (minimum && two) sum[r] = lanes_f_fma(lanes_f_load(s.minimum + PANEL_ROWS, PANEL_ROWS), lanes_f_set(-scale * (float)x[r].start[1]), sum[r]);
-        }
-    }
+    for (int64_t b = 0; b < blocks; b++, x += rows) quantised_block(rows, p, &walk, x, sum);
     LANES_UNROLL
     for (int r = 0; r < rows; r++)
         if (row + r < j->m) tile_store(j, row + r, panel * PANEL_ROWS, sum[r]);
+}
+
+/* One row of x: memory is what counts, and it gives more to two streams than to one. */
+static __attribute__((noinline)) void quantised_pair(const struct panel_job *j, int64_t panel)
+{
+    const struct panel_layout *p = panel_layout(j->type);
+    const struct panel_block *x = j->rows;
+    struct panel_walk left = panel_walk_from(j->type, j->panels + panel * j->panel_bytes, 0), right = panel_walk_from(j->type, j->panels + (panel + 1) * j->panel_bytes, 0);
+    lanes_f sum[2] = { lanes_f_set(0.0f), lanes_f_set(0.0f) };
+    for (int64_t b = 0; b < j->k / PANEL_BLOCK; b++, x++) {
+        quantised_block(1, p, &left, x, &sum[0]);
+        quantised_block(1, p, &right, x, &sum[1]);
+    }
+    tile_store(j, 0, panel * PANEL_ROWS, sum[0]);
+    tile_store(j, 0, (panel + 1) * PANEL_ROWS, sum[1]);
 }
 
 /* 16-bit weights: each sum takes its k in ascending order, one fused multiply-add each, as gemm_f32. Two panels at once, for two chains of sums. */
@@ -244,6 +263,11 @@ static void multiply(const struct panel_job *j, int64_t from, int64_t to)
     const int half = j->type == BLOCK_F16 || j->type == BLOCK_BF16;
     for (int64_t panel = from; panel < to;) {
         const int panels = half && panel + 2 <= to ? 2 : 1;
+        if (!half && !j->exact && j->m == 1 && panel + 2 <= to) {
+            quantised_pair(j, panel);
+            panel += 2;
+            continue;
+        }
         const struct tiles *t = half ? &half_tiles[j->type == BLOCK_BF16][panels - 1] : j->exact ? &exact_tiles : &quantised_tiles;
         for (int64_t row = 0; row < j->m;) {
             const int64_t rows = panel_tile_rows(TILE_X, TILE_SMALL, j->m - row);

@@ -106,12 +106,35 @@ static void tiles_of_bf16(uint16_t *b, const uint8_t *panel, int64_t from, int64
     }
 }
 
-/* A panel beyond the last leaves zeros. */
+/* A float as the sum of two bfloat16, as near as two come. */
+static __m512 upper_part(__m512 x) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16); }
+
+/* F16 weights: their upper parts to every second tile from b on, the lower ones to those from `low` on. */
+static void tiles_of_f16(uint16_t *b, uint16_t *low, const uint8_t *panel, int64_t from, int64_t k, int64_t limit)
+{
+    for (int64_t i = from; i < from + k; i += 2) {
+        const int64_t at = (i - from) / 32 * 2 * TILE_NUMBERS + (i - from) % 32 / 2 * 32;
+        const __m512 even = i < limit ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(panel + i * PANEL_ROWS * 2))) : vec_set(0.0f);
+        const __m512 odd = i + 1 < limit ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(panel + (i + 1) * PANEL_ROWS * 2))) : vec_set(0.0f);
+        __builtin_prefetch(panel + i * PANEL_ROWS * 2 + 4096, 0, 3);
+        _mm512_storeu_si512(b + at, pair_of(even, odd));
+        _mm512_storeu_si512(low + at, pair_of(even - upper_part(even), odd - upper_part(odd)));
+    }
+}
+
+/* A panel beyond the last leaves zeros. The lower parts of F16 weights lie TILES_K_MAX * 32 numbers behind. */
 static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int64_t panels, int64_t from, int64_t k)
 {
     const uint8_t *at = j->panels + panel * j->panel_bytes;
     if (panel >= panels) {
-        for (int64_t s = 0; s < k / 32; s++) memset(b + s * 2 * TILE_NUMBERS, 0, TILE_NUMBERS * sizeof *b);
+        for (int64_t s = 0; s < k / 32; s++) {
+            memset(b + s * 2 * TILE_NUMBERS, 0, TILE_NUMBERS * sizeof *b);
+            memset(b + TILES_K_MAX * 32 + s * 2 * TILE_NUMBERS, 0, TILE_NUMBERS * sizeof *b);
+        }
+        return;
+    }
+    if (j->type == BLOCK_F16) {
+        tiles_of_f16(b, b + TILES_K_MAX * 32, at, from, k, j->k);
         return;
     }
     if (j->type == BLOCK_BF16) tiles_of_bf16(b, at, from, k, j->k);
@@ -120,7 +143,7 @@ static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int6
 
 void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
 {
-    const int64_t steps = panel_tiles_k(j->k) / 32;
+    const int64_t steps = panel_tiles_k(j->k) / 32, lower = (int64_t)panel_tiles_part(j->m, j->k);
     for (int64_t row = first * 16; row < end * 16; row++)
         for (int64_t s = 0; s < steps; s++) {
             uint16_t *to = a + (row / 16 * steps + s) * TILE_NUMBERS + row % 16 * 32;
@@ -128,6 +151,7 @@ void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, in
             const float *x = j->x + row * j->ldx + s * 32;
             const __m512 low = left > 0 ? vec_load_n(x, left < 16 ? (int)left : 16) : vec_set(0.0f), high = left > 16 ? vec_load_n(x + 16, left < 32 ? (int)left - 16 : 16) : vec_set(0.0f);
             _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+            if (j->type == BLOCK_F16) _mm512_storeu_si512(to + lower, (__m512i)_mm512_cvtne2ps_pbh(high - upper_part(high), low - upper_part(low)));
         }
 }
 
@@ -166,8 +190,11 @@ static void columns_of_32(const struct panel_job *j, const uint16_t *a, const ui
         const uint16_t *tiles = a + (row / 16 * steps + from / 32) * TILE_NUMBERS;
         if (from || j->ep->residual == j->y) sums_take(c, j, row, column, rows, columns);
         else memset(c, 0, 32 * 32 * sizeof *c);
-        if (rows > 16) tiles_product_32(c, tiles, steps * TILE_NUMBERS, b, k / 32);
-        else tiles_product_16(c, tiles, b, k / 32);
+        for (int part = 0; part < (j->type == BLOCK_F16 ? 3 : 1); part++) {      /* upper by upper, upper by lower, lower by upper */
+            const uint16_t *x = part == 2 ? tiles + panel_tiles_part(j->m, j->k) : tiles, *w = part == 1 ? b + TILES_K_MAX * 32 : b;
+            if (rows > 16) tiles_product_32(c, x, steps * TILE_NUMBERS, w, k / 32);
+            else tiles_product_16(c, x, w, k / 32);
+        }
         sums_put(c, j, row, column, rows, columns, from + k >= j->k);
     }
 }
@@ -176,7 +203,7 @@ void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *la
 {
     const int64_t k = panel_tiles_k(j->k), panels = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
     uint16_t *b = lane;
-    float *c = (float *)(void *)(b + TILES_K_MAX * 32);
+    float *c = (float *)(void *)(b + 2 * TILES_K_MAX * 32);
     tiles_begin();
     for (int64_t row = 0; row < j->m; row += TILES_X)
         for (int64_t at = 0; at < k; at += TILES_K_MAX) {
