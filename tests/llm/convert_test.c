@@ -1,6 +1,6 @@
 /* Conversion: every tiny model of tests/llm/vectors, written as a folder and converted to GGUF in F32, gives the logits of transformers to 1e-4; so does the
  * folder made from that file again. What GGUF has no words for is refused, and a settings change that it has words for is then converted. */
-#include "engine/llm/convert.h"
+#include "engine/llm/convert_internal.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
+#include "engine/text/tokenizer.h"
 #include "kernels/blocks.h"
 #include "tests/llm/tiny.h"
 #include "tests/test.h"
@@ -153,4 +155,81 @@ TEST(every_architecture_survives_conversion)
     closedir(d);
     CHECK(count >= 32);
     CHECK_INT(refused, sizeof refusals / sizeof refusals[0]);
+}
+
+/* ---- tokenizers: real vocabularies through tokenizer.json and back into GGUF ---- */
+static bool same_ids(const struct tokenizer *a, const struct tokenizer *b, const char *text, size_t length)
+{
+    struct token_list x = { 0 }, y = { 0 };
+    struct err err = { 0 };
+    bool same = !tokenizer_encode(a, text, length, TOKENIZE_SPECIAL_ADD, &x, &err) && !tokenizer_encode(b, text, length, TOKENIZE_SPECIAL_ADD, &y, &err) && x.count == y.count && x.count > 0 && !memcmp(x.ids, y.ids, x.count * sizeof *x.ids);
+    token_list_free(&x);
+    token_list_free(&y);
+    return same;
+}
+
+/* t's keys in a new GGUF file of `vocabulary` tokens, opened; the way it splits text must be named `pre`. NULL with a sentence on stderr. */
+static struct tokenizer *through_gguf(const struct tokenizer *t, int vocabulary, const char *pre)
+{
+    struct llm_config c = { .vocabulary = vocabulary };
+    struct tokenizer *out = NULL;
+    struct gguf_writer *w = NULL;
+    struct gguf *g = NULL;
+    struct buf bytes = { 0 };
+    struct err err = { 0 };
+    enum status st = gguf_writer_open(&w, 0, &err);
+    if (!st) st = convert_put_tokenizer(w, t, vocabulary, &err);
+    if (!st) st = convert_reopen(w, &c, &g, &bytes, &err);
+    if (!st) st = tokenizer_open_gguf(&out, g, &err);
+    if (st) fprintf(stderr, "  %s\n", err.text);
+    if (!st) CHECK(gguf_text_is(g, "tokenizer.ggml.pre", pre));
+    gguf_close(g);
+    buf_free(&bytes);
+    gguf_writer_close(w);
+    return out;
+}
+
+static void check_vocabulary(const char *name, const char *pre, bool json)
+{
+    char path[500], *text;
+    size_t length;
+    struct gguf *g;
+    struct tokenizer *own = NULL, *folder = NULL, *again;
+    struct buf written, config;
+    struct err err = { 0 };
+    snprintf(path, sizeof path, "%s/data/vocab/%s.gguf", test_shared(), name);
+    REQUIRE_OK(gguf_open(&g, -1, path, &err), err);
+    REQUIRE_OK(tokenizer_open_gguf(&own, g, &err), err);
+    gguf_close(g);
+    strcat(path, ".inp");
+    REQUIRE_OK(file_read_path(&text, &length, path, 1 << 20, &err), err);
+    buf_init(&written, 0);
+    buf_init(&config, 0);
+    CHECK_INT(convert_write_tokenizer(&written, &config, own, pre, &err), json ? ST_OK : ST_UNSUPPORTED);
+    if (json) {
+        CHECK_OK(tokenizer_open_json(&folder, written.data, written.length, config.data, config.length, &err), err);
+        if (folder && !same_ids(own, folder, text, length)) fprintf(stderr, "%s: tokenizer.json gives other ids\n", name);
+        CHECK(folder && same_ids(own, folder, text, length));
+    }
+    again = through_gguf(folder ? folder : own, tokenizer_count(own) + 3, pre);
+    CHECK(again && tokenizer_count(again) == tokenizer_count(own) + 3);
+    CHECK(again && same_ids(own, again, text, length));
+    CHECK(!again || !convert_same_tokenizer(own, again, "GGUF", &err));
+    CHECK_INT(convert_put_tokenizer(NULL, own, tokenizer_count(own) - 1, &err), ST_UNSUPPORTED);
+    if (again) tokenizer_close(again);
+    if (folder) tokenizer_close(folder);
+    tokenizer_close(own);
+    buf_free(&written);
+    buf_free(&config);
+    free(text);
+}
+
+TEST(tokenizers_survive_conversion)
+{
+    if (!test_shared()) SKIP("../shared is not there");
+    check_vocabulary("llama-spm", "default", true);
+    check_vocabulary("gpt-2", "gpt-2", true);
+    check_vocabulary("deepseek-coder", "deepseek-coder", true);
+    check_vocabulary("falcon", "falcon", true);
+    check_vocabulary("bert-bge", "default", false);
 }
