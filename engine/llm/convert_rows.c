@@ -8,7 +8,7 @@
 #include "kernels/blocks.h"
 #include "kernels/kernels.h"
 
-enum { PIECE_NUMBERS = 1 << 20, REPACK_MAX_BITS = 34 };
+enum { PIECE_NUMBERS = 1 << 20, ROW_MAX_BITS = 30 };
 
 struct piece {
     const struct convert_item *item;
@@ -106,7 +106,7 @@ static enum status write_rows(struct run *run, const struct convert_item *it, co
     int64_t row = w->k / p.to->elements * p.to->bytes, at_once = w->k > PIECE_NUMBERS ? 1 : PIECE_NUMBERS / w->k;
     if (at_once > it->rows) at_once = it->rows;
     uint64_t count, bytes;
-    if (!size_mul((uint64_t)at_once, (uint64_t)w->k, &count) || !size_mul((uint64_t)at_once, (uint64_t)row, &bytes) || count >> REPACK_MAX_BITS) return err_set(err, ST_TOO_LARGE, "tensor '%s': rows of %lld numbers", it->name, (long long)w->k);
+    if (!size_mul((uint64_t)at_once, (uint64_t)w->k, &count) || !size_mul((uint64_t)at_once, (uint64_t)row, &bytes) || count >> ROW_MAX_BITS) return err_set(err, ST_TOO_LARGE, "tensor '%s': rows of %lld numbers", it->name, (long long)w->k);
     p.numbers = mem_alloc_array(count, sizeof *p.numbers);
     p.bytes = mem_alloc_array(bytes, 1);
     enum status st = p.numbers && p.bytes ? ST_OK : err_set(err, ST_NO_MEMORY, "a piece of tensor '%s'", it->name);
