@@ -72,7 +72,7 @@ static void reference(float *y, const struct sample *s, const float *x, int64_t 
         }
 }
 
-static const int64_t rows[] = { 1, 2, 3, 5, 8, 17, 33 };
+static const int64_t rows[] = { 1, 2, 3, 5, 8, 16, 17, 30, 33 };
 enum { ROWS_MAX = 33, ROW_COUNT = sizeof rows / sizeof *rows };
 
 /* For each type a depth that is no power of two, and columns that fill no panel. */
