@@ -76,7 +76,7 @@ static int number_compare(const void *a, const void *b)
 static uint32_t config_find(struct grammar_machine *m, uint32_t *stacks, uint32_t count, uint8_t flags)
 {
     if (!count && !flags) return CONFIG_DEAD;
-    qsort(stacks, count, sizeof *stacks, number_compare);
+    if (count) qsort(stacks, count, sizeof *stacks, number_compare);
     if (count > GRAMMAR_STACKS_MAX) count = GRAMMAR_STACKS_MAX;
     if (!table_fit(&m->arena, &m->config_table, m->config_count, config_hash, m)) return CONFIG_UNKNOWN;
     uint32_t at = (uint32_t)members_hash(stacks, count, flags) & (m->config_table.size - 1);

@@ -247,7 +247,7 @@ static enum status trie_build(struct token_trie *t, struct err *err)
     t->token_own = mem_calloc_array(room, sizeof *t->token_own);
     if (!t->sorted || !t->byte || !t->depth || !t->end || !t->token_first || !t->token_own) return no_memory(err);
     for (int32_t i = 0; i < t->token_count; i++) if (t->offset[i + 1] > t->offset[i]) t->sorted[sorted_count++] = i;
-    qsort_r(t->sorted, sorted_count, sizeof *t->sorted, compare, t);
+    if (sorted_count) qsort_r(t->sorted, sorted_count, sizeof *t->sorted, compare, t);
     trie_nodes(t, sorted_count);
     return ST_OK;
 }

@@ -80,6 +80,28 @@ static const struct json *count_beside(struct schema *s, const struct json *n, i
     return j;
 }
 
+static bool is_number(const struct json *j) { return j->type == JSON_INT || j->type == JSON_UINT || j->type == JSON_REAL; }
+
+/* What differs from one number: no number, a smaller or a greater one. */
+static struct json *other_number(struct schema *s, const struct json *origin, const struct json *number)
+{
+    struct json *list = schema_make_list(s);
+    struct json *parts[3] = { one(s, origin, NULL, "not type", schema_make_text(s, "number")), one(s, origin, "number", "exclusiveMaximum", number), one(s, origin, "number", "exclusiveMinimum", number) };
+    for (int i = 0; i < 3 && list; i++) list = parts[i] ? schema_make_member(s, list, NULL, parts[i]) : NULL;
+    return list ? one(s, origin, NULL, "anyOf", list) : NULL;
+}
+
+/* What differs from every value of an enum, or from a const. */
+static struct json *other_value(struct schema *s, const struct json *origin, const struct json *k, bool list)
+{
+    struct json *all = schema_make_list(s);
+    for (const struct json *v = list ? k->list.first : k; v && all; v = list ? v->next : NULL) {
+        struct json *made = is_number(v) ? other_number(s, origin, v) : one(s, origin, NULL, "not const", v);
+        all = made ? schema_make_member(s, all, NULL, made) : NULL;
+    }
+    return all ? one(s, origin, NULL, "allOf", all) : NULL;
+}
+
 /* Adds to `any` what fails this keyword. *known false: no such form. */
 static enum status negate_member(struct schema *s, const struct json *origin, const struct json *k, struct json *any, bool *known)
 {
@@ -88,7 +110,7 @@ static enum status negate_member(struct schema *s, const struct json *origin, co
         { "minLength", "string", "maxLength", -1 }, { "maxLength", "string", "minLength", 1 }, { "minItems", "array", "maxItems", -1 }, { "maxItems", "array", "minItems", 1 },
         { "minProperties", "object", "maxProperties", -1 }, { "maxProperties", "object", "minProperties", 1 },
     };
-    static const struct { const char *key, *made; } plain[] = { { "type", "not type" }, { "enum", "not enum" }, { "const", "not const" }, { "pattern", "not pattern" }, { "not type", "type" } };
+    static const struct { const char *key, *made; } plain[] = { { "type", "not type" }, { "pattern", "not pattern" }, { "not type", "type" } };
     struct json *made = NULL;
     *known = true;
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
@@ -101,6 +123,10 @@ static enum status negate_member(struct schema *s, const struct json *origin, co
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
         if (strcmp(k->key, plain[i].key)) continue;
         made = one(s, origin, strcmp(k->key, "pattern") ? NULL : "string", plain[i].made, k);
+        return made && schema_make_member(s, any, NULL, made) ? ST_OK : schema_no_memory(s);
+    }
+    if (strcmp(k->key, "const") == 0 || (strcmp(k->key, "enum") == 0 && k->type == JSON_ARRAY)) {
+        made = other_value(s, origin, k, k->key[0] == 'e');
         return made && schema_make_member(s, any, NULL, made) ? ST_OK : schema_no_memory(s);
     }
     if (strcmp(k->key, "not") == 0) return schema_make_member(s, any, NULL, k) ? ST_OK : schema_no_memory(s);

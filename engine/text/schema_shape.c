@@ -62,19 +62,15 @@ static enum status merge_bound(struct schema *s, const struct json *schema, cons
     return ST_OK;
 }
 
-/* Values that `not` excludes. Those of scalar types narrow the shape; others must not be possible at all. */
+/* A value that `not` excludes (numbers became bounds): a scalar narrows the shape, others must not be possible at all. */
 static enum status exclude(struct schema *s, struct shape *h, const struct json *schema)
 {
-    static const char *const keys[] = { "not enum", "not const" };
-    for (int i = 0; i < 2; i++) {
-        const struct json *k = json_get(schema, keys[i]);
-        for (const struct json *v = !k ? NULL : i ? k : k->list.first; v; v = i ? NULL : v->next) {
-            if (v->type == JSON_NULL) h->types &= ~(unsigned)TYPE_NULL;
-            else if (v->type == JSON_BOOL) h->bools &= v->boolean ? 1u : 2u;
-            else if (v->type == JSON_STRING) h->patterns = true;
-            else if (!h->allowed && (h->types & type_of_value(v))) return schema_refuse(s, schema, i ? "const" : "enum", "of numbers, lists or objects cannot be negated");
-        }
-    }
+    const struct json *v = json_get(schema, "not const");
+    if (!v) return ST_OK;
+    if (v->type == JSON_NULL) h->types &= ~(unsigned)TYPE_NULL;
+    else if (v->type == JSON_BOOL) h->bools &= v->boolean ? 1u : 2u;
+    else if (v->type == JSON_STRING) h->patterns = true;
+    else if (!h->allowed && (h->types & type_of_value(v))) return schema_refuse(s, schema, "const", "of a list or an object cannot be negated");
     return ST_OK;
 }
 
@@ -230,7 +226,6 @@ static bool allowed(const struct json *value, const struct schema_list *list)
     for (uint32_t i = 0; i < list->count; i++) {
         if ((k = json_get(list->at[i], "enum")) && !in_list(value, k)) return false;
         if ((k = json_get(list->at[i], "const")) && !schema_equal(value, k)) return false;
-        if ((k = json_get(list->at[i], "not enum")) && in_list(value, k)) return false;
         if ((k = json_get(list->at[i], "not const")) && schema_equal(value, k)) return false;
     }
     return true;

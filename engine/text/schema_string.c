@@ -60,18 +60,6 @@ static enum status combine(struct schema *s, struct dfa **io, struct dfa *d, enu
     return ST_OK;
 }
 
-static enum status without_texts(struct schema *s, const struct json *k, bool one, struct dfa **io)
-{
-    enum status st = ST_OK;
-    struct dfa *d;
-    for (const struct json *v = one ? k : k->list.first; v && !st; v = one ? NULL : v->next) {
-        if (v->type != JSON_STRING) continue;
-        st = dfa_text(&d, &s->net.maker, v->string.text, v->string.length, s->err);
-        if (!st) st = combine(s, io, d, DFA_WITHOUT);
-    }
-    return st;
-}
-
 enum status schema_string_dfa(struct schema *s, const struct shape *h, struct dfa **out)
 {
     struct dfa *d;
@@ -96,8 +84,10 @@ enum status schema_string_dfa(struct schema *s, const struct shape *h, struct df
             st = format_dfa(s, schema, k, &d);
             if (!st) st = combine(s, out, d, DFA_AND);
         }
-        if (!st && (k = json_get(schema, "not const"))) st = without_texts(s, k, true, out);
-        if (!st && (k = json_get(schema, "not enum"))) st = without_texts(s, k, false, out);
+        if (!st && (k = json_get(schema, "not const")) && k->type == JSON_STRING) {
+            st = dfa_text(&d, &s->net.maker, k->string.text, k->string.length, s->err);
+            if (!st) st = combine(s, out, d, DFA_WITHOUT);
+        }
     }
     if (st || !*out || (!h->length_min && h->length_max < 0)) return st;
     st = schema_any_text(s, h->length_min, h->length_max, &d);
