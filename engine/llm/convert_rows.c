@@ -2,6 +2,8 @@
  * megabytes at a time. Rows of the target's own type that need no change are copied as they are. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "engine/llm/convert_internal.h"
@@ -122,6 +124,13 @@ static enum status write_rows(struct run *run, const struct convert_item *it, co
     return st;
 }
 
+/* Pages of the mapped source that were read and are not needed again. */
+static void let_go(const struct llm_weight *w)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)w->data + page - 1) & ~(page - 1), to = ((uintptr_t)w->data + (uintptr_t)w->n * (uintptr_t)w->row_bytes) & ~(page - 1);
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 enum status convert_write_items(const struct convert_plan *p, const struct convert_options *o, struct convert_sink sink, struct err *err)
 {
     struct run run = { .o = o, .sink = sink };
@@ -136,6 +145,7 @@ enum status convert_write_items(const struct convert_plan *p, const struct conve
             if (p->model) arena_init(&p->model->arena, p->model->memory_max);
             st = source_of(p, it, it->expert < 0 ? -1 : it->expert + e, &w, err);
             if (!st) st = write_rows(&run, it, &w, err);
+            if (!st && (it->tensor || (p->model && !it->given && p->model->arena.used == 0))) let_go(&w);      /* nothing was rearranged: w lies in the file */
             if (p->model) arena_free(&p->model->arena);
             if (p->model) p->model->arena = keep;
         }

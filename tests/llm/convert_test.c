@@ -233,3 +233,51 @@ TEST(tokenizers_survive_conversion)
     check_vocabulary("falcon", "falcon", true);
     check_vocabulary("bert-bge", "default", false);
 }
+
+/* ---- failures ---- */
+static int files_in(const char *path)
+{
+    DIR *d = opendir(path);
+    int count = 0;
+    for (struct dirent *e; d && (e = readdir(d));) count += e->d_name[0] != '.';
+    if (d) closedir(d);
+    return count;
+}
+
+TEST(failures_leave_nothing_behind)
+{
+    static struct tiny t;
+    char folder[300], out[300], path[400];
+    const char *base = test_directory();
+    struct convert_report report;
+    struct err err = { 0 };
+    snprintf(folder, sizeof folder, "%s/source", base);
+    snprintf(out, sizeof out, "%s/out", base);
+    REQUIRE(!mkdir(folder, 0777) && !mkdir(out, 0777));
+    REQUIRE(tiny_read(&t, VECTORS "/llama_tied.txt"));
+    snprintf(path, sizeof path, "%s/x.gguf", out);
+    CHECK_INT(convert_model(out, path, &as_f32, &report, &err), ST_NOT_FOUND);
+    snprintf(t.tensors[0].name, sizeof t.tensors[0].name, "model.something_new.weight");
+    REQUIRE(tiny_write(&t, folder, NULL));
+    CHECK(convert_model(folder, path, &as_f32, &report, &err) != ST_OK);
+    CHECK_INT(files_in(out), 0);
+    tiny_free(&t);
+    REQUIRE(tiny_read(&t, VECTORS "/llama_tied.txt"));
+    struct tiny_tensor *extra = &t.tensors[t.tensor_count++];
+    *extra = (struct tiny_tensor){ .name = "model.layers.0.gadget.weight", .dims = { 4 }, .rank = 1 };
+    REQUIRE(tiny_write(&t, folder, NULL));
+    CHECK_INT(convert_model(folder, path, &as_f32, &report, &err), ST_UNSUPPORTED);
+    CHECK(strstr(err.text, "gadget") != NULL);
+    CHECK_INT(files_in(out), 0);
+    t.tensor_count--;
+    REQUIRE(tiny_write(&t, folder, NULL));
+    CHECK_OK(convert_model(folder, path, &as_f32, &report, &err), err);
+    CHECK_INT(files_in(out), 1);
+    CHECK_INT(convert_model(path, out, &as_f32, &report, &err), ST_EXISTS);
+    const struct convert_options blocks = { .type = BLOCK_Q8_0, .threads = 1 };
+    snprintf(folder, sizeof folder, "%s/again", out);
+    CHECK_INT(convert_model(path, folder, &blocks, &report, &err), ST_UNSUPPORTED);
+    CHECK_INT(convert_model(path, "/nowhere/x.gguf", &as_f32, &report, &err), ST_NOT_FOUND);
+    CHECK_INT(files_in(out), 1);
+    tiny_free(&t);
+}
