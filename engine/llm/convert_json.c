@@ -1,5 +1,6 @@
 /* A configuration as a folder's config.json, in the words of the family's published ones. Families whose folders weave q, k and v together, and encoders,
  * are not written. */
+#include <math.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -61,15 +62,61 @@ static void put_sizes(struct buf *b, const struct llm_config *c, const struct fa
     if (c->head_dim * c->heads != c->width || !strncmp(f->gguf, "gemma", 5) || !strncmp(f->gguf, "qwen3", 5)) put_int(b, "head_dim", c->head_dim);
 }
 
-static enum status put_rotation(struct buf *b, const struct llm_config *c, struct err *err)
+/* GGUF keeps of Llama 3's bands only the divisors of the frequencies. The settings are those, among the usual ones, that give the same divisors again. */
+static bool find_bands(const struct llm_model *m, const struct weight_tensor *t, struct llm_scaling_spec *out)
 {
+    struct llm_model guess = { .config = m->config };
+    struct llm_scaling_spec *s = &guess.config.scaling;
+    uint64_t half = (uint64_t)m->config.rotary / 2;
+    float d, largest = 1;
+    bool found = false;
+    if (t->type != WEIGHT_F32 || t->bytes != half * sizeof d || half < 1) return false;
+    for (uint64_t i = 0; i < half; i++) {
+        memcpy(&d, t->data + i * sizeof d, sizeof d);
+        if (d > largest) largest = d;
+    }
+    for (int context = 16; context <= 1 << 17 && !found; context *= 2) {
+        *s = (struct llm_scaling_spec){ .kind = SCALING_LLAMA3, .factor = largest, .low = 1, .high = 4, .original_context = context };
+        arena_init(&guess.arena, 1 << 20);
+        const float *again = convert_band_divisors(&guess);
+        found = again != NULL;
+        for (uint64_t i = 0; i < half && found; i++) {
+            memcpy(&d, t->data + i * sizeof d, sizeof d);
+            found = fabsf(again[i] - d) <= 1e-5f * d;
+        }
+        arena_free(&guess.arena);
+    }
+    *out = *s;
+    return found;
+}
+
+static void put_bands(struct buf *b, const struct llm_scaling_spec *s)
+{
+    buf_puts(b, ",\n  \"rope_scaling\": { \"rope_type\": \"llama3\"");
+    put_float(b, "factor", s->factor);
+    put_float(b, "low_freq_factor", s->low);
+    put_float(b, "high_freq_factor", s->high);
+    put_int(b, "original_max_position_embeddings", s->original_context);
+    buf_puts(b, " }");
+}
+
+static enum status put_rotation(struct buf *b, const struct llm_model *m, struct err *err)
+{
+    const struct llm_config *c = &m->config;
     const struct llm_scaling_spec *s = &c->scaling;
+    const struct weight_tensor *bands = weights_find(m->weights, "rope_freqs.weight");
+    struct llm_scaling_spec found;
     if (c->arch->rope == ROPE_NONE) return ST_OK;
     put_float(b, "rope_theta", c->rope_base);
     if (c->rotary != c->head_dim) put_float(b, "partial_rotary_factor", (float)c->rotary / (float)c->head_dim);
     if (c->arch->flags & LLM_LOCAL_BASE) put_float(b, "rope_local_base_freq", c->rope_local_base);
+    if (bands && s->kind == SCALING_NONE) {
+        if (!find_bands(m, bands, &found)) return err_set(err, ST_UNSUPPORTED, "rope_freqs.weight comes from no usual settings of Llama 3's rotation, which are what a folder needs");
+        put_bands(b, &found);
+        return ST_OK;
+    }
     if (s->kind == SCALING_NONE) return ST_OK;
-    if (s->kind != SCALING_LINEAR && s->kind != SCALING_YARN) return err_set(err, ST_UNSUPPORTED, "folders need the settings of the rotation's scaling, of which a GGUF file keeps only the result");
+    if (bands || (s->kind != SCALING_LINEAR && s->kind != SCALING_YARN)) return err_set(err, ST_UNSUPPORTED, "folders need the settings of the rotation's scaling, of which a GGUF file keeps only the result");
     buf_printf(b, ",\n  \"rope_scaling\": { \"rope_type\": \"%s\"", s->kind == SCALING_LINEAR ? "linear" : "yarn");
     put_float(b, "factor", s->factor);
     if (s->kind == SCALING_YARN) {
@@ -137,11 +184,10 @@ enum status convert_write_config(struct buf *out, const struct llm_model *m, con
     const struct llm_config *c = &m->config;
     const struct family *f = family_of(c);
     if (!f) return err_set(err, ST_UNSUPPORTED, "folders of the architecture '%s' are not written", c->arch->name);
-    if (weights_find(m->weights, "rope_freqs.weight")) return err_set(err, ST_UNSUPPORTED, "folders need the settings of Llama 3's rotation, of which a GGUF file keeps only the result (rope_freqs.weight)");
     *a = llm_architecture_of_folder(f->model_type);
     buf_printf(out, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\"", f->class, f->model_type);
     put_sizes(out, c, f);
-    enum status st = put_rotation(out, c, err);
+    enum status st = put_rotation(out, m, err);
     if (st) return st;
     put_windows(out, c);
     put_family(out, m, f);

@@ -31,7 +31,7 @@ static const struct refusal { const char *name, *sentence, *from, *to; } refusal
 static const char *directory;      /* one for the whole suite */
 
 /* Families whose folders are not written. */
-static const char *const no_folder[] = { "bert", "falcon", "gpt_neox", "gpt_oss", "llama3", "longrope" };
+static const char *const no_folder[] = { "bert", "falcon", "gpt_neox", "gpt_oss", "longrope" };
 
 static bool any_in(const char *name, const char *const *list, size_t count)
 {
