@@ -29,6 +29,7 @@ struct openai_ask {
     int               top_n;
     struct text_job   job;
     bool              has_job;
+    struct grammar   *grammar;             /* of the job, closed with it; NULL: the text is free */
     const struct tokenizer *tokenizer;
     struct text_prompt *prompts;
     int               prompt_count;
@@ -60,6 +61,9 @@ enum status openai_apply_template(struct buf *out, struct arena *arena, const st
 /* ---- shared by the dialect's files ---- */
 /* The prompt of a conversation as token ids: rendered by the model's template, control tokens only where the template wrote them. */
 enum status openai_render(struct token_list *tokens, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
+/* Does the request say what its text must look like? Compiling that may take a second of CPU time: not on a listener's thread. */
+bool        openai_has_format(const struct json *root);
+enum status openai_format_read(struct openai_ask *a, struct arena *arena, const struct json *root, struct err *err);
 enum status openai_fields_read(struct openai_ask *a, struct request *r, const struct json *root, struct err *err);
 void        openai_usage_write(struct buf *out, const struct openai_ask *a);
 const char *openai_finish_text(const struct text_answer *x);

@@ -184,5 +184,6 @@ enum status openai_fields_read(struct openai_ask *a, struct request *r, const st
     if (!st) st = read_bias(a, r, root, err);
     if (!st) st = read_seed(a, root, err);
     if (!st) st = read_logprobs(a, root, err);
-    return st ? st : read_stream(a, root, err);
+    if (!st) st = read_stream(a, root, err);
+    return st ? st : openai_format_read(a, &r->arena, root, err);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "engine/text/grammar.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text_ops.h"
 
@@ -209,5 +210,7 @@ enum status openai_read(struct openai_ask *a, enum openai_kind kind, struct requ
 void openai_ask_close(struct openai_ask *a)
 {
     if (a->has_job) text_job_close(&a->job);
+    grammar_close(a->grammar);
+    a->grammar = NULL;
     a->has_job = false;
 }

@@ -389,6 +389,7 @@ static void serve_gone(void *context, struct http_call *c)
 {
     struct exchange *x = http_user(c);
     (void)context;
+    if (atomic_load(&x->in_job)) return;
     if (x->pin && !x->job) scheduler_cancel(x->pin->scheduler, &x->request);
 }
 

@@ -8,13 +8,14 @@
 #include <string.h>
 #include <time.h>
 
-enum { TEXT_DEPTH_MAX = 100 };
+enum { TEXT_DEPTH_MAX = 100, LONG_BODY = 32 << 10 };
 
 static enum status read_body(struct exchange *x, struct json **root, struct err *err)
 {
     const char *body;
     size_t length;
     enum status st = serve_take_body(x, &body, &length, err);
+    x->body_length = length;
     if (!st) st = json_parse(root, &x->request.arena, body, length, &(struct json_options){ .unique_keys = true, .depth_max = TEXT_DEPTH_MAX }, err);
     if (st) return err_prefix(err, "the request's body");
     return (*root)->type == JSON_OBJECT ? ST_OK : err_set(err, ST_BAD_INPUT, "the request's body must be a JSON object");
@@ -66,6 +67,21 @@ static struct json *flatten(struct json *root)
     return root;
 }
 
+/* The question becomes a job and is queued. */
+static enum status submit(struct exchange *x, struct json *root, struct err *err)
+{
+    enum status st = openai_read(&x->text, kind_of(x->route.route), &x->request, x->pin, root, (int64_t)time(NULL), err);
+    if (x->route.route == ROUTE_GENERATE || x->route.route == ROUTE_GENERATE_STREAM) x->text.stream = x->route.route == ROUTE_GENERATE_STREAM;
+    atomic_store(&x->in_job, false);      /* before it is queued: afterwards it may be over at any moment */
+    return st ? st : scheduler_submit(x->pin->scheduler, &x->request, err);
+}
+
+static void submit_in_job(void *argument)
+{
+    struct exchange *x = argument;
+    if (submit(x, x->question, &x->error)) http_resume(x->call);      /* refused: no event will come */
+}
+
 static void serve_generation(struct exchange *x)
 {
     struct err err;
@@ -80,14 +96,20 @@ static void serve_generation(struct exchange *x)
         if (id && id->type == JSON_STRING) x->request.id = id->string.text;
         root = flatten(root);
     }
-    if (!st) st = openai_read(&x->text, kind_of(x->route.route), &x->request, x->pin, root, (int64_t)time(NULL), &err);
     if (st) {
         serve_error(x, &err);
         return;
     }
-    if (v2) x->text.stream = x->route.route == ROUTE_GENERATE_STREAM;
     http_suspend(x->call);
-    if (scheduler_submit(x->pin->scheduler, &x->request, &x->error)) http_resume(x->call);      /* refused: no event will come */
+    x->question = root;
+    if (x->body_length > LONG_BODY || openai_has_format(root)) {      /* long texts and grammars take their time: not the listener's */
+        atomic_store(&x->in_job, true);
+        if (!jobs_add(x->server->jobs, submit_in_job, x, &x->error)) return;
+        atomic_store(&x->in_job, false);
+        http_resume(x->call);
+    } else if (submit(x, root, &x->error)) {
+        http_resume(x->call);      /* refused: no event will come */
+    }
 }
 
 static enum http_stream more_events(void *context, struct http_call *c, struct buf *out)

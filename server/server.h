@@ -60,8 +60,11 @@ struct exchange {
     struct infer_ask      ask;
     struct openai_ask     text;             /* of a language model's routes */
     atomic_bool           over;             /* its last event came */
+    atomic_bool           in_job;           /* a job thread reads its question: there is nothing to cancel yet */
     int64_t               classes;          /* classify */
     void                 *body_base;        /* memory of the body, where the tensors are */
+    size_t                body_length;      /* of a text route's body */
+    struct json          *question;         /* its tree */
     struct upload        *upload;
     struct err            error;            /* of what was done before or beside the scheduler */
     struct buf            answer;           /* JSON made by a job */

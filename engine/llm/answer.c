@@ -122,6 +122,7 @@ static bool release_text(struct sequence *q, bool last)
 
 static bool is_end(const struct engine *e, const struct text_job *j, int32_t token)
 {
+    if (j->grammar && e->tokenizer && tokenizer_is_eog(e->tokenizer, token)) return true;      /* a mask lets it through only where the text may end */
     for (int k = 0; k < j->stop_id_count; k++)
         if (j->stop_ids[k] == token) return true;
     return !j->ignore_eos && e->tokenizer && tokenizer_is_eog(e->tokenizer, token);
@@ -152,6 +153,17 @@ static enum text_finish tell(struct engine_instance *i, struct sequence *q, stru
     pthread_mutex_unlock(&q->slot->job->lock);
     if (!room) *st = err_set(err, ST_NO_MEMORY, "the text of an answer");
     return how;
+}
+
+/* The text is complete without a token that says so. */
+static void close_text(struct engine_instance *i, struct sequence *q)
+{
+    pthread_mutex_lock(&q->slot->job->lock);
+    if (i->engine->tokenizer) detokenizer_finish(&q->detokenizer, &q->held);
+    release_text(q, true);
+    pthread_mutex_unlock(&q->slot->job->lock);
+    q->slot->base.partial = true;
+    sequence_finish(i, q, FINISH_STOP);
 }
 
 /* DRY stops looking back at a token whose text holds one of the breakers. */
@@ -213,6 +225,21 @@ enum status answer_echo(struct sequence *q, const struct tokenizer *t, struct er
     return room ? ST_OK : err_set(err, ST_NO_MEMORY, "the text of an answer");
 }
 
+/* The tokens that a grammar lets follow. *over: the text is complete and nothing may follow. */
+static enum status make_mask(struct engine_instance *i, struct sequence *q, bool *over, struct err *err)
+{
+    const struct engine *e = i->engine;
+    bool may_end, any = false;
+    enum status st = grammar_state_mask(q->grammar, i->mask, &may_end, err);
+    if (st) return st;
+    int words = (token_trie_count(e->trie) + 31) / 32, all = (e->model.config.vocabulary + 31) / 32;
+    for (int k = words; k < all; k++) i->mask[k] = 0;
+    for (int k = 0; k < words && !any; k++) any = i->mask[k] != 0;
+    for (int k = 0; k < e->end_count && may_end; k++) i->mask[e->ends[k] / 32] |= 1u << e->ends[k] % 32;
+    *over = !any && may_end;
+    return any || may_end ? ST_OK : err_set(err, ST_BAD_INPUT, "the model's vocabulary has no token that the grammar lets follow");
+}
+
 enum status answer_take(struct engine_instance *i, struct sequence *q, const struct plan *plan, struct err *err)
 {
     const struct text_job *j = q->slot->job;
@@ -233,10 +260,21 @@ enum status answer_take(struct engine_instance *i, struct sequence *q, const str
     }
     struct text_token t;
     int64_t v = logits->dims[1];
+    if (q->grammar) {
+        bool over;
+        enum status masked = make_mask(i, q, &over, err);
+        if (masked) return masked;
+        if (over) {
+            close_text(i, q);
+            return ST_OK;
+        }
+    }
     int generated = q->count - q->prompt->count;
     const struct sampler_question ask = { .how = &j->sampling, .bias = j->bias, .bias_count = j->bias_count, .past = { q->tokens, q->count, q->prompt->count }, .breaks = j->breaker_count ? breaks : NULL,
-        .breaks_context = q, .banned = i->engine->ends, .banned_count = generated < j->min_tokens ? i->engine->end_count : 0, .seed = q->answer->seed, .choice = (uint32_t)(q->prompt_index * j->choices + q->choice), .index = (uint32_t)generated, .logprobs = j->logprobs };
+        .breaks_context = q, .mask = q->grammar ? i->mask : NULL, .banned = i->engine->ends, .banned_count = generated < j->min_tokens ? i->engine->end_count : 0, .seed = q->answer->seed, .choice = (uint32_t)(q->prompt_index * j->choices + q->choice), .index = (uint32_t)generated, .logprobs = j->logprobs };
     enum status st = sampler_draw(i->sampler, (float *)logits->data + (q->result + q->results - 1) * v, &ask, &q->sampler, &t, err);
+    if (st) return st;
+    if (q->grammar && !is_end(i->engine, j, t.token)) st = grammar_state_accept(q->grammar, t.token, err);
     if (st) return st;
     uint64_t before = q->answer->last_ns;
     enum text_finish how = tell(i, q, &t, err, &st);

@@ -20,6 +20,7 @@ static void engine_close(struct engine *e)
     if (!e) return;
     graph_close(&e->graph);
     template_close(e->chat_template);
+    token_trie_close(e->trie);
     tokenizer_close(e->tokenizer);
     llm_model_close(&e->model);
     free(e);
@@ -30,6 +31,8 @@ static enum status open_tokenizer(struct engine *e, const char *path, struct err
     enum status st = e->model.gguf ? tokenizer_open_gguf(&e->tokenizer, e->model.gguf, err) : tokenizer_open_folder(&e->tokenizer, -1, path, err);
     if (st == ST_NOT_FOUND) return ST_OK;
     if (st) return err_prefix(err, "the tokenizer");
+    st = token_trie_open(&e->trie, e->tokenizer, err);
+    if (st) return st;
     const char *template = tokenizer_chat_template(e->tokenizer, NULL);
     if (template && template_open(&e->chat_template, template, strlen(template), &e->template_error)) e->chat_template = NULL;      /* the model still completes texts */
     for (int t = 0; t < tokenizer_count(e->tokenizer); t++)
@@ -133,6 +136,7 @@ static void instance_stop(struct engine_instance *i)
     pages_close(&i->pages);
     if (i->pool) munmap(i->pool, (uint64_t)i->engine->pages * i->engine->page_bytes);
     sampler_close(i->sampler);
+    free(i->mask);
     free(i->tokens);
     free(i->rows);
     free(i->page_table);
@@ -153,7 +157,8 @@ static enum status instance_start(struct engine_instance **out, struct engine *e
     i->rows = mem_calloc_array((uint64_t)e->sequences * 4, sizeof *i->rows);
     i->page_table = mem_calloc_array((uint64_t)i->page_table_room, sizeof *i->page_table);
     i->batch = mem_calloc_array((uint64_t)e->sequences, sizeof(struct sequence *));
-    enum status st = i->tokens && i->rows && i->page_table && i->batch ? pages_open(&i->pages, e->pages, err) : err_set(err, ST_NO_MEMORY, "starting an instance");
+    i->mask = mem_calloc_array(((uint64_t)e->model.config.vocabulary + 63) / 32, sizeof *i->mask);
+    enum status st = i->tokens && i->rows && i->page_table && i->batch && i->mask ? pages_open(&i->pages, e->pages, err) : err_set(err, ST_NO_MEMORY, "starting an instance");
     if (!st) st = sampler_open(&i->sampler, e->model.config.vocabulary, err);
     if (!st) {
         i->positions = i->tokens + room;
@@ -193,6 +198,11 @@ static enum status open_sequence(struct engine_instance *i, struct llm_slot *s, 
     q->answer->seed = seed;
     q->max_tokens = j->max_tokens >= 0 ? j->max_tokens : e->context - q->prompt->count;
     if (e->tokenizer) detokenizer_init(&q->detokenizer, e->tokenizer, false, !j->skip_special);
+    if (j->grammar) {
+        if (!e->trie) return err_set(err, ST_BAD_INPUT, "this model has no tokenizer: its text cannot be held to a grammar");
+        st = grammar_state_open(&q->grammar, j->grammar, e->trie, err);
+        if (st) return st;
+    }
     return j->echo && e->tokenizer ? answer_echo(q, e->tokenizer, err) : ST_OK;
 }
 

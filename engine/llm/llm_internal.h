@@ -8,6 +8,7 @@
 #include "engine/llm/pages.h"
 #include "engine/llm/sampler.h"
 #include "engine/request.h"
+#include "engine/text/grammar.h"
 #include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
 
@@ -22,6 +23,7 @@ struct engine {
     struct tokenizer     *tokenizer;           /* NULL: the file has none; texts cannot be served, ids can */
     struct template      *chat_template;       /* NULL: none, or template_error says what is wrong with it */
     struct err            template_error;
+    struct token_trie    *trie;                /* of the tokenizer, for grammars */
     int32_t  ends[64];                         /* tokens that end a generation */
     int      end_count;
     struct engine_options options;
@@ -55,6 +57,7 @@ struct sequence {
     bool     generating;           /* the prompt has been computed once: text came out */
     struct sampler_state sampler;
     struct detokenizer detokenizer;
+    struct grammar_state *grammar; /* NULL: the text is free */
     struct buf held;               /* bytes that may begin a stop string */
     int      max_tokens;
     double  *pool; int pooled;     /* TEXT_EMBED: sum over tokens [width] */
@@ -79,6 +82,7 @@ struct engine_instance {
     struct pages      pages;
     char             *pool;        /* keys and values: engine.pages * page_bytes */
     struct sampler   *sampler;
+    uint32_t         *mask;        /* [(vocabulary + 31) / 32] of the token being drawn */
     uint64_t          arrivals;
     /* inputs of a step */
     int32_t *tokens, *positions, *types, *rows, *page_table, *wanted;

@@ -31,6 +31,7 @@ void sequence_close(struct engine_instance *i, struct sequence *q)
     free(q->tokens);
     free(q->pages);
     free(q->pool);
+    grammar_state_close(q->grammar);
     buf_free(&q->held);
     *q = (struct sequence){ .state = SEQUENCE_OVER };
 }

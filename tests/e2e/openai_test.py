@@ -219,6 +219,27 @@ def test_errors():
         pass
 
 
+def test_structured_output():
+    schema = {"type": "object", "properties": {"word": {"type": "string", "maxLength": 12}, "count": {"type": "integer", "minimum": 0, "maximum": 99}, "kind": {"enum": ["noun", "verb"]}}, "required": ["word", "count", "kind"], "additionalProperties": False}
+    for seed in range(8):
+        r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=1.0, seed=seed, max_tokens=120, response_format={"type": "json_schema", "json_schema": {"name": "word", "schema": schema, "strict": True}})
+        if r.choices[0].finish_reason == "stop":
+            value = json.loads(r.choices[0].message.content)
+            assert not list(Draft202012Validator(schema).iter_errors(value)), value
+        else:
+            assert r.choices[0].finish_reason == "length"
+    r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, max_tokens=20, extra_body={"structured_outputs": {"choice": ["yes", "no", "perhaps"]}})
+    assert r.choices[0].message.content in ("yes", "no", "perhaps") and r.choices[0].finish_reason == "stop"
+    r = client.completions.create(model="dictionary", prompt="a", temperature=1, seed=5, max_tokens=20, extra_body={"structured_outputs": {"regex": "[0-9]{3}-[a-f]{2}"}})
+    assert len(r.choices[0].text) == 6 and r.choices[0].text[3] == "-", r.choices[0].text
+    r = client.completions.create(model="dictionary", prompt="a", temperature=1, seed=5, max_tokens=40, extra_body={"grammar": 'root ::= ("ab" | "cd")+ "."'})
+    assert r.choices[0].finish_reason == "length" or r.choices[0].text.endswith("."), r.choices[0].text
+    r = client.chat.completions.create(model="dictionary", messages=ASK, temperature=0, seed=1, max_tokens=100, response_format={"type": "json_object"})
+    assert r.choices[0].message.content.startswith("{")
+    status, e = post("/v1/chat/completions", {"model": "dictionary", "messages": ASK, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}}}})
+    assert status == 400 and "uniqueItems" in e["error"]["message"] and e["error"]["param"] == "response_format", e
+
+
 def metric(name):
     status, _, text = server.call("GET", "/metrics")
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.decode().splitlines() if line.startswith(name + "{"))
