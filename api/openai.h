@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "engine/request.h"
+#include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text_job.h"
 #include "model_store/registry.h"
@@ -60,6 +61,8 @@ enum status openai_apply_template(struct buf *out, struct arena *arena, const st
 
 /* ---- shared by the dialect's files ---- */
 /* The prompt of a conversation as token ids: rendered by the model's template, control tokens only where the template wrote them. */
+/* A conversation (the body of a chat request) through a template; t names bos_token and eos_token and may be NULL. */
+enum status openai_template_render(struct template_output *out, struct arena *arena, const struct template *template, const struct tokenizer *t, struct json *root, struct err *err);
 enum status openai_render(struct token_list *tokens, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
 /* Does the request say what its text must look like? Compiling that may take a second of CPU time: not on a listener's thread. */
 bool        openai_has_format(const struct json *root);

@@ -103,13 +103,13 @@ static struct json text_of(const struct tokenizer *t, int32_t id)
 /* What a template may look at: as transformers passes it. */
 static enum status make_variables(struct json *out, struct arena *arena, const struct tokenizer *t, struct json *root, struct err *err)
 {
-    const struct tokenizer_ids *ids = tokenizer_ids(t);
+    const struct tokenizer_ids *ids = t ? tokenizer_ids(t) : NULL;
     struct json *tools = get(root, "tools"), *more = get(root, "chat_template_kwargs"), *prompt = get(root, "add_generation_prompt"), *documents = get(root, "documents"), *choice = get(root, "tool_choice");
     const struct json none = { .type = JSON_NULL }, yes = { .type = JSON_BOOL, .boolean = true };
     if (tools && tools->type != JSON_ARRAY) return err_set(err, ST_BAD_INPUT, "'tools' must be a list");
     if (tools && (!tools->list.count || (choice && json_is_string(choice, "none")))) tools = NULL;
     *out = (struct json){ .type = JSON_OBJECT };
-    struct json bos = text_of(t, ids->bos), eos = text_of(t, ids->eos);
+    struct json bos = text_of(t, ids ? ids->bos : -1), eos = text_of(t, ids ? ids->eos : -1);
     bool room = add_member(out, arena, "messages", get(root, "messages")) && add_member(out, arena, "tools", tools ? tools : &none) && add_member(out, arena, "documents", documents ? documents : &none) &&
                 add_member(out, arena, "add_generation_prompt", prompt ? prompt : &yes) && add_member(out, arena, "bos_token", &bos) && add_member(out, arena, "eos_token", &eos);
     if (more && more->type != JSON_OBJECT) return err_set(err, ST_BAD_INPUT, "'chat_template_kwargs' must be an object");
@@ -122,11 +122,16 @@ static enum status make_variables(struct json *out, struct arena *arena, const s
 
 static enum status render(struct template_output *out, struct arena *arena, const struct model_version *v, struct json *root, struct err *err)
 {
-    static const char *const trusted[] = { "bos_token", "eos_token", NULL };
     const struct tokenizer *t = v->ops->text->tokenizer(v->engine);
     const struct template *template = v->ops->text->chat_template(v->engine);
-    struct json variables;
     if (!t || !template) return err_set(err, ST_BAD_INPUT, "model '%s' has no chat template: use /v1/completions", v->name);
+    return openai_template_render(out, arena, template, t, root, err);
+}
+
+enum status openai_template_render(struct template_output *out, struct arena *arena, const struct template *template, const struct tokenizer *t, struct json *root, struct err *err)
+{
+    static const char *const trusted[] = { "bos_token", "eos_token", NULL };
+    struct json variables;
     enum status st = prepare_messages(get(root, "messages"), arena, err);
     if (!st) st = make_variables(&variables, arena, t, root, err);
     return st ? st : template_render(template, &variables, &(struct template_limits){ .trusted = trusted }, out, err);

@@ -7,9 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "api/openai.h"
 #include "base/buf.h"
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "engine/formats/npy.h"
 #include "engine/llm/llm_internal.h"
 #include "engine/request.h"
@@ -62,13 +64,14 @@ static enum status read_all(FILE *f, struct buf *out, struct err *err)
 }
 
 /* ---- generate ---- */
-struct generate { struct engine_options options; const char *model, *prompt; double max_tokens, temperature, seed; bool seeded; size_t shown; };
+struct generate { struct engine_options options; const char *model, *prompt, *messages; double max_tokens, temperature, seed; bool seeded; size_t shown; };
 
 static void usage_generate(FILE *to)
 {
-    fprintf(to, "usage: inferd generate MODEL [--prompt TEXT] [--max-tokens N] [--temperature T] [--seed N] [--precision f32|auto] [--threads N]\n"
+    fprintf(to, "usage: inferd generate MODEL [--prompt TEXT | --messages FILE] [--max-tokens N] [--temperature T] [--seed N] [--precision f32|auto] [--threads N]\n"
                 "MODEL is a .gguf file, a Hugging Face folder, or STORE/NAME. Without --prompt the text is read from standard input. The answer alone goes to standard output.\n"
-                "example: inferd generate models/dictionary --prompt 'Once upon a time' --temperature 0\n");
+                "--messages FILE: a JSON list of messages, or an object with \"messages\", for the model's chat template.\n"
+                "example: inferd generate models/dictionary --prompt '<|user|>Define mention.<|assistant|>' --temperature 0\n");
 }
 
 static void show(void *ctx, const struct text_job *j)
@@ -80,6 +83,31 @@ static void show(void *ctx, const struct text_job *j)
     fflush(stdout);
 }
 
+/* The conversation in a file as token ids, as the server makes them. */
+static enum status encode_messages(const struct command_model *m, const char *path, struct token_list *out, struct err *err)
+{
+    char *text;
+    size_t length;
+    struct arena arena;
+    struct json *root, object = { .type = JSON_OBJECT };
+    const struct model_version v = { .name = m->file, .ops = m->ops, .engine = m->engine };
+    enum status st = file_read_path(&text, &length, path, INPUT_BYTES_MAX, err);
+    if (st) return st;
+    arena_init(&arena, (uint64_t)4 * INPUT_BYTES_MAX);
+    st = json_parse(&root, &arena, text, length, NULL, err);
+    if (!st && root->type == JSON_ARRAY) {
+        root->key = "messages";
+        root->key_length = strlen(root->key);
+        object.list.first = root;
+        object.list.count = 1;
+        root = &object;
+    }
+    if (!st) st = openai_render(out, &arena, &v, root, err);
+    arena_free(&arena);
+    free(text);
+    return st ? err_prefix(err, "'%s'", path) : ST_OK;
+}
+
 static enum status generate(struct generate *g, struct err *err)
 {
     struct command_model m;
@@ -88,7 +116,8 @@ static enum status generate(struct generate *g, struct err *err)
     enum status st = command_text_open(&m, g->model, &g->options, err);
     if (st) return st;
     const struct tokenizer *t = m.ops->text->tokenizer(m.engine);
-    st = t ? tokenizer_encode(t, g->prompt, strlen(g->prompt), TOKENIZE_SPECIAL_ADD | TOKENIZE_SPECIAL_PARSE, &tokens, err) : err_set(err, ST_BAD_INPUT, "the model has no tokenizer");
+    if (g->messages) st = encode_messages(&m, g->messages, &tokens, err);
+    else st = t ? tokenizer_encode(t, g->prompt, strlen(g->prompt), TOKENIZE_SPECIAL_ADD | TOKENIZE_SPECIAL_PARSE, &tokens, err) : err_set(err, ST_BAD_INPUT, "the model has no tokenizer");
     if (!st && tokens.count == 0) st = err_set(err, ST_BAD_INPUT, "the prompt is empty");
     const struct text_prompt prompt = { .tokens = tokens.ids, .count = (int)tokens.count };
     if (!st) st = text_job_open(&j, TEXT_GENERATE, &prompt, 1, 1, err);
@@ -143,12 +172,16 @@ int command_generate(int argc, char **argv)
             if (!g.prompt) return 2;
             continue;
         }
+        if (command_option(&a, "--messages", &g.messages)) {
+            if (!g.messages) return 2;
+            continue;
+        }
         if (argv[a.at][0] == '-' || g.model) { fprintf(stderr, "inferd generate: '%s' is not understood\n", argv[a.at]); usage_generate(stderr); return 2; }
         g.model = argv[a.at++];
     }
     if (!g.model) { usage_generate(stderr); return 2; }
-    enum status st = g.prompt ? ST_OK : read_all(stdin, &input, &err);
-    if (!st && !g.prompt) {
+    enum status st = g.prompt || g.messages ? ST_OK : read_all(stdin, &input, &err);
+    if (!st && !g.prompt && !g.messages) {
         buf_putc(&input, 0);
         g.prompt = input.data;
     }
@@ -158,25 +191,32 @@ int command_generate(int argc, char **argv)
 }
 
 /* ---- tokenize ---- */
-static enum status tokenize(const char *model, unsigned flags, struct err *err)
+
+/* A model's tokenizer without the model. */
+static enum status open_tokenizer(struct tokenizer **out, const char *model, struct err *err)
 {
     char file[4096];
-    struct buf text;
-    struct tokenizer *t = NULL;
     struct gguf *g = NULL;
-    struct token_list tokens = { 0 };
     enum status st = command_model_find(file, model, err);
     if (st) return st;
     const char *dot = strrchr(file, '.');
     if (dot && !strcmp(dot, ".gguf")) {
         st = gguf_open(&g, -1, file, err);
-        if (!st) st = tokenizer_open_gguf(&t, g, err);
+        if (!st) st = tokenizer_open_gguf(out, g, err);
         gguf_close(g);
-    } else {
-        char *slash = strrchr(file, '/');
-        if (slash) *slash = 0;
-        st = tokenizer_open_folder(&t, -1, slash ? file : ".", err);
+        return st;
     }
+    char *slash = strrchr(file, '/');
+    if (slash) *slash = 0;
+    return tokenizer_open_folder(out, -1, slash ? file : ".", err);
+}
+
+static enum status tokenize(const char *model, unsigned flags, struct err *err)
+{
+    struct buf text;
+    struct tokenizer *t = NULL;
+    struct token_list tokens = { 0 };
+    enum status st = open_tokenizer(&t, model, err);
     if (st) return st;
     st = read_all(stdin, &text, err);
     if (!st) st = tokenizer_encode(t, text.data ? text.data : "", text.length, flags, &tokens, err);
@@ -203,6 +243,59 @@ int command_tokenize(int argc, char **argv)
     }
     if (!model) { fputs(usage, stderr); return 2; }
     return finish(tokenize(model, flags, &err), &err);
+}
+
+/* ---- render ---- */
+
+/* The template's text of a model (or of a .jinja file), and what bos_token and eos_token are. */
+static enum status open_template(struct template **out, struct tokenizer **t, const char *model, struct err *err)
+{
+    const char *dot = strrchr(model, '.');
+    if (!dot || strcmp(dot, ".jinja")) {
+        enum status st = open_tokenizer(t, model, err);
+        if (st) return st;
+        const char *text = tokenizer_chat_template(*t, NULL);
+        return text ? template_open(out, text, strlen(text), err) : err_set(err, ST_NOT_FOUND, "'%s' has no chat template", model);
+    }
+    char *text;
+    size_t length;
+    enum status st = file_read_path(&text, &length, model, INPUT_BYTES_MAX, err);
+    if (st) return st;
+    st = template_open(out, text, length, err);
+    free(text);
+    return st;
+}
+
+static enum status render(const char *model, struct err *err)
+{
+    struct template *template = NULL;
+    struct tokenizer *t = NULL;
+    struct template_output output = { 0 };
+    struct arena arena;
+    struct buf input = { 0 };
+    struct json *root;
+    arena_init(&arena, (uint64_t)4 * INPUT_BYTES_MAX);
+    enum status st = open_template(&template, &t, model, err);
+    if (!st) st = read_all(stdin, &input, err);
+    if (!st) st = json_parse(&root, &arena, input.data ? input.data : "", input.length, NULL, err);
+    if (!st && root->type != JSON_OBJECT) st = err_set(err, ST_BAD_INPUT, "standard input must be an object with \"messages\"");
+    if (!st) st = openai_template_render(&output, &arena, template, t, root, err);
+    if (!st) fwrite(output.text.data ? output.text.data : "", 1, output.text.length, stdout);
+    template_output_free(&output);
+    template_close(template);
+    tokenizer_close(t);
+    buf_free(&input);
+    arena_free(&arena);
+    return st;
+}
+
+int command_render(int argc, char **argv)
+{
+    static const char usage[] = "usage: inferd render MODEL|FILE.jinja < JSON\nprints the prompt that a conversation becomes: {\"messages\":[...], \"tools\":[...], \"add_generation_prompt\":true}\n";
+    struct err err = { 0 };
+    if (argc == 2 && !strcmp(argv[1], "--help")) { fputs(usage, stdout); return 0; }
+    if (argc != 2) { fputs(usage, stderr); return 2; }
+    return finish(render(argv[1], &err), &err);
 }
 
 /* ---- logits ---- */

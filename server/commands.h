@@ -10,6 +10,7 @@ int command_bench(int argc, char **argv);
 int command_generate(int argc, char **argv);
 int command_tokenize(int argc, char **argv);
 int command_logits(int argc, char **argv);
+int command_render(int argc, char **argv);
 int command_convert(int argc, char **argv);
 int command_quantize(int argc, char **argv);
 
