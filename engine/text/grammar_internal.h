@@ -32,7 +32,8 @@ struct net {
     struct net_edge *edges;
     uint64_t         edge_count, edge_room;
     uint32_t         node_count;
-    struct net_rule *rules;
+    struct net_rule *rules;            /* never NULL: without memory for any it is `spare` */
+    struct net_rule  spare;
     int32_t          rule_count, rule_room;
     int32_t          rules_max;
     enum status      status;

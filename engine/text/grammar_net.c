@@ -15,6 +15,7 @@ void net_open(struct net *n)
     arena_init(&n->arena, NET_MEMORY_MAX);
     n->maker = (struct dfa_maker){ &n->arena, cpu_time_ns() + 1000000000u };
     n->rules_max = GRAMMAR_RULES_MAX;
+    n->rules = &n->spare;
 }
 void net_close(struct net *n) { arena_free(&n->arena); }
 

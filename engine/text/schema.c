@@ -211,12 +211,24 @@ static enum status push_dependencies(struct schema *s, const struct json *schema
     return ST_OK;
 }
 
-/* What every schema object is asked once: nothing in it may be left unenforced. */
-static enum status check_keywords(struct schema *s, const struct json *schema)
+enum status schema_check_keywords(const struct schema *s, const struct json *schema)
 {
-    static const char *const refused[] = { "$dynamicRef", "$recursiveRef" };
+    static const struct { const char *keyword; enum json_type type; const char *words; } types[] = {
+        { "properties", JSON_OBJECT, "must be an object" }, { "patternProperties", JSON_OBJECT, "must be an object" }, { "dependencies", JSON_OBJECT, "must be an object" },
+        { "dependentRequired", JSON_OBJECT, "must be an object" }, { "dependentSchemas", JSON_OBJECT, "must be an object" }, { "required", JSON_ARRAY, "must be a list of names" },
+        { "allOf", JSON_ARRAY, "must be a list" }, { "anyOf", JSON_ARRAY, "must be a list" }, { "oneOf", JSON_ARRAY, "must be a list" }, { "enum", JSON_ARRAY, "must be a list" },
+        { "prefixItems", JSON_ARRAY, "must be a list" }, { "pattern", JSON_STRING, "must be a text" }, { "format", JSON_STRING, "must be a text" }, { "uniqueItems", JSON_BOOL, "must be true or false" },
+    };
+    if (schema->type != JSON_OBJECT) return schema->type == JSON_BOOL ? ST_OK : schema_refuse(s, schema, schema->key ? schema->key : "schema", "must be an object, true or false");
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        const struct json *k = json_get(schema, types[i].keyword);
+        if (k && k->type != types[i].type) return schema_refuse(s, schema, types[i].keyword, types[i].words);
+    }
+    static const char *const refused[] = { "$dynamicRef", "$recursiveRef" }, *const own[] = { "not type", "not pattern", "not const" };
     static const char *const combining[] = { "$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "contains" };
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) if (json_get(schema, refused[i])) return schema_refuse(s, schema, refused[i], "cannot be enforced");
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (json_get(schema, own[i]) && !schema_is_made(s, schema)) return schema_refuse(s, schema, own[i], "is no keyword");
     for (int i = 0; i < 2; i++) {
         const char *keyword = i ? "unevaluatedItems" : "unevaluatedProperties";
         const struct json *k = json_get(schema, keyword);
@@ -235,7 +247,7 @@ static enum status expand_one(struct schema *s, struct branches *all, struct bra
     *dead = schema->type == JSON_BOOL;       /* true was never added */
     for (uint32_t i = 0; i < b->done.count; i++) if (b->done.at[i] == schema) return ST_OK;
     if (*dead) return ST_OK;
-    enum status st = check_keywords(s, schema);
+    enum status st = schema_check_keywords(s, schema);
     if (st) return st;
     if ((k = json_get(schema, "$ref"))) {
         if ((st = resolve(s, schema, k, &target)) || (st = push(s, schema, b, target))) return st;
@@ -243,7 +255,6 @@ static enum status expand_one(struct schema *s, struct branches *all, struct bra
     }
     if (!schema_list_add(&b->done, schema)) return schema_refuse(s, schema, "allOf", "joins more than 64 schemas in one place");
     if ((k = json_get(schema, "allOf"))) {
-        if (k->type != JSON_ARRAY) return schema_refuse(s, schema, "allOf", "must be a list");
         for (size_t i = k->list.count; i--; ) {       /* todo is taken from its end */
             const struct json *e = k->list.first;
             for (size_t n = i; n; n--) e = e->next;
@@ -251,13 +262,11 @@ static enum status expand_one(struct schema *s, struct branches *all, struct bra
         }
     }
     if ((k = json_get(schema, "not"))) {
-        if (k->type != JSON_BOOL && k->type != JSON_OBJECT) return schema_refuse(s, schema, "not", "must be a schema");
         if ((st = schema_negate(s, k, &target)) || (st = push(s, schema, b, target))) return st;
     }
     static const char *const dependencies[] = { "dependencies", "dependentRequired", "dependentSchemas" };
     for (int i = 0; i < 3; i++)
         if ((k = json_get(schema, dependencies[i]))) {
-            if (k->type != JSON_OBJECT) return schema_refuse(s, schema, dependencies[i], "must be an object");
             if ((st = push_dependencies(s, schema, k, b))) return st;
         }
     /* Up to three splits: each works on what the one before has made. */
@@ -272,7 +281,6 @@ static enum status expand_one(struct schema *s, struct branches *all, struct bra
         struct branches next = { 0 };
         const struct json *o = i < 2 ? options[i] : condition;
         if (!o) continue;
-        if (i < 2 && o->type != JSON_ARRAY) return schema_refuse(s, schema, lists[i], "must be a list");
         for (uint32_t n = 0; n < now.count && !st; n++) {
             if (i == 0) for (const struct json *e = o->list.first; e && !st; e = e->next) st = split(s, &next, now.at + n, schema, e, NULL);
             else if (i == 1) st = split_one_of(s, &next, now.at + n, schema, o, depth);

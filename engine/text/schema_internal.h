@@ -49,16 +49,19 @@ struct shape {
 enum status schema_refuse(const struct schema *s, const struct json *at, const char *keyword, const char *why);
 enum status schema_no_memory(const struct schema *s);
 
-/* schema_make.c: schemas made from others; NULL without memory. */
+/* schema_make.c: schemas made from others; NULL without memory. They use three keywords of their own, "not type", "not pattern" and "not const", which a document may not use. */
 struct json *schema_make(struct schema *s, const struct json *origin);                          /* {} */
 struct json *schema_make_member(struct schema *s, struct json *object, const char *key, const struct json *value);      /* a shallow copy of value under the key */
 struct json *schema_make_list(struct schema *s);
+bool         schema_is_made(const struct schema *s, const struct json *schema);      /* here, not in the document */
 struct json *schema_make_text(struct schema *s, const char *text);
 struct json *schema_make_bool(struct schema *s, bool v);
 /* What holds exactly where the schema does not. ST_BAD_INPUT: cannot be told. */
 enum status  schema_negate(struct schema *s, const struct json *schema, const struct json **out);
 
 /* schema.c */
+/* What every schema object is asked before it is used: keywords of the right type, and none that must be left unenforced. */
+enum status schema_check_keywords(const struct schema *s, const struct json *schema);
 enum status schema_expand(struct schema *s, const struct schema_list *list, int depth, struct schema_alternatives *out);
 bool        schema_list_add(struct schema_list *l, const struct json *schema);                  /* false: full. True and {} are left out */
 int32_t     schema_rule(struct schema *s, const struct schema_list *list);                      /* written later; the free value for an empty list */

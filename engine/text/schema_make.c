@@ -11,20 +11,30 @@ static struct json *node(struct schema *s, enum json_type type)
     return j;
 }
 
-struct json *schema_make(struct schema *s, const struct json *origin)
+static bool add_origin(struct schema *s, const struct json *made, const struct json *origin)
 {
     if (s->origin_count == s->origin_room) {
         uint32_t room = s->origin_room ? 2 * s->origin_room : 64;
         const struct json *(*more)[2] = arena_calloc(&s->net.arena, room, sizeof *more);
-        if (!more) return NULL;
+        if (!more) return false;
         if (s->origin_count) memcpy(more, s->origins, s->origin_count * sizeof *more);
         s->origins = more, s->origin_room = room;
     }
-    struct json *j = node(s, JSON_OBJECT);
-    if (!j) return NULL;
-    s->origins[s->origin_count][0] = j;
+    s->origins[s->origin_count][0] = made;
     s->origins[s->origin_count++][1] = origin;
-    return j;
+    return true;
+}
+
+struct json *schema_make(struct schema *s, const struct json *origin)
+{
+    struct json *j = node(s, JSON_OBJECT);
+    return j && add_origin(s, j, origin) ? j : NULL;
+}
+
+bool schema_is_made(const struct schema *s, const struct json *schema)
+{
+    for (uint32_t i = s->origin_count; i--; ) if (s->origins[i][0] == schema) return true;
+    return false;
 }
 
 struct json *schema_make_list(struct schema *s) { return node(s, JSON_ARRAY); }
@@ -55,11 +65,7 @@ struct json *schema_make_member(struct schema *s, struct json *object, const cha
     object->list.count++;
     /* A copy of a made schema stands for the same place. */
     for (uint32_t i = s->origin_count; i-- && j->type == JSON_OBJECT; )
-        if (s->origins[i][0] == value && s->origin_count < s->origin_room) {
-            s->origins[s->origin_count][0] = j, s->origins[s->origin_count][1] = s->origins[i][1];
-            s->origin_count++;
-            break;
-        }
+        if (s->origins[i][0] == value) return add_origin(s, j, s->origins[i][1]) ? object : NULL;
     return object;
 }
 
@@ -159,6 +165,8 @@ static enum status negate_member(struct schema *s, const struct json *origin, co
 enum status schema_negate(struct schema *s, const struct json *schema, const struct json **out)
 {
     static const char *const silent[] = { "title", "description", "default", "examples", "$comment", "$schema", "$id", "$defs", "definitions", "deprecated", "readOnly", "writeOnly", "$anchor" };
+    enum status checked = schema_check_keywords(s, schema);
+    if (checked) return checked;
     if (schema->type == JSON_BOOL) return (*out = schema_make_bool(s, !schema->boolean)) ? ST_OK : schema_no_memory(s);
     struct json *any = schema_make_list(s), *made = schema_make(s, schema);
     if (!any || !made) return schema_no_memory(s);

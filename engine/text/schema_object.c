@@ -33,7 +33,6 @@ static enum status collect(struct schema *s, const struct shape *h, struct objec
     if (!o->members) return schema_no_memory(s);
     for (uint32_t i = 0; i < h->list->count && !st; i++) {
         const struct json *k = json_get(h->list->at[i], "properties"), *patterns = json_get(h->list->at[i], "patternProperties");
-        if (k && k->type != JSON_OBJECT) return schema_refuse(s, h->list->at[i], "properties", "must be an object");
         for (const struct json *e = k ? k->list.first : NULL; e && !st; e = e->next) st = add_member(s, o, h->list->at[i], e->key, e->key_length);
         for (const struct json *e = patterns && patterns->type == JSON_OBJECT ? patterns->list.first : NULL; e; e = e->next) {
             bool again = false;
@@ -45,7 +44,6 @@ static enum status collect(struct schema *s, const struct shape *h, struct objec
     }
     for (uint32_t i = 0; i < h->list->count && !st; i++) {
         const struct json *k = json_get(h->list->at[i], "required");
-        if (k && k->type != JSON_ARRAY) return schema_refuse(s, h->list->at[i], "required", "must be a list of names");
         for (const struct json *e = k ? k->list.first : NULL; e && !st; e = e->next) {
             if (e->type != JSON_STRING) return schema_refuse(s, h->list->at[i], "required", "must be a list of names");
             st = add_member(s, o, h->list->at[i], e->string.text, e->string.length);

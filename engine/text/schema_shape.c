@@ -90,7 +90,6 @@ static enum status merge_one(struct schema *s, const struct json *schema, struct
         h->types &= ~types;
     }
     if ((k = json_get(schema, "enum"))) {
-        if (k->type != JSON_ARRAY) return schema_refuse(s, schema, "enum", "must be a list");
         if (!h->allowed) h->allowed = k, h->allowed_const = false;
     }
     if ((k = json_get(schema, "const")) && (!h->allowed || !h->allowed_const)) h->allowed = k, h->allowed_const = true;

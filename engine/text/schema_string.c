@@ -71,7 +71,6 @@ enum status schema_string_dfa(struct schema *s, const struct shape *h, struct df
         static const char *const keys[] = { "pattern", "not pattern" };
         for (int n = 0; n < 2 && !st; n++) {
             if (!(k = json_get(schema, keys[n]))) continue;
-            if (k->type != JSON_STRING) return schema_refuse(s, schema, "pattern", "must be a text");
             st = regex_compile(&d, &s->net.maker, k->string.text, k->string.length, true, s->err);
             if (st) {
                 struct err why = *s->err;
