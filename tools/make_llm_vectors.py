@@ -75,7 +75,7 @@ MODELS = {
     "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", common(num_experts=4, num_experts_per_tok=2, norm_topk_prob=False), ["experts", "renormalise", "one:k_norm.weight"]),
     "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", common(head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=8, num_hidden_layers=4, rope_parameters={"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 32}), ["window", "scaling", "experts", "low:sinks"]),
     "granite": ("GraniteConfig", "GraniteForCausalLM", common(embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.5, logits_scaling=0.5), ["embedding_scale", "residual_scale", "attention_scale", "logits_scale"]),
-    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", common(no_rope_layers=[1, 1, 1]), ["rotation"]),
+    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", common(no_rope_layers=[1, 0, 1]), ["rotation", "unrotated"]),
     "bert": ("BertConfig", "BertModel", dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64), ["zero:query.bias", "zero:token_type"]),
     "bert_score": ("BertConfig", "BertForSequenceClassification", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64, num_labels=1), ["zero:classifier.bias"]),
     "roberta": ("RobertaConfig", "RobertaModel", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1), []),

@@ -284,7 +284,7 @@ static int attention(struct builder *b, int x, int layer, int residual)
     struct qkv p = project(b, x, layer);
     norm_heads(b, &p, layer);
     bool windowed = is_windowed(c, layer);
-    if (c->arch->rope != ROPE_NONE && c->rotary) {
+    if (c->arch->rope != ROPE_NONE && c->rotary && !(c->unrotated_layers && c->unrotated_layers[layer])) {
         int table = windowed && b->local_table >= 0 ? b->local_table : b->table;
         bool one = p.q == p.k;
         p.q = rope(b, p.q, table, p.q_column, c->heads);

@@ -153,6 +153,25 @@ static enum status read_windows(struct llm_model *m, struct err *err)
     return ST_OK;
 }
 
+/* SmolLM 3: `no_rope_layers` holds a 0 for each layer that does not rotate. */
+static enum status read_unrotated(struct llm_model *m, struct err *err)
+{
+    struct llm_config *c = &m->config;
+    const struct json *list = json_get(m->config_json, "no_rope_layers");
+    if (!list || list->type != JSON_ARRAY) return ST_OK;
+    if (list->list.count != (size_t)c->layers) return err_set(err, ST_BAD_INPUT, "config.json: no_rope_layers must hold a number for each of the %d layers", c->layers);
+    uint8_t *unrotated = arena_calloc(&m->arena, (uint64_t)c->layers + 1, 1);
+    if (!unrotated) return err_set(err, ST_NO_MEMORY, "reading config.json");
+    int i = 0;
+    for (const struct json *x = list->list.first; x; x = x->next, i++) {
+        int64_t v;
+        if (!json_as_int64(x, &v)) return err_set(err, ST_BAD_INPUT, "config.json: no_rope_layers holds something that is no number");
+        unrotated[i] = v == 0;
+    }
+    c->unrotated_layers = unrotated;
+    return ST_OK;
+}
+
 static void read_experts(const struct json *j, struct llm_config *c)
 {
     read_int(j, NAMES("num_local_experts", "num_experts"), &c->experts);
@@ -248,5 +267,7 @@ enum status llm_config_read_folder(struct llm_model *m, struct err *err)
     st = read_activation(j, c, err);
     if (!st) st = read_rotation(m, err);
     if (!st) st = read_windows(m, err);
-    return st;
+    bool alibi = false;
+    if (!st && read_bool(j, "alibi", &alibi) && alibi) st = err_set(err, ST_UNSUPPORTED, "config.json: alibi instead of rotation is not served");
+    return st ? st : read_unrotated(m, err);
 }

@@ -153,5 +153,9 @@ enum status llm_config_read_gguf(struct llm_model *m, struct err *err)
     const struct weight_tensor *t = weights_find(m->weights, "token_embd.weight");
     if (!t || t->rank != 2 || t->dims[0] > INT32_MAX) return err_set(err, ST_BAD_INPUT, "token_embd.weight is missing or no matrix");
     c->vocabulary = (int)t->dims[0];
+    if (c->scaling.kind == SCALING_NONE && weights_find(m->weights, "rope_factors_long.weight")) {      /* Phi 3: the factors are there, the kind need not be said */
+        c->scaling.kind = SCALING_LONGROPE;
+        if (c->scaling.factor <= 1 && c->scaling.original_context > 0) c->scaling.factor = (float)c->context / (float)c->scaling.original_context;
+    }
     return ST_OK;
 }

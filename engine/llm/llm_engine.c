@@ -197,7 +197,9 @@ static enum status open_sequence(struct engine_instance *i, struct llm_slot *s, 
     q->order = i->arrivals++;
     q->answer->seed = seed;
     q->max_tokens = j->max_tokens >= 0 ? j->max_tokens : e->context - q->prompt->count;
-    if (e->tokenizer) detokenizer_init(&q->detokenizer, e->tokenizer, false, !j->skip_special);
+    bool begins = true;      /* behind control tokens alone a text begins */
+    for (int k = 0; k < q->prompt->count && begins; k++) begins = e->tokenizer && tokenizer_is_control(e->tokenizer, q->prompt->tokens[k]);
+    if (e->tokenizer) detokenizer_init(&q->detokenizer, e->tokenizer, begins, !j->skip_special);
     if (j->grammar) {
         if (!e->trie) return err_set(err, ST_BAD_INPUT, "this model has no tokenizer: its text cannot be held to a grammar");
         st = grammar_state_open(&q->grammar, j->grammar, e->trie, err);

@@ -87,6 +87,7 @@ struct llm_config {
     struct llm_scaling_spec scaling;
     int    window, window_pattern;                   /* window 0: none */
     const uint8_t *window_layers;                    /* [layers] 1: windowed; NULL: by the pattern */
+    const uint8_t *unrotated_layers;                 /* [layers] 1: no rotation; NULL: every layer rotates */
     float  attention_scale;                          /* 0: 1 / sqrt(head_dim) */
     float  embedding_scale, residual_scale, logits_scale;        /* 1: none */
     float  attention_softcap, final_softcap;         /* 0: none */

@@ -15,6 +15,7 @@ static void no_window(struct llm_config *c) { c->window = 0; }
 static void no_scaling(struct llm_config *c) { c->scaling.kind = SCALING_NONE; }
 static void whole_rotation(struct llm_config *c) { c->rotary = c->head_dim; }
 static void no_rotation(struct llm_config *c) { c->rotary = 0; }
+static void all_rotated(struct llm_config *c) { c->unrotated_layers = NULL; }
 static void no_attention_softcap(struct llm_config *c) { c->attention_softcap = 0; }
 static void no_final_softcap(struct llm_config *c) { c->final_softcap = 0; }
 static void no_attention_scale(struct llm_config *c) { c->attention_scale = 0; }
@@ -30,7 +31,7 @@ static struct llm_architecture changed;
 static void no_plus_one(struct llm_config *c) { changed = *c->arch; changed.flags &= ~(unsigned)LLM_NORM_PLUS_ONE; c->arch = &changed; }
 
 static const struct { const char *name; void (*edit)(struct llm_config *c); } edits[] = {
-    { "window", no_window }, { "scaling", no_scaling }, { "rotary", whole_rotation }, { "rotation", no_rotation }, { "attention_softcap", no_attention_softcap }, { "final_softcap", no_final_softcap },
+    { "window", no_window }, { "scaling", no_scaling }, { "rotary", whole_rotation }, { "rotation", no_rotation }, { "unrotated", all_rotated }, { "attention_softcap", no_attention_softcap }, { "final_softcap", no_final_softcap },
     { "attention_scale", no_attention_scale }, { "embedding_scale", no_embedding_scale }, { "residual_scale", no_residual_scale }, { "logits_scale", no_logits_scale }, { "local_base", no_local_base },
     { "clip", no_clip }, { "experts", other_experts }, { "renormalise", other_renormalise }, { "parallel", other_parallel }, { "plus_one", no_plus_one },
 };

@@ -22,6 +22,7 @@ static const struct convert_options as_f32 = { .type = BLOCK_F32, .threads = 1 }
 /* Models that are refused as they are: a part of the sentence; and a change of config.json with which they are taken (the folder's own logits are then the measure). */
 static const struct refusal { const char *name, *sentence, *from, *to; } refusals[] = {
     { "gptj.txt", "GGUF has no architecture for GPT-J", NULL, NULL },
+    { "smollm3.txt", "layers without rotation", "\"no_rope_layers\": [1, 0, 1]", "\"no_rope_layers\": [1, 1, 1]" },
     { "qwen2_window.txt", "windows: layer 0", "\"use_sliding_window\": true", "\"use_sliding_window\": false" },
     { "gemma2.txt", "attention scale", "\"query_pre_attn_scalar\": 10", "\"query_pre_attn_scalar\": 16" },
     { "gemma3.txt", "attention scale", "\"query_pre_attn_scalar\": 10", "\"query_pre_attn_scalar\": 16" },
