@@ -1,4 +1,5 @@
-/* Grammars without schemas: GBNF, regular expressions, choices, any object; limits; masks over a real vocabulary. */
+/* threaded: grammars without schemas: GBNF, regular expressions, choices, any object; limits; masks over a real vocabulary. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,6 +174,37 @@ TEST(masks_and_bytes_agree)
         }
         grammar_close(g);
     }
+    token_trie_close(t);
+}
+
+struct share { const struct grammar *g; const struct token_trie *t; uint32_t seed; struct buf text; };
+
+static void *draw_thread(void *p)
+{
+    struct share *s = p;
+    walk_draw(s->g, s->t, s->seed, 600, &s->text);
+    return NULL;
+}
+
+/* What one state remembers serves the others; who draws beside it changes nothing. */
+TEST(threads_share_a_grammar)
+{
+    struct grammar *g;
+    struct err err = { 0 };
+    struct token_trie *t = walk_trie(true);
+    pthread_t threads[4];
+    struct share shares[5] = { 0 };
+    REQUIRE_OK(grammar_open_json_object(&g, &err), err);
+    for (int i = 0; i < 5; i++) shares[i] = (struct share){ .g = g, .t = t, .seed = i < 4 ? 11 + (uint32_t)i / 2 : 11 };
+    for (int i = 0; i < 4; i++) REQUIRE(pthread_create(&threads[i], NULL, draw_thread, &shares[i]) == 0);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    draw_thread(&shares[4]);
+    for (int i = 0; i < 5; i++) {
+        const struct buf *want = &shares[i == 4 ? 0 : i & ~1].text, *got = &shares[i].text;
+        CHECK(got->length > 0 && got->length == want->length && memcmp(got->data, want->data, got->length) == 0);
+    }
+    for (int i = 0; i < 5; i++) buf_free(&shares[i].text);
+    grammar_close(g);
     token_trie_close(t);
 }
 

@@ -1,4 +1,4 @@
-/* own heap: every allocation of the readers, tokenizers and templates fails once, one run after the other, until none is left to fail: each run must end with a
+/* own heap: every allocation of the readers, tokenizers, templates and grammars fails once, one run after the other, until none is left to fail: each run must end with a
  * status and a sentence, and give back what it took. The inputs are the fuzz targets' corpora. */
 #include <dirent.h>
 #include <errno.h>
@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "engine/formats/gguf.h"
 #include "engine/formats/safetensors.h"
+#include "engine/text/grammar.h"
 #include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
 #include "tests/test.h"
@@ -122,6 +123,51 @@ static enum status run_safetensors(const char *data, size_t size, struct err *er
     return st;
 }
 
+/* Some steps of a grammar over the 256 bytes; the tree is kept. */
+static enum status use_grammar(struct grammar *g, struct err *err)
+{
+    static struct token_trie *trie;
+    static char bytes[256];
+    struct grammar_text pieces[256];
+    struct grammar_state *s;
+    uint32_t mask[8];
+    bool may_end;
+    for (int i = 0; i < 256; i++) bytes[i] = (char)i, pieces[i] = (struct grammar_text){ bytes + i, 1 };
+    enum status st = trie ? ST_OK : token_trie_open_pieces(&trie, pieces, 256, err);
+    if (!st) st = grammar_state_open(&s, g, trie, err);
+    if (st) return st;
+    for (int step = 0; step < 12 && !st; step++) {
+        int token = 255;
+        st = grammar_state_mask(s, mask, &may_end, err);
+        while (!st && token >= 0 && !(mask[token >> 5] >> (token & 31) & 1)) token--;
+        if (st || token < 0) break;
+        st = grammar_state_accept(s, token, err);
+    }
+    grammar_state_close(s);
+    return st;
+}
+
+static enum status run_grammar(const char *data, size_t size, struct err *err)
+{
+    struct grammar *g;
+    enum status st = data[0] & 1 ? grammar_open_regex(&g, data + 1, size - 1, err) : grammar_open_gbnf(&g, data + 1, size - 1, err);
+    if (!st) st = use_grammar(g, err), grammar_close(g);
+    return st;
+}
+
+static enum status run_schema(const char *data, size_t size, struct err *err)
+{
+    struct grammar *g;
+    struct arena arena;
+    struct json *j;
+    arena_init(&arena, 1 << 20);
+    enum status st = json_parse(&j, &arena, data, size, NULL, err);
+    if (!st) st = grammar_open_schema(&g, j, err);
+    if (!st) st = use_grammar(g, err), grammar_close(g);
+    arena_free(&arena);
+    return st;
+}
+
 static void fail_each(const char *name, enum status (*run)(const char *, size_t, struct err *), const char *data, size_t size)
 {
     struct err plain = { 0 };
@@ -165,6 +211,8 @@ static void fail_corpus(const char *corpus, enum status (*run)(const char *, siz
 
 TEST(gguf_allocations_may_fail) { fail_corpus("gguf", run_gguf); }
 TEST(safetensors_allocations_may_fail) { fail_corpus("safetensors", run_safetensors); }
+TEST(grammar_allocations_may_fail) { fail_corpus("grammar", run_grammar); }
+TEST(schema_allocations_may_fail) { fail_corpus("schema", run_schema); }
 TEST(template_allocations_may_fail) { fail_corpus("template", run_template); }
 TEST(tokenizer_allocations_may_fail) { fail_corpus("tokenizer", run_tokenizer); }
 
