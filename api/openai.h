@@ -8,13 +8,16 @@
 #include "engine/request.h"
 #include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
+#include "engine/text/toolcall.h"
 #include "engine/text_job.h"
 #include "model_store/registry.h"
 
 enum openai_kind { OPENAI_CHAT, OPENAI_COMPLETION, OPENAI_EMBEDDINGS, OPENAI_RERANK, OPENAI_GENERATE /* Triton's generate extension */ };
 
-/* How far an answer has been streamed. */
-struct openai_cursor { size_t text; int tokens; bool begun, ended; };
+enum { OPENAI_PROMPT_END = 64 };
+
+/* How far an answer has been streamed; the last three where a reader parts it. */
+struct openai_cursor { size_t text; int tokens; bool begun, ended; size_t content, reasoning; int calls; };
 
 struct openai_ask {
     enum openai_kind  kind;
@@ -35,6 +38,8 @@ struct openai_ask {
     struct text_prompt *prompts;
     int               prompt_count;
     struct openai_cursor *cursors;         /* [answers] */
+    struct toolcall_reader *readers;       /* [answers]: part a chat's answers into reasoning, content and calls; NULL: the model's template has no marks for them */
+    char              prompt_end[OPENAI_PROMPT_END + 1];      /* of a rendered conversation: the last bytes */
     bool              done_sent;
     const char       *parameter;           /* after a failure: the field at fault, or NULL */
     const char       *code;                /* after a failure: OpenAI's code, or NULL */
@@ -60,15 +65,19 @@ enum status openai_detokenize(struct buf *out, struct arena *arena, const struct
 enum status openai_apply_template(struct buf *out, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
 
 /* ---- shared by the dialect's files ---- */
-/* The prompt of a conversation as token ids: rendered by the model's template, control tokens only where the template wrote them. */
 /* A conversation (the body of a chat request) through a template; t names bos_token and eos_token and may be NULL. */
 enum status openai_template_render(struct template_output *out, struct arena *arena, const struct template *template, const struct tokenizer *t, struct json *root, struct err *err);
+/* The prompt of a conversation as token ids: rendered by the model's template, control tokens only where the template wrote them. */
 enum status openai_render(struct token_list *tokens, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
+/* The same; `end` (or NULL) gets the last OPENAI_PROMPT_END bytes of its text and a NUL. */
+enum status openai_render_end(struct token_list *tokens, char *end, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
+/* Readers for the answers of a chat, once the job is open: for reasoning always, for calls when the request has tools that may be called. */
+enum status openai_readers_open(struct openai_ask *a, struct request *r, const struct model_version *v, const struct json *root, struct err *err);
 /* Does the request say what its text must look like? Compiling that may take a second of CPU time: not on a listener's thread. */
 bool        openai_has_format(const struct json *root);
 enum status openai_format_read(struct openai_ask *a, struct arena *arena, const struct json *root, struct err *err);
 enum status openai_fields_read(struct openai_ask *a, struct request *r, const struct json *root, struct err *err);
 void        openai_usage_write(struct buf *out, const struct openai_ask *a);
-const char *openai_finish_text(const struct text_answer *x);
+const char *openai_finish_text(const struct text_answer *x, const struct toolcall_reader *r /* or NULL */);
 
 #endif

@@ -101,7 +101,7 @@ static enum status read_chat(struct openai_ask *a, struct request *r, const stru
     if (!a->prompts) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
     const struct json *messages = get(root, "messages");
     if (!messages || messages->type != JSON_ARRAY || !messages->list.count) return fault(a, "messages", err, "'messages' must be a list of at least one message");
-    enum status st = openai_render(&l, &r->arena, v, root, err);
+    enum status st = openai_render_end(&l, a->prompt_end, &r->arena, v, root, err);
     if (st) {
         a->parameter = "messages";
         token_list_free(&l);
@@ -194,6 +194,7 @@ enum status openai_read(struct openai_ask *a, enum openai_kind kind, struct requ
     if (text) {
         if (kind == OPENAI_COMPLETION) a->job.max_tokens = COMPLETION_TOKENS_DEFAULT;
         st = openai_fields_read(a, r, root, err);
+        if (!st && kind == OPENAI_CHAT) st = openai_readers_open(a, r, v, root, err);
         if (!st && choices > a->wanted) {
             if (a->stream) st = fault(a, "best_of", err, "'best_of' cannot be streamed");
             if (a->job.logprobs < 0) a->job.logprobs = 0;      /* the best is the likeliest */
@@ -209,6 +210,8 @@ enum status openai_read(struct openai_ask *a, enum openai_kind kind, struct requ
 
 void openai_ask_close(struct openai_ask *a)
 {
+    for (int i = 0; a->readers && i < a->job.answer_count; i++) toolcall_reader_close(&a->readers[i]);
+    a->readers = NULL;
     if (a->has_job) text_job_close(&a->job);
     grammar_close(a->grammar);
     a->grammar = NULL;

@@ -33,7 +33,10 @@ void openai_model_write(struct buf *out, const char *name, int64_t created)
     buf_puts(out, ",\"owned_by\":\"inferd\"}");
 }
 
-const char *openai_finish_text(const struct text_answer *x) { return x->finish == FINISH_LENGTH ? "length" : "stop"; }
+const char *openai_finish_text(const struct text_answer *x, const struct toolcall_reader *r)
+{
+    return x->finish == FINISH_LENGTH ? "length" : r && r->call_count ? "tool_calls" : "stop";
+}
 
 void openai_usage_write(struct buf *out, const struct openai_ask *a)
 {
@@ -154,20 +157,61 @@ static void write_head(struct buf *out, const struct openai_ask *a, const char *
 
 static void write_fingerprint(struct buf *out, const struct model_version *v) { buf_printf(out, ",\"system_fingerprint\":\"fp_%.12s\"", v->digest); }
 
+/* ---- calls and reasoning ---- */
+static struct toolcall_reader *reader_of(const struct openai_ask *a, const struct text_answer *x) { return a->readers ? &a->readers[x - a->job.answers] : NULL; }
+
+/* What is new of an answer goes through its reader. */
+static void read_on(struct buf *out, struct toolcall_reader *r, const struct text_answer *x, size_t from)
+{
+    if (x->text.length > from) toolcall_reader_feed(r, x->text.data + from, x->text.length - from);
+    if (x->finish != FINISH_NONE) toolcall_reader_finish(r);
+    if (r->hold.failed || r->content.failed || r->reasoning.failed) out->failed = true;
+}
+
+static void write_buf(struct buf *out, const struct buf *text, size_t from) { json_write_string(out, text->length > from ? text->data + from : "", text->length - from); }
+
+/* The id, the same whenever it is asked for: the random part of the answer's own, and which call it is. */
+static void write_call_head(struct buf *out, const struct openai_ask *a, const struct text_answer *x, int call)
+{
+    const char *random = strchr(a->id, '-');
+    buf_printf(out, "\"id\":\"call_%.20s%02x%02x\",\"type\":\"function\",\"function\":{\"name\":", random ? random + 1 : "", (unsigned)(x - a->job.answers), (unsigned)call);
+    json_write_text(out, reader_of(a, x)->calls[call].name);
+    buf_puts(out, ",\"arguments\":");
+}
+
+static void write_message(struct buf *out, const struct openai_ask *a, const struct text_answer *x)
+{
+    struct toolcall_reader *r = reader_of(a, x);
+    buf_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
+    if (!r) write_buf(out, &x->text, 0);
+    else read_on(out, r, x, 0);
+    if (r && !r->content.length && (r->call_count || r->reasoning.length)) buf_puts(out, "null");
+    else if (r) write_buf(out, &r->content, 0);
+    if (r && r->reasoning.length) {
+        buf_puts(out, ",\"reasoning_content\":");
+        write_buf(out, &r->reasoning, 0);
+    }
+    for (int i = 0; r && i < r->call_count; i++) {
+        buf_puts(out, i ? ",{" : ",\"tool_calls\":[{");
+        write_call_head(out, a, x, i);
+        write_buf(out, &r->calls[i].arguments, 0);
+        buf_puts(out, "}}");
+    }
+    buf_puts(out, r && r->call_count ? "],\"refusal\":null,\"annotations\":[]}" : ",\"refusal\":null,\"annotations\":[]}");
+}
+
 static void write_choice(struct buf *out, const struct openai_ask *a, const struct text_answer *x, int index)
 {
     buf_printf(out, "{\"index\":%d,", index);
     if (a->kind == OPENAI_CHAT) {
-        buf_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-        json_write_string(out, x->text.data ? x->text.data : "", x->text.length);
-        buf_puts(out, ",\"refusal\":null,\"annotations\":[]}");
+        write_message(out, a, x);
     } else {
         buf_puts(out, "\"text\":");
         json_write_string(out, x->text.data ? x->text.data : "", x->text.length);
     }
     buf_puts(out, ",\"logprobs\":");
     write_logprobs(out, a, x, 0, x->token_count);
-    buf_printf(out, ",\"finish_reason\":\"%s\"}", openai_finish_text(x));
+    buf_printf(out, ",\"finish_reason\":\"%s\"}", openai_finish_text(x, reader_of(a, x)));
 }
 
 /* The `wanted` likeliest of a prompt's choices, in their order. */
@@ -318,6 +362,18 @@ static void end_chunk(struct buf *out, const struct openai_ask *a, const struct 
     buf_puts(out, "}\n\n");
 }
 
+static void end_delta(struct buf *out, const struct openai_ask *a, const struct model_version *v, const char *finish, const struct text_answer *x, int from, int to)
+{
+    buf_puts(out, ",\"logprobs\":");
+    if (to > from) write_logprobs(out, a, x, from, to);
+    else buf_puts(out, "null");
+    buf_puts(out, ",\"finish_reason\":");
+    if (finish) json_write_text(out, finish);
+    else buf_puts(out, "null");
+    buf_puts(out, "}]");
+    end_chunk(out, a, v);
+}
+
 static void write_delta(struct buf *out, const struct openai_ask *a, const struct model_version *v, int index, const char *text, size_t length, bool role, const char *finish, const struct text_answer *x, int from, int to)
 {
     begin_chunk(out, a);
@@ -334,14 +390,55 @@ static void write_delta(struct buf *out, const struct openai_ask *a, const struc
         buf_puts(out, "\"text\":");
         json_write_string(out, text ? text : "", length);
     }
-    buf_puts(out, ",\"logprobs\":");
-    if (to > from) write_logprobs(out, a, x, from, to);
-    else buf_puts(out, "null");
-    buf_puts(out, ",\"finish_reason\":");
-    if (finish) json_write_text(out, finish);
-    else buf_puts(out, "null");
-    buf_puts(out, "}]");
-    end_chunk(out, a, v);
+    end_delta(out, a, v, finish, x, from, to);
+}
+
+static void begin_delta(struct buf *out, const struct openai_ask *a, int index)
+{
+    begin_chunk(out, a);
+    buf_printf(out, ",\"choices\":[{\"index\":%d,\"delta\":{", index);
+}
+
+/* A call: its name, then its arguments. */
+static void stream_call(struct buf *out, const struct openai_ask *a, const struct model_version *v, int index, const struct text_answer *x, int call)
+{
+    begin_delta(out, a, index);
+    buf_printf(out, "\"tool_calls\":[{\"index\":%d,", call);
+    write_call_head(out, a, x, call);
+    buf_puts(out, "\"\"}}]}");
+    end_delta(out, a, v, NULL, x, 0, 0);
+    begin_delta(out, a, index);
+    buf_printf(out, "\"tool_calls\":[{\"index\":%d,\"function\":{\"arguments\":", call);
+    write_buf(out, &reader_of(a, x)->calls[call].arguments, 0);
+    buf_puts(out, "}}]}");
+    end_delta(out, a, v, NULL, x, 0, 0);
+}
+
+/* What became certain of an answer that is parted. Log-probabilities go with the first event, or with one of their own. */
+static void stream_parts(struct buf *out, struct openai_ask *a, const struct model_version *v, int index, int tokens)
+{
+    const struct text_answer *x = &a->job.answers[index];
+    struct openai_cursor *c = &a->cursors[index];
+    struct toolcall_reader *r = &a->readers[index];
+    read_on(out, r, x, c->text);
+    if (r->reasoning.length > c->reasoning) {
+        begin_delta(out, a, index);
+        buf_puts(out, "\"reasoning_content\":");
+        write_buf(out, &r->reasoning, c->reasoning);
+        buf_putc(out, '}');
+        end_delta(out, a, v, NULL, x, c->tokens, tokens);
+        c->tokens = tokens;
+    }
+    if (r->content.length > c->content || tokens > c->tokens) {
+        begin_delta(out, a, index);
+        buf_puts(out, "\"content\":");
+        write_buf(out, &r->content, c->content);
+        buf_putc(out, '}');
+        end_delta(out, a, v, NULL, x, c->tokens, tokens);
+    }
+    for (; c->calls < r->call_count; c->calls++) stream_call(out, a, v, index, x, c->calls);
+    c->reasoning = r->reasoning.length;
+    c->content = r->content.length;
 }
 
 /* What is new of one answer. With the job's lock. */
@@ -364,11 +461,12 @@ static void stream_answer(struct buf *out, struct openai_ask *a, const struct re
     }
     if (!c->begun && a->kind == OPENAI_CHAT) write_delta(out, a, v, index, "", 0, true, NULL, x, 0, 0);
     c->begun = true;
-    if (fresh || tokens > c->tokens) write_delta(out, a, v, index, fresh ? x->text.data + c->text : "", fresh, false, NULL, x, c->tokens, tokens);
+    if (a->readers) stream_parts(out, a, v, index, tokens);
+    else if (fresh || tokens > c->tokens) write_delta(out, a, v, index, fresh ? x->text.data + c->text : "", fresh, false, NULL, x, c->tokens, tokens);
     c->text = x->text.length;
     c->tokens = tokens;
     if (x->finish == FINISH_NONE) return;
-    write_delta(out, a, v, index, a->kind == OPENAI_CHAT ? NULL : "", 0, false, openai_finish_text(x), x, 0, 0);
+    write_delta(out, a, v, index, a->kind == OPENAI_CHAT ? NULL : "", 0, false, openai_finish_text(x, reader_of(a, x)), x, 0, 0);
     c->ended = true;
 }
 

@@ -20,6 +20,7 @@ struct template;
 /* ST_BAD_INPUT tells what does not parse and in which line; ST_UNSUPPORTED names a statement that is not taken. The text is copied. */
 enum status template_open(struct template **out, const char *text, size_t length, struct err *err);
 void        template_close(struct template *t);
+const char *template_text(const struct template *t, size_t *length);      /* as it was given, with newlines for every kind of line end */
 
 struct template_limits {
     uint64_t           steps;        /* 0: 1,000,000 */

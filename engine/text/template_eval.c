@@ -507,6 +507,8 @@ enum status template_open(struct template **out, const char *text, size_t length
     if (lines.length && lines.data[lines.length - 1] == '\n') lines.length--;
     char *copy = st || lines.failed ? NULL : arena_copy(&t->arena, lines.length ? lines.data : "", lines.length);
     if (!st && !copy) st = err_set(err, ST_NO_MEMORY, "no memory for a chat template");
+    t->text = copy;
+    t->length = lines.length;
     if (!st) st = template_lex(&t->arena, copy, lines.length, &tokens, &count, err);
     if (!st) st = template_parse(t, tokens, count, err);
     if (st == ST_BAD_INPUT) err_prefix(err, "chat template");
@@ -514,6 +516,12 @@ enum status template_open(struct template **out, const char *text, size_t length
     if (st) template_close(t);
     else *out = t;
     return st;
+}
+
+const char *template_text(const struct template *t, size_t *length)
+{
+    *length = t->length;
+    return t->text;
 }
 
 void template_close(struct template *t)

@@ -23,7 +23,7 @@ enum { OP_ADD = '+', OP_SUBTRACT = '-', OP_MULTIPLY = '*', OP_DIVIDE = '/', OP_F
 /* What a, b, c, d mean is said where template_parse.c makes the node. */
 struct node { uint8_t kind, op; int32_t a, b, c, d, next; int line; uint32_t length; const char *text; int64_t integer; double real; };
 
-struct template { struct node *nodes; int32_t count, capacity; int32_t body; struct arena arena; };
+struct template { struct node *nodes; int32_t count, capacity; int32_t body; struct arena arena; const char *text; size_t length; };
 enum status template_parse(struct template *t, const struct lexeme *tokens, size_t count, struct err *err);
 
 enum value_kind { V_UNDEFINED, V_NONE, V_BOOL, V_INT, V_REAL, V_TEXT, V_LIST, V_DICT, V_NAMESPACE, V_MACRO, V_FUNCTION, V_METHOD, V_LOOP };
