@@ -45,7 +45,7 @@ void        token_trie_close(struct token_trie *t);
 /* One text being generated. A state belongs to one thread at a time; the grammar and the trie outlive it. */
 enum status grammar_state_open(struct grammar_state **out, const struct grammar *g, const struct token_trie *t, struct err *err);
 /* Sets the bit of each token whose bytes may follow and clears all others (tokens of no bytes among them). *may_end: the text may end here. Both empty happens
- * only when the vocabulary lacks the bytes to go on. ST_NO_MEMORY. */
+ * only when the vocabulary lacks the bytes to go on. ST_NO_MEMORY; ST_BAD_INPUT: a grammar so ambiguous that the question takes too long. */
 enum status grammar_state_mask(struct grammar_state *s, uint32_t *mask, bool *may_end, struct err *err);
 /* ST_BAD_INPUT when the token may not follow; the state is then as before. */
 enum status grammar_state_accept(struct grammar_state *s, int32_t token, struct err *err);

@@ -136,6 +136,8 @@ static uint32_t closure_end(struct grammar_machine *m)
         if (id == STACK_HOLE) flags |= CONFIG_ESCAPE;
         if (id < STACK_FIRST) continue;
         struct stack s = m->stacks[id];
+        m->effort -= 1 + g->first[s.node + 1] - g->first[s.node];
+        if (m->effort < 0) return CONFIG_UNKNOWN;
         if (g->ends[s.node]) {
             if (!reach(m, s.parent)) return CONFIG_UNKNOWN;
             continue;
@@ -187,6 +189,7 @@ uint32_t machine_step(struct grammar_machine *m, uint32_t config, uint8_t byte)
     closure_begin(m);
     for (uint32_t i = 0; i < m->configs[config].count; i++) {
         struct stack s = m->stacks[m->members[m->configs[config].first + i]];
+        m->effort -= g->first[s.node + 1] - g->first[s.node];
         for (uint32_t e = g->first[s.node]; e < g->first[s.node + 1]; e++)
             if (g->edges[e].rule == NET_BYTES && byte >= g->edges[e].low && byte <= g->edges[e].high && !reach(m, stack_find(m, g->edges[e].to, s.parent))) return CONFIG_UNKNOWN;
     }
@@ -195,6 +198,11 @@ uint32_t machine_step(struct grammar_machine *m, uint32_t config, uint8_t byte)
 }
 
 static enum status no_memory(struct err *err) { return err_set(err, ST_NO_MEMORY, "grammar: out of memory"); }
+
+enum status machine_fail(const struct grammar_machine *m, struct err *err)
+{
+    return m->effort < 0 ? err_set(err, ST_BAD_INPUT, "the grammar has too many ways to go on here") : no_memory(err);
+}
 
 /* Empties the arena and sets up what every machine has. */
 static enum status machine_reset(struct grammar_machine *m, struct err *err)
@@ -205,6 +213,7 @@ static enum status machine_reset(struct grammar_machine *m, struct err *err)
     m->levels = arena_calloc(&m->arena, (uint64_t)m->trie->depth_max + 2, sizeof *m->levels);
     if (!m->levels || !grow(&m->arena, &m->stacks, 0, &m->stack_room, sizeof *m->stacks) || !grow(&m->arena, &m->mark, 0, &m->mark_room, sizeof *m->mark) ||
         !grow(&m->arena, &m->configs, 0, &m->config_room, sizeof *m->configs) || !grow(&m->arena, &m->members, 0, &m->member_room, sizeof *m->members)) return no_memory(err);
+    m->effort = MACHINE_EFFORT_MAX;
     m->stack_count = STACK_FIRST;
     m->stacks[STACK_HOLE].depth = FRAME_DEPTH;
     m->config_count = CONFIG_FIRST;
@@ -247,6 +256,7 @@ static uint32_t stack_carry(struct grammar_machine *m, const struct grammar_mach
 
 enum status machine_trim(struct grammar_machine *m, struct err *err)
 {
+    m->effort = MACHINE_EFFORT_MAX;
     if (m->arena.used < MACHINE_MEMORY_MAX) return ST_OK;
     struct grammar_machine old = *m;
     uint32_t stacks[GRAMMAR_STACKS_MAX];

@@ -135,7 +135,8 @@ enum status grammar_state_open(struct grammar_state **out, const struct grammar 
     s->grammar = (struct grammar *)(uintptr_t)g;       /* what it means never changes; what it remembers is behind its lock */
     pthread_mutex_lock(&s->grammar->lock);
     enum status st = machine_get(s->grammar, t, &s->machine, err);
-    if (!st && (s->config = machine_start(s->machine)) == CONFIG_UNKNOWN) st = no_memory(err);
+    if (!st) st = machine_trim(s->machine, err);
+    if (!st && (s->config = machine_start(s->machine)) == CONFIG_UNKNOWN) st = machine_fail(s->machine, err);
     if (!st) s->next = s->machine->states, s->machine->states = s;
     pthread_mutex_unlock(&s->grammar->lock);
     if (st) free(s);
@@ -161,7 +162,7 @@ enum status grammar_state_mask(struct grammar_state *s, uint32_t *mask, bool *ma
     enum status st = machine_trim(m, err);
     const uint32_t *from = st ? NULL : machine_mask(m, s->config);
     if (from) memcpy(mask, from, words(m->trie) * sizeof *mask);
-    else if (!st) st = no_memory(err);
+    else if (!st) st = machine_fail(m, err);
     *may_end = !st && (m->configs[s->config].flags & CONFIG_ACCEPT);
     pthread_mutex_unlock(&s->grammar->lock);
     return st;
@@ -174,7 +175,7 @@ enum status grammar_state_accept_bytes(struct grammar_state *s, const char *byte
     uint32_t c = s->config;
     for (size_t i = 0; i < n && !st; i++) {
         c = machine_step(s->machine, c, (uint8_t)bytes[i]);
-        if (c == CONFIG_UNKNOWN) st = no_memory(err);
+        if (c == CONFIG_UNKNOWN) st = machine_fail(s->machine, err);
         else if (c == CONFIG_DEAD) st = err_set(err, ST_BAD_INPUT, "the grammar allows no byte 0x%02x here", (uint8_t)bytes[i]);
     }
     if (!st) s->config = c;

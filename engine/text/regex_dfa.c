@@ -12,7 +12,7 @@
 
 #include "base/checked.h"
 
-enum { NONE = -1, CHECK_EVERY = 64 };
+enum { NONE = -1, CHECK_EVERY = 64, WORK_BETWEEN_CHECKS = 100000 };
 
 enum nfa_kind { NFA_BYTES, NFA_SPLIT, NFA_START, NFA_END, NFA_MATCH };
 struct nfa_node { enum nfa_kind kind; uint8_t low, high; int32_t out, out2; };
@@ -201,10 +201,16 @@ struct builder {
     uint32_t *work, *set;          /* [nodes] */
 };
 
+static int number_compare(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
 /* Follows what takes no byte from `roots`; set gets the nodes that wait for a byte or for the end, ascending. Returns whether MATCH was met. */
 static bool closure(struct builder *b, const uint32_t *roots, uint32_t root_count, bool at_start, bool at_end, uint32_t *set_count)
 {
-    uint32_t top = 0, n = 0, least = UINT32_MAX, most = 0;
+    uint32_t top = 0, n = 0;
     bool match = false;
     b->epoch++;
     for (uint32_t i = 0; i < root_count; i++) if (b->mark[roots[i]] != b->epoch) b->mark[roots[i]] = b->epoch, b->work[top++] = roots[i];
@@ -213,14 +219,12 @@ static bool closure(struct builder *b, const uint32_t *roots, uint32_t root_coun
         const struct nfa_node *node = b->n->nodes + at;
         bool through = node->kind == NFA_SPLIT || (node->kind == NFA_START && at_start) || (node->kind == NFA_END && at_end);
         if (node->kind == NFA_MATCH) match = true;
-        if (node->kind == NFA_BYTES || node->kind == NFA_END || node->kind == NFA_MATCH) {
-            b->set[n++] = at;
-            least = at < least ? at : least, most = at > most ? at : most;
-        }
+        if (node->kind == NFA_BYTES || node->kind == NFA_END || node->kind == NFA_MATCH) b->set[n++] = at;
         if (through && node->out != NONE && b->mark[node->out] != b->epoch) b->mark[node->out] = b->epoch, b->work[top++] = (uint32_t)node->out;
         if (through && node->out2 != NONE && b->mark[node->out2] != b->epoch) b->mark[node->out2] = b->epoch, b->work[top++] = (uint32_t)node->out2;
     }
-    for (uint32_t i = 1; i < n; i++) {       /* nearly sorted already, and short */
+    if (n > 48) qsort(b->set, n, sizeof *b->set, number_compare);
+    else for (uint32_t i = 1; i < n; i++) {
         uint32_t v = b->set[i], j = i;
         for (; j && b->set[j - 1] > v; j--) b->set[j] = b->set[j - 1];
         b->set[j] = v;
@@ -270,13 +274,15 @@ static enum status determinise(struct dfa *d, const struct nfa *n, int32_t start
     if (sets_find(&sets, NULL, 0) != 0) return too_big(err);          /* the dead state */
     closure(&b, &first, 1, true, false, &k);
     d->start = sets_find(&sets, b.set, k);
+    uint64_t work = 0;
     for (uint32_t s = 1; s < sets.count && d->start != UINT32_MAX; s++) {
-        enum status st = s % CHECK_EVERY ? ST_OK : dfa_maker_check(m, err);
-        if (st) return st;
         if (!table_fit(d, m, &room, s + 1)) return too_big(err);
         const uint32_t *set = sets.member[s];
         for (uint32_t c = 0; c < d->class_count; c++) {
             uint32_t r = 0, to;
+            enum status st = work < WORK_BETWEEN_CHECKS ? ST_OK : dfa_maker_check(m, err);
+            if (st) return st;
+            work = work < WORK_BETWEEN_CHECKS ? work + set[0] + k : 0;
             for (uint32_t i = 1; i <= set[0]; i++) {
                 const struct nfa_node *node = n->nodes + set[i];
                 if (node->kind == NFA_BYTES && sample[c] >= node->low && sample[c] <= node->high) roots[r++] = (uint32_t)node->out;
