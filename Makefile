@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-serving bench-texts fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -123,6 +123,9 @@ bench-serving: all $(B)/tests/bench/load  ## figures of the whole server: front 
 
 bench-peers: all  ## inferd and onnxruntime side by side: ResNet-50, MobileNetV2, AlexNet (PEERS="resnet50 --threads 1")
 	@tools/bench_peers.py --least 0.85 --inferd $(B)/inferd $(PEERS)
+
+bench-embeddings: all  ## sentences a second of all-MiniLM-L6-v2, inferd beside transformers on PyTorch (EMBEDDINGS="--threads 2 --length 100")
+	@tools/venv.sh torch transformers && build/venv/bin/python tools/bench_embeddings.py --inferd $(B)/inferd $(EMBEDDINGS)
 
 bench-texts: all  ## language models: inferd and llama.cpp on the same GGUF files, in turns (TEXTS="--types q4_k_m --sequences 1,16")
 	@tools/bench_texts.py --inferd $(B)/inferd $(TEXTS)
