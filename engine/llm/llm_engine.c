@@ -197,7 +197,7 @@ static enum status open_sequence(struct engine_instance *i, struct llm_slot *s, 
     q->order = i->arrivals++;
     q->answer->seed = seed;
     q->max_tokens = j->max_tokens >= 0 ? j->max_tokens : e->context - q->prompt->count;
-    bool begins = true;      /* behind control tokens alone a text begins */
+    bool begins = !j->grammar;      /* behind control tokens alone a text begins; a grammar has accepted the space that a beginning drops */
     for (int k = 0; k < q->prompt->count && begins; k++) begins = e->tokenizer && tokenizer_is_control(e->tokenizer, q->prompt->tokens[k]);
     if (e->tokenizer) detokenizer_init(&q->detokenizer, e->tokenizer, begins, !j->skip_special);
     if (j->grammar) {
