@@ -58,7 +58,7 @@ void openai_usage_write(struct buf *out, const struct openai_ask *a)
 static void write_logprob(struct buf *out, float l)
 {
     if (l == -INFINITY) buf_puts(out, "-9999.0");
-    else if (isnan(l)) buf_puts(out, "null");
+    else if (isnan(l)) buf_puts(out, "0.0");      /* the first token of an echoed prompt has none; the document wants a number */
     else json_write_float(out, l);
 }
 
@@ -120,7 +120,7 @@ static void write_completion_logprobs(struct buf *out, const struct openai_ask *
         const struct text_token *t = &x->tokens[i];
         if (i > from) buf_putc(out, ',');
         if (isnan(t->logprob) || a->logprobs == 0) {
-            buf_puts(out, isnan(t->logprob) ? "null" : "{}");
+            buf_puts(out, "{}");
             continue;
         }
         buf_putc(out, '{');
