@@ -16,16 +16,6 @@ SHARED = os.environ.get("INFERD_SHARED", os.path.join(ROOT, "../shared"))
 document = None
 
 
-def nullable(node):
-    """The document still marks some fields with OpenAPI 3.0's `nullable`, which JSON Schema does not know."""
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        nullable(child)
-    if isinstance(node, dict) and node.get("nullable") is True and isinstance(node.get("type"), str):
-        node["type"] = [node["type"], "null"]
-        if "enum" in node:
-            node["enum"] = node["enum"] + [None]
-
-
 def with_null(x):
     """The document says `nullable` as OpenAPI 3.0 did; JSON Schema has another word for it."""
     if isinstance(x, list):
@@ -42,7 +32,6 @@ def validate(schema, value):
     path = os.path.join(SHARED, "data/openai-openapi.json.zst")
     if document is None:
         document = with_null(json.loads(subprocess.run(["zstd", "-dqc", path], stdout=subprocess.PIPE, check=True).stdout)) if os.path.exists(path) else {}
-        nullable(document)
     if document:
         errors = sorted(Draft202012Validator({"$ref": "#/components/schemas/" + schema, "components": document["components"]}).iter_errors(value), key=str)
         assert not errors, "%s: %s at %s" % (schema, errors[0].message[:300], list(errors[0].absolute_path))
@@ -126,7 +115,6 @@ def test_completions():
     status, body = post("/v1/completions", {"model": "dictionary", "prompt": prompts[0], "temperature": 0, "echo": True, "logprobs": 2, "max_tokens": 4})
     lp = body["choices"][0]["logprobs"]
     assert lp["token_logprobs"][0] == 0 and all(x < 0 for x in lp["token_logprobs"][1:]) and len(lp["tokens"]) == 6 + 4
-    lp["token_logprobs"][0], lp["top_logprobs"][0] = 0, {}      # the API gives null where a text begins, its document does not
     validate("CreateCompletionResponse", body)
     assert body["choices"][0]["text"].endswith("mention (verb")
     status, body = post("/v1/completions", {"model": "dictionary", "prompt": prompts[0], "temperature": 0, "echo": True, "max_tokens": 0})
