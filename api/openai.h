@@ -28,7 +28,8 @@ struct openai_ask {
     int               wanted;              /* choices to show; the best of job.choices */
     int               logprobs;            /* as asked: alternatives to show; -1: none */
     int               dimensions;          /* 0: all */
-    const struct json *documents;          /* rerank */
+    const struct json **documents;         /* rerank: [answers] */
+    int               *order;              /* rerank: [answers], filled when the answer is written */
     bool              return_documents;
     int               top_n;
     struct text_job   job;

@@ -148,11 +148,15 @@ static enum status read_rerank(struct openai_ask *a, struct request *r, const st
     if (!a->tokenizer) return err_set(err, ST_BAD_INPUT, "this model has no tokenizer");
     a->top_n = n > 0 && n < (int64_t)documents->list.count ? (int)n : (int)documents->list.count;
     a->return_documents = back && back->type == JSON_BOOL && back->boolean;
-    a->documents = documents;
     a->prompts = arena_calloc(&r->arena, documents->list.count + 1, sizeof *a->prompts);
-    if (!a->prompts) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
+    a->documents = arena_calloc(&r->arena, documents->list.count, sizeof *a->documents);
+    a->order = arena_calloc(&r->arena, documents->list.count, sizeof *a->order);
+    if (!a->prompts || !a->documents || !a->order) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
     enum status st = ST_OK;
-    for (const struct json *d = documents->list.first; d && !st; d = d->next) st = add_pair(a, r, query, d, err);
+    for (const struct json *d = documents->list.first; d && !st; d = d->next) {
+        a->documents[a->prompt_count] = d;
+        st = add_pair(a, r, query, d, err);
+    }
     return st;
 }
 

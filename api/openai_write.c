@@ -289,23 +289,27 @@ static void write_embeddings(struct buf *out, const struct openai_ask *a)
     buf_putc(out, '}');
 }
 
+/* The better score first, the earlier document among equals. */
+static int by_score(const void *x, const void *y, void *answers)
+{
+    int i = *(const int *)x, k = *(const int *)y;
+    double a = ((const struct text_answer *)answers)[i].score, b = ((const struct text_answer *)answers)[k].score;
+    return a > b ? -1 : a < b ? 1 : i - k;
+}
+
 static void write_rerank(struct buf *out, const struct openai_ask *a)
 {
     int n = a->job.answer_count;
+    for (int i = 0; i < n; i++) a->order[i] = i;
+    qsort_r(a->order, (size_t)n, sizeof *a->order, by_score, a->job.answers);
     buf_puts(out, "{\"id\":");
     json_write_text(out, a->id);
     buf_puts(out, ",\"model\":");
     json_write_text(out, a->model);
     buf_puts(out, ",\"results\":[");
     for (int rank = 0; rank < a->top_n; rank++) {
-        int best = -1;
-        for (int i = 0; i < n; i++) {      /* the rank-th: as many are better */
-            int better = 0;
-            for (int k = 0; k < n; k++) better += a->job.answers[k].score > a->job.answers[i].score || (a->job.answers[k].score == a->job.answers[i].score && k < i);
-            if (better == rank) best = i;
-        }
-        const struct json *d = a->documents->list.first;
-        for (int i = 0; i < best; i++) d = d->next;
+        int best = a->order[rank];
+        const struct json *d = a->documents[best];
         buf_printf(out, "%s{\"index\":%d,\"relevance_score\":", rank ? "," : "", best);
         json_write_double(out, 1 / (1 + exp(-a->job.answers[best].score)));
         if (a->return_documents) {

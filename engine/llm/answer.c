@@ -19,10 +19,9 @@ static enum status take_vector(struct engine_instance *i, struct sequence *q, co
     if (!q->pool) q->pool = mem_calloc_array((uint64_t)width, sizeof *q->pool);
     if (!q->pool) return err_set(err, ST_NO_MEMORY, "a vector");
     enum llm_pooling pooling = score ? POOL_CLS : c->pooling == POOL_NONE ? POOL_LAST : c->pooling;
-    int from = pooling == POOL_LAST ? q->results - 1 : 0, to = pooling == POOL_CLS ? 1 : q->results;
+    int to = pooling == POOL_CLS ? 1 : q->results;      /* of POOL_LAST the last token is the only result */
     if (pooling == POOL_CLS && q->computed > q->results) to = 0;      /* not the first piece */
-    if (pooling == POOL_LAST && q->computed < q->count) to = 0;
-    for (int r = from; r < to; r++, q->pooled++)
+    for (int r = 0; r < to; r++, q->pooled++)
         for (int64_t k = 0; k < width; k++) q->pool[k] += (double)rows[r * width + k];
     if (q->computed < q->count) return ST_OK;
     float *v = mem_alloc_array((uint64_t)width, sizeof *v);
@@ -179,30 +178,21 @@ static bool breaks(void *ctx, int32_t token)
 }
 
 /* Log-probabilities of the prompt's own tokens (echo). Row r of the results follows token computed - results + r. */
-static enum status take_prompt(struct engine_instance *i, struct sequence *q, const struct operand *logits, struct err *err)
+static void take_prompt(struct sequence *q, const struct operand *logits)
 {
     const struct text_job *j = q->slot->job;
     int64_t v = logits->dims[1];
-    struct sampling none = sampling_default();
-    none.temperature = 0;
     for (int r = 0; r < q->results; r++) {
         int next = q->computed - q->results + r + 1;
         if (next >= q->prompt->count) break;
         struct text_token t;
-        struct sampler_question ask = { .how = &none, .logprobs = j->logprobs, .past = { q->tokens, next, next } };
-        struct sampler_state state = { 0 };
-        float *row = (float *)logits->data + (q->result + r) * v;
-        float logprob = sampler_logprob(row, (int)v, q->tokens[next]);
-        enum status st = sampler_draw(i->sampler, row, &ask, &state, &t, err);
-        if (st) return st;
-        t.logprob = logprob;
-        t.token = q->tokens[next];
+        const float *row = (const float *)logits->data + (q->result + r) * v;
+        sampler_look(row, (int)v, q->tokens[next], j->logprobs, &t);
         pthread_mutex_lock(&q->slot->job->lock);
         t.text_offset = next < q->answer->token_room ? q->answer->tokens[next].text_offset : 0;
         if (next < q->answer->token_count) q->answer->tokens[next] = t;
         pthread_mutex_unlock(&q->slot->job->lock);
     }
-    return ST_OK;
 }
 
 /* The prompt's text before the answer's, and a place for each of its tokens. */
@@ -248,10 +238,7 @@ enum status answer_take(struct engine_instance *i, struct sequence *q, const str
     if (q->computed >= q->count) q->generating = true;
     if (j->task != TEXT_GENERATE) return take_vector(i, q, plan, err);
     const struct operand *logits = plan_output(plan, LLM_LOGITS);
-    if (j->echo && j->logprobs >= 0 && first && q->results) {
-        enum status st = take_prompt(i, q, logits, err);
-        if (st) return st;
-    }
+    if (j->echo && j->logprobs >= 0 && first && q->results) take_prompt(q, logits);
     if (q->computed < q->count) return ST_OK;
     if (first) atomic_fetch_add_explicit(&s->prompt_tokens, (uint_fast64_t)q->prompt->count, memory_order_relaxed);
     if (q->max_tokens == 0) {

@@ -121,13 +121,7 @@ static int linear(struct builder *b, int x, enum llm_role role, int layer, int64
     return linear_of(b, x, &w, floats(b, role, true, layer, w.n), residual, act);
 }
 
-static bool has(struct builder *b, enum llm_role role, int layer)
-{
-    struct llm_weight w;
-    if (b->st) return false;
-    b->st = llm_weight_find(b->m, role, false, layer, -1, 0, 0, &w, b->err);
-    return !b->st && w.data;
-}
+static bool has(struct builder *b, enum llm_role role, int layer) { return !b->st && llm_weight_exists(b->m, role, layer); }
 
 /* A norm over groups of `width` columns; `columns`: of the value. Some families' norms have no weights (OLMo): `bare` allows that. */
 static int norm(struct builder *b, int x, enum llm_role role, int layer, int64_t width, int64_t columns, bool bare)
@@ -395,9 +389,9 @@ static int feed_forward(struct builder *b, int x, int layer, int residual)
         int gate = linear(b, x, ROLE_GATE, layer, c->ffn, c->width, -1, PLAIN, true), up = linear(b, x, ROLE_UP, layer, c->ffn, c->width, -1, PLAIN, true);
         h = add(b, &op_gate, (int[]){ gate, up }, 2, &s, sizeof s, NULL);
     } else if (both < 0) {
-        struct llm_weight up;
-        if (!b->st) b->st = llm_weight_find(b->m, ROLE_UP, false, layer, -1, 0, c->width, &up, b->err);
-        bool fused = !b->st && up.data && up.n == 2 * (int64_t)c->ffn;      /* GGUF's Phi 3 */
+        struct llm_weight up = { 0 };
+        if (!b->st && !c->folder) b->st = llm_weight_find(b->m, ROLE_UP, false, layer, -1, 0, c->width, &up, b->err);
+        bool fused = up.n == 2 * (int64_t)c->ffn;      /* GGUF's Phi 3 */
         h = linear(b, x, ROLE_UP, layer, (fused ? 2 : 1) * (int64_t)c->ffn, c->width, -1, fused ? PLAIN : c->act, true);
         if (fused) h = add(b, &op_gate, &h, 1, &s, sizeof s, NULL);
     } else {

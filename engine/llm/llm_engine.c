@@ -31,6 +31,7 @@ static enum status open_tokenizer(struct engine *e, const char *path, struct err
     enum status st = e->model.gguf ? tokenizer_open_gguf(&e->tokenizer, e->model.gguf, err) : tokenizer_open_folder(&e->tokenizer, -1, path, err);
     if (st == ST_NOT_FOUND) return ST_OK;
     if (st) return err_prefix(err, "the tokenizer");
+    if (!e->model.config.causal) return ST_OK;      /* grammars and templates are for what writes */
     st = token_trie_open(&e->trie, e->tokenizer, err);
     if (st) return st;
     const char *template = tokenizer_chat_template(e->tokenizer, NULL);

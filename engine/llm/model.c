@@ -264,6 +264,12 @@ enum status llm_weight_find(struct llm_model *m, enum llm_role role, bool bias, 
     return st;
 }
 
+bool llm_weight_exists(struct llm_model *m, enum llm_role role, int layer)
+{
+    char name[NAME_MAX_BYTES];
+    return find_role(m, role, false, layer, -1, name, sizeof name) != NULL;
+}
+
 enum status llm_weight_floats(struct llm_model *m, enum llm_role role, bool bias, int layer, int expert, int64_t count, const float **out, struct err *err)
 {
     struct llm_weight w;

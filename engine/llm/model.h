@@ -136,6 +136,8 @@ enum status llm_config_check(const struct llm_config *c, struct err *err);
 /* The weight of this role ("bias": its bias), rows x columns checked unless 0 is given for them; data NULL and ST_OK when the model has none.
  * expert -1: not of an expert; where all experts lie in one tensor its slice is given. */
 enum status llm_weight_find(struct llm_model *m, enum llm_role role, bool bias, int layer, int expert, int64_t n, int64_t k, struct llm_weight *out, struct err *err);
+/* Is there such a weight? Nothing is read or rearranged. */
+bool        llm_weight_exists(struct llm_model *m, enum llm_role role, int layer);
 /* The same as f32 in the arena, for vectors and small tables. *out NULL when the model has none. */
 enum status llm_weight_floats(struct llm_model *m, enum llm_role role, bool bias, int layer, int expert, int64_t count, const float **out, struct err *err);
 /* The sentence about the first tensor that was never asked for. */

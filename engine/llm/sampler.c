@@ -322,8 +322,6 @@ static double log_sum_exp(const float *x, int n)
     return (double)top + log(sum);
 }
 
-float sampler_logprob(const float *logits, int vocabulary, int32_t token) { return (float)((double)logits[token] - log_sum_exp(logits, vocabulary)); }
-
 static void find_alternatives(const float *logits, int n, double lse, int wanted, struct text_token *t)
 {
     t->top_count = 0;
@@ -337,6 +335,13 @@ static void find_alternatives(const float *logits, int n, double lse, int wanted
         }
         t->top[at] = (struct text_top){ i, l };
     }
+}
+
+void sampler_look(const float *logits, int vocabulary, int32_t token, int wanted, struct text_token *t)
+{
+    double lse = log_sum_exp(logits, vocabulary);
+    *t = (struct text_token){ .token = token, .logprob = (float)((double)logits[token] - lse) };
+    find_alternatives(logits, vocabulary, lse, wanted, t);
 }
 
 static int32_t argmax(const float *x, int n)

@@ -37,7 +37,7 @@ struct sampler_question {
  * ST_INTERNAL when no token can be drawn (all are forbidden, or the logits are no numbers). */
 enum status sampler_draw(struct sampler *s, float *logits, const struct sampler_question *q, struct sampler_state *state, struct text_token *t, struct err *err);
 
-/* The log-probability of a token under these logits. */
-float sampler_logprob(const float *logits, int vocabulary, int32_t token);
+/* Nothing is drawn: the log-probability of `token` under these logits, and `wanted` alternatives. text_offset stays 0. */
+void        sampler_look(const float *logits, int vocabulary, int32_t token, int wanted, struct text_token *t);
 
 #endif

@@ -40,9 +40,11 @@ static bool find_room(struct engine_instance *i, struct slot *const *slots, int 
 }
 
 /* Which rows of results this piece of a text gives. */
-static int results_of(const struct sequence *q, int upto)
+static int results_of(const struct engine *e, const struct sequence *q, int upto)
 {
     const struct text_job *j = q->slot->job;
+    enum llm_pooling pooling = e->model.config.pooling;
+    if (j->task == TEXT_EMBED && (pooling == POOL_NONE || pooling == POOL_LAST)) return upto == q->count;
     if (j->task == TEXT_GENERATE && !(j->echo && j->logprobs >= 0 && !q->generating)) return upto == q->count;
     return q->taken;
 }
@@ -55,7 +57,7 @@ static void put(struct engine_instance *i, struct sequence *q, int take)
     q->first = at;
     q->taken = take;
     q->result = i->batch_results;
-    q->results = results_of(q, q->computed + take);
+    q->results = results_of(e, q, q->computed + take);
     for (int k = 0; k < take; k++) {
         int p = q->computed + k;
         i->tokens[at + k] = q->tokens[p];
