@@ -287,11 +287,8 @@ static enum status write_output(struct buf *out, const struct request_tensor *o,
     return ST_OK;
 }
 
-enum status oip_infer_write(struct buf *out, size_t *json_length, struct request *r, const struct infer_ask *ask, const struct model_version *v, struct err *err)
+void oip_answer_head_write(struct buf *out, const struct request *r, const struct model_version *v)
 {
-    int n = ask->output_count ? ask->output_count : r->output_count;
-    bool any_binary = false;
-    buf_putc(out, '{');
     if (r->id[0]) {
         buf_puts(out, "\"id\":");
         json_write_text(out, r->id);
@@ -299,7 +296,16 @@ enum status oip_infer_write(struct buf *out, size_t *json_length, struct request
     }
     buf_puts(out, "\"model_name\":");
     json_write_text(out, v->name);
-    buf_printf(out, ",\"model_version\":\"%lld\",\"outputs\":[", (long long)v->version);
+    buf_printf(out, ",\"model_version\":\"%lld\"", (long long)v->version);
+}
+
+enum status oip_infer_write(struct buf *out, size_t *json_length, struct request *r, const struct infer_ask *ask, const struct model_version *v, struct err *err)
+{
+    int n = ask->output_count ? ask->output_count : r->output_count;
+    bool any_binary = false;
+    buf_putc(out, '{');
+    oip_answer_head_write(out, r, v);
+    buf_puts(out, ",\"outputs\":[");
     for (int i = 0; i < n; i++) {
         const struct output_ask *a = ask->output_count ? &ask->outputs[i] : NULL;
         const struct request_tensor *o = a ? output_named(r, a->name) : &r->outputs[i];

@@ -24,6 +24,9 @@ enum status oip_infer_read(struct request *r, struct infer_ask *ask, const struc
 /* Writes the answer of a request that is done. *json_length: 0 when the whole is JSON, else the value for Inference-Header-Content-Length. */
 enum status oip_infer_write(struct buf *out, size_t *json_length, struct request *r, const struct infer_ask *ask, const struct model_version *v, struct err *err);
 
+/* `"id":...,"model_name":...,"model_version":"..."`, what every v2 answer of a model begins with; the id only when the client gave one. */
+void oip_answer_head_write(struct buf *out, const struct request *r, const struct model_version *v);
+
 /* {"error":"..."} */
 void oip_error_write(struct buf *out, const char *text);
 

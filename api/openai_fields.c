@@ -26,12 +26,6 @@ static enum status wrong(struct openai_ask *a, const char *name, const char *nee
     return err_set(err, ST_BAD_INPUT, "'%s' must be %s", name, needed);
 }
 
-static const struct json *get(const struct json *root, const char *name)
-{
-    const struct json *j = json_get(root, name);
-    return j && j->type != JSON_NULL ? j : NULL;
-}
-
 static enum status read_field(struct openai_ask *a, const struct field *f, const struct json *j, struct err *err)
 {
     void *at = (char *)a + f->offset;
@@ -57,7 +51,7 @@ static enum status read_field(struct openai_ask *a, const struct field *f, const
 /* A string, or a list of strings. */
 static enum status read_texts(struct openai_ask *a, struct request *r, const struct json *root, const char *name, int most, const struct text_stop **out, int *count, struct err *err)
 {
-    const struct json *j = get(root, name);
+    const struct json *j = json_get_value(root, name);
     if (!j) return ST_OK;
     bool one = j->type == JSON_STRING;
     if (!one && j->type != JSON_ARRAY) return wrong(a, name, "a string or a list of strings", err);
@@ -80,7 +74,7 @@ static enum status read_texts(struct openai_ask *a, struct request *r, const str
 
 static enum status read_stop_ids(struct openai_ask *a, struct request *r, const struct json *root, struct err *err)
 {
-    const struct json *j = get(root, "stop_token_ids");
+    const struct json *j = json_get_value(root, "stop_token_ids");
     if (!j) return ST_OK;
     if (j->type != JSON_ARRAY || j->list.count > TEXT_STOP_IDS_MAX) return wrong(a, "stop_token_ids", "a list of at most 64 token ids", err);
     int32_t *ids = arena_calloc(&r->arena, j->list.count + 1, sizeof *ids);
@@ -97,7 +91,7 @@ static enum status read_stop_ids(struct openai_ask *a, struct request *r, const 
 /* {"token id": bias} or [[token id, bias]]. */
 static enum status read_bias(struct openai_ask *a, struct request *r, const struct json *root, struct err *err)
 {
-    const struct json *j = get(root, "logit_bias");
+    const struct json *j = json_get_value(root, "logit_bias");
     if (!j) return ST_OK;
     if (j->type != JSON_OBJECT || j->list.count > TEXT_BIAS_MAX) return wrong(a, "logit_bias", "an object of at most 1024 token ids and their biases", err);
     struct token_bias *list = arena_calloc(&r->arena, j->list.count + 1, sizeof *list);
@@ -117,7 +111,7 @@ static enum status read_bias(struct openai_ask *a, struct request *r, const stru
 
 static enum status read_seed(struct openai_ask *a, const struct json *root, struct err *err)
 {
-    const struct json *j = get(root, "seed");
+    const struct json *j = json_get_value(root, "seed");
     int64_t v;
     uint64_t u;
     if (!j) return ST_OK;
@@ -131,7 +125,7 @@ static enum status read_seed(struct openai_ask *a, const struct json *root, stru
 /* Chat: logprobs is a switch and top_logprobs the number; completions: logprobs is the number. */
 static enum status read_logprobs(struct openai_ask *a, const struct json *root, struct err *err)
 {
-    const struct json *on = get(root, "logprobs"), *top = get(root, "top_logprobs");
+    const struct json *on = json_get_value(root, "logprobs"), *top = json_get_value(root, "top_logprobs");
     int64_t n = 0;
     a->logprobs = -1;
     if (a->kind == OPENAI_CHAT) {
@@ -152,11 +146,11 @@ static enum status read_logprobs(struct openai_ask *a, const struct json *root, 
 
 static enum status read_stream(struct openai_ask *a, const struct json *root, struct err *err)
 {
-    const struct json *on = get(root, "stream"), *options = get(root, "stream_options");
+    const struct json *on = json_get_value(root, "stream"), *options = json_get_value(root, "stream_options");
     if (on && on->type != JSON_BOOL) return wrong(a, "stream", "true or false", err);
     a->stream = on && on->boolean;
     if (!options) return ST_OK;
-    const struct json *usage = get(options, "include_usage");
+    const struct json *usage = json_get_value(options, "include_usage");
     if (options->type != JSON_OBJECT || (usage && usage->type != JSON_BOOL)) return wrong(a, "stream_options", "an object", err);
     if (!a->stream) {
         a->parameter = "stream_options";
@@ -170,10 +164,10 @@ enum status openai_fields_read(struct openai_ask *a, struct request *r, const st
 {
     enum status st = ST_OK;
     for (size_t i = 0; i < sizeof fields / sizeof fields[0] && !st; i++) {
-        const struct json *j = get(root, fields[i].name);
+        const struct json *j = json_get_value(root, fields[i].name);
         if (j) st = read_field(a, &fields[i], j, err);
     }
-    const struct json *cache = get(root, "cache_prompt"), *priority = get(root, "priority");
+    const struct json *cache = json_get_value(root, "cache_prompt"), *priority = json_get_value(root, "priority");
     int64_t level;
     if (cache && cache->type == JSON_BOOL) a->job.no_cache = !cache->boolean;
     if (!st && priority && json_as_int64(priority, &level) && level > 0 && level <= UINT32_MAX) r->priority = (uint32_t)level;

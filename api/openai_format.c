@@ -6,12 +6,6 @@
 
 #include "engine/text/grammar.h"
 
-static const struct json *get(const struct json *root, const char *name)
-{
-    const struct json *j = json_get(root, name);
-    return j && j->type != JSON_NULL ? j : NULL;
-}
-
 static enum status fault(struct openai_ask *a, const char *parameter, struct err *err, const char *text)
 {
     a->parameter = parameter;
@@ -54,14 +48,14 @@ static enum status open_text(struct openai_ask *a, const char *name, const struc
 
 static enum status open_response_format(struct openai_ask *a, struct arena *arena, const struct json *format, struct err *err)
 {
-    const struct json *type = get(format, "type"), *schema = get(format, "json_schema");
+    const struct json *type = json_get_value(format, "type"), *schema = json_get_value(format, "json_schema");
     if (type && json_is_string(type, "text")) return ST_OK;
     if (type && json_is_string(type, "json_object")) {
         a->parameter = "response_format";
-        return get(format, "schema") ? open_schema(a, arena, "response_format", get(format, "schema"), err) : grammar_open_json_object(&a->grammar, err);
+        return json_get_value(format, "schema") ? open_schema(a, arena, "response_format", json_get_value(format, "schema"), err) : grammar_open_json_object(&a->grammar, err);
     }
     if (!type || !json_is_string(type, "json_schema")) return fault(a, "response_format", err, "'response_format' has the type text, json_object or json_schema");
-    schema = schema ? get(schema, "schema") ? get(schema, "schema") : NULL : get(format, "schema");
+    schema = schema ? json_get_value(schema, "schema") ? json_get_value(schema, "schema") : NULL : json_get_value(format, "schema");
     if (!schema) return fault(a, "response_format", err, "'response_format' of the type json_schema needs json_schema.schema");
     return open_schema(a, arena, "response_format", schema, err);
 }
@@ -82,7 +76,7 @@ bool openai_has_format(const struct json *root)
 {
     static const char *const names[] = { "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (get(root, names[i])) return true;
+        if (json_get_value(root, names[i])) return true;
     return false;
 }
 
@@ -90,18 +84,18 @@ enum status openai_format_read(struct openai_ask *a, struct arena *arena, const 
 {
     static const struct source beside[] = { { "guided_json", SOURCE_SCHEMA }, { "guided_regex", SOURCE_REGEX }, { "guided_choice", SOURCE_CHOICE }, { "guided_grammar", SOURCE_GBNF }, { "grammar", SOURCE_GBNF }, { "json_schema", SOURCE_SCHEMA } };
     static const struct source within[] = { { "json", SOURCE_SCHEMA }, { "regex", SOURCE_REGEX }, { "choice", SOURCE_CHOICE }, { "grammar", SOURCE_GBNF } };
-    const struct json *format = get(root, "response_format"), *outputs = get(root, "structured_outputs");
+    const struct json *format = json_get_value(root, "response_format"), *outputs = json_get_value(root, "structured_outputs");
     enum status st = ST_OK;
     if (format && format->type != JSON_OBJECT) return fault(a, "response_format", err, "'response_format' must be an object");
     if (outputs && outputs->type != JSON_OBJECT) return fault(a, "structured_outputs", err, "'structured_outputs' must be an object");
     if (format) st = open_response_format(a, arena, format, err);
     for (size_t i = 0; i < sizeof within / sizeof within[0] && !st; i++) {
-        const struct json *j = get(outputs, within[i].name);
+        const struct json *j = json_get_value(outputs, within[i].name);
         if (j && a->grammar) return fault(a, "structured_outputs", err, "only one thing can say what a text must look like");
         if (j) st = open_source(a, arena, &within[i], j, err);
     }
     for (size_t i = 0; i < sizeof beside / sizeof beside[0] && !st; i++) {
-        const struct json *j = get(root, beside[i].name);
+        const struct json *j = json_get_value(root, beside[i].name);
         if (j && a->grammar) return fault(a, beside[i].name, err, "only one thing can say what a text must look like");
         if (j) st = open_source(a, arena, &beside[i], j, err);
     }

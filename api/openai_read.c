@@ -18,12 +18,6 @@ static enum status fault(struct openai_ask *a, const char *parameter, struct err
     return err_set(err, ST_BAD_INPUT, "%s", text);
 }
 
-static const struct json *get(const struct json *root, const char *name)
-{
-    const struct json *j = json_get(root, name);
-    return j && j->type != JSON_NULL ? j : NULL;
-}
-
 static bool keep_tokens(struct request *r, struct text_prompt *p, struct token_list *l)
 {
     int32_t *ids = arena_alloc(&r->arena, (l->count + 1) * sizeof *ids, 8);
@@ -62,7 +56,7 @@ static enum status add_ids(struct openai_ask *a, struct request *r, const char *
 /* A string, strings, token ids, or lists of token ids. */
 static enum status read_prompts(struct openai_ask *a, struct request *r, const struct json *root, const char *name, struct err *err)
 {
-    const struct json *j = get(root, name);
+    const struct json *j = json_get_value(root, name);
     bool list = j && j->type == JSON_ARRAY, many = list && j->list.first && j->list.first->type != JSON_INT;
     if (!j || (j->type != JSON_STRING && !list) || (list && !j->list.count)) {
         a->parameter = name;
@@ -85,7 +79,7 @@ static enum status read_prompts(struct openai_ask *a, struct request *r, const s
 
 static enum status read_choices(struct openai_ask *a, const struct json *root, int *choices, struct err *err)
 {
-    const struct json *n = get(root, "n"), *best = get(root, "best_of");
+    const struct json *n = json_get_value(root, "n"), *best = json_get_value(root, "best_of");
     int64_t wanted = 1, of = 0;
     if (n && (!json_as_int64(n, &wanted) || wanted < 1 || wanted > TEXT_CHOICES_MAX)) return fault(a, "n", err, "'n' must be a number from 1 to 16");
     if (best && (!json_as_int64(best, &of) || of < wanted || of > TEXT_CHOICES_MAX)) return fault(a, "best_of", err, "'best_of' must be a number from n to 16");
@@ -99,7 +93,7 @@ static enum status read_chat(struct openai_ask *a, struct request *r, const stru
     struct token_list l = { 0 };
     a->prompts = arena_calloc(&r->arena, 2, sizeof *a->prompts);
     if (!a->prompts) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
-    const struct json *messages = get(root, "messages");
+    const struct json *messages = json_get_value(root, "messages");
     if (!messages || messages->type != JSON_ARRAY || !messages->list.count) return fault(a, "messages", err, "'messages' must be a list of at least one message");
     enum status st = openai_render_end(&l, a->prompt_end, &r->arena, v, root, err);
     if (st) {
@@ -140,7 +134,7 @@ static enum status add_pair(struct openai_ask *a, struct request *r, const struc
 
 static enum status read_rerank(struct openai_ask *a, struct request *r, const struct json *root, struct err *err)
 {
-    const struct json *query = get(root, "query"), *documents = get(root, "documents"), *top = get(root, "top_n"), *back = get(root, "return_documents");
+    const struct json *query = json_get_value(root, "query"), *documents = json_get_value(root, "documents"), *top = json_get_value(root, "top_n"), *back = json_get_value(root, "return_documents");
     int64_t n = 0;
     if (!query || query->type != JSON_STRING) return fault(a, "query", err, "'query' must be a string");
     if (!documents || documents->type != JSON_ARRAY || !documents->list.count || documents->list.count > TEXT_PROMPTS_MAX) return fault(a, "documents", err, "'documents' must be a list of 1 to 2048 strings");
@@ -162,7 +156,7 @@ static enum status read_rerank(struct openai_ask *a, struct request *r, const st
 
 static enum status read_embedding_fields(struct openai_ask *a, const struct json *root, struct err *err)
 {
-    const struct json *format = get(root, "encoding_format"), *dimensions = get(root, "dimensions");
+    const struct json *format = json_get_value(root, "encoding_format"), *dimensions = json_get_value(root, "dimensions");
     int64_t n = 0;
     if (format && !json_is_string(format, "float") && !json_is_string(format, "base64")) return fault(a, "encoding_format", err, "'encoding_format' must be float or base64");
     if (dimensions && (!json_as_int64(dimensions, &n) || n < 1 || n > INT32_MAX)) return fault(a, "dimensions", err, "'dimensions' must be a positive number");
@@ -181,7 +175,7 @@ static void make_id(struct openai_ask *a)
 
 enum status openai_read(struct openai_ask *a, enum openai_kind kind, struct request *r, const struct model_version *v, struct json *root, int64_t now, struct err *err)
 {
-    const struct json *model = get(root, "model");
+    const struct json *model = json_get_value(root, "model");
     int choices = 1;
     *a = (struct openai_ask){ .kind = kind, .created = now, .model = model && model->type == JSON_STRING ? model->string.text : v->name, .wanted = 1, .logprobs = -1, .tokenizer = v->ops->text->tokenizer(v->engine) };
     make_id(a);

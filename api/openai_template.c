@@ -9,8 +9,7 @@
 
 static struct json *get(struct json *root, const char *name)
 {
-    const struct json *j = json_get(root, name);
-    return j && j->type != JSON_NULL ? (struct json *)(uintptr_t)j : NULL;      /* the tree is the request's own */
+    return (struct json *)(uintptr_t)json_get_value(root, name);      /* the tree is the request's own */
 }
 
 /* Replaces a node's value, not its name or place. */

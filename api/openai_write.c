@@ -2,11 +2,11 @@
 #include "api/openai.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "base/checked.h"
+#include "api/oip_infer.h"
 #include "engine/text/tokenizer.h"
-#include <stdlib.h>
 
 void openai_error_write(struct buf *out, int status, const char *text, const char *parameter, const char *code)
 {
@@ -325,20 +325,13 @@ static void write_rerank(struct buf *out, const struct openai_ask *a)
     buf_putc(out, '}');
 }
 
-static void write_generate(struct buf *out, const struct openai_ask *a, const struct request *r, const struct model_version *v, const char *text, size_t length)
+static void write_generate(struct buf *out, const struct request *r, const struct model_version *v, const char *text, size_t length)
 {
     buf_putc(out, '{');
-    if (r->id[0]) {
-        buf_puts(out, "\"id\":");
-        json_write_text(out, r->id);
-        buf_putc(out, ',');
-    }
-    buf_puts(out, "\"model_name\":");
-    json_write_text(out, v->name);
-    buf_printf(out, ",\"model_version\":\"%lld\",\"text_output\":", (long long)v->version);
+    oip_answer_head_write(out, r, v);
+    buf_puts(out, ",\"text_output\":");
     json_write_string(out, text, length);
     buf_putc(out, '}');
-    (void)a;
 }
 
 void openai_write(struct buf *out, const struct openai_ask *a, const struct request *r, const struct model_version *v)
@@ -347,7 +340,7 @@ void openai_write(struct buf *out, const struct openai_ask *a, const struct requ
     switch (a->kind) {
     case OPENAI_EMBEDDINGS: write_embeddings(out, a); break;
     case OPENAI_RERANK: write_rerank(out, a); break;
-    case OPENAI_GENERATE: write_generate(out, a, r, v, text->data ? text->data : "", text->length); break;
+    case OPENAI_GENERATE: write_generate(out, r, v, text->data ? text->data : "", text->length); break;
     default: write_texts(out, a, v);
     }
 }
@@ -456,7 +449,7 @@ static void stream_answer(struct buf *out, struct openai_ask *a, const struct re
     if (a->kind == OPENAI_GENERATE) {
         if (fresh) {
             buf_puts(out, "data: ");
-            write_generate(out, a, r, v, x->text.data + c->text, fresh);
+            write_generate(out, r, v, x->text.data + c->text, fresh);
             buf_puts(out, "\n\n");
         }
         c->text = x->text.length;

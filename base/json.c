@@ -351,6 +351,12 @@ const struct json *json_get(const struct json *object, const char *key)
     return NULL;
 }
 
+const struct json *json_get_value(const struct json *object, const char *key)
+{
+    const struct json *j = json_get(object, key);
+    return j && j->type != JSON_NULL ? j : NULL;
+}
+
 bool json_is_string(const struct json *j, const char *text)
 {
     return j && j->type == JSON_STRING && j->string.length == strlen(text) && !memcmp(j->string.text, text, j->string.length);

@@ -43,6 +43,7 @@ enum status json_parse(struct json **out, struct arena *arena, const char *text,
                        const struct json_options *options, struct err *err);
 
 const struct json *json_get(const struct json *object, const char *key);        /* NULL if absent or not an object */
+const struct json *json_get_value(const struct json *object, const char *key);  /* the same, and NULL for null */
 bool json_is_string(const struct json *j, const char *text);                     /* false for NULL */
 bool json_as_int64(const struct json *j, int64_t *out);                          /* integers only */
 bool json_as_uint64(const struct json *j, uint64_t *out);

@@ -32,21 +32,6 @@ static enum status words_of(const struct tokenizer *t, const char *text, struct 
     return st ? st : out->failed ? err_set(err, ST_NO_MEMORY, "comparing splits") : ST_OK;
 }
 
-static void work_free(struct work *w)
-{
-    matcher_close(w->matcher);
-    buf_free(&w->normal);
-    buf_free(&w->a);
-    buf_free(&w->b);
-    buf_free(&w->words.text);
-    buf_free(&w->next.text);
-    free(w->words.spans);
-    free(w->next.spans);
-    free(w->nodes);
-    free(w->heap);
-    free(w->lattice);
-}
-
 /* *same: does family `name` split the probes as t does? */
 static enum status try_family(const struct tokenizer *t, const char *name, bool *same, struct err *err)
 {
@@ -69,7 +54,7 @@ static enum status try_family(const struct tokenizer *t, const char *name, bool 
         if (!st) st = words_of(other, probes[i], &w, &b, err);
         *same = !st && a.length == b.length && !memcmp(a.data, b.data, a.length);
     }
-    work_free(&w);
+    tokenizer_work_free(&w);
     buf_free(&a);
     buf_free(&b);
     tokenizer_close(other);

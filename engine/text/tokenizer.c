@@ -189,7 +189,7 @@ static const char *whole_characters(const char *text, size_t *length, struct buf
     return b->data;
 }
 
-static void work_free(struct work *w)
+void tokenizer_work_free(struct work *w)
 {
     matcher_close(w->matcher);
     buf_free(&w->normal);
@@ -239,7 +239,7 @@ enum status tokenizer_encode_spans(const struct tokenizer *t, const char *text, 
     bool ended = eos && flags & TOKENIZE_SPECIAL_PARSE && t->after_count && t->after[0] == t->ids.eos && out->count > own && out->ids[out->count - 1] == t->ids.eos && length >= eos->length && !memcmp(text + length - eos->length, eos->text, eos->length);
     if (!st && add && !ended) st = wrap(&c, t->after, t->after_count);
     if (st) out->count = start;
-    work_free(&c.w);
+    tokenizer_work_free(&c.w);
     buf_free(&clean);
     return st;
 }

@@ -159,6 +159,7 @@ struct work {
     struct lattice_node *lattice;
     size_t               node_capacity, heap_count, heap_capacity, lattice_capacity;
 };
+void tokenizer_work_free(struct work *w);      /* what it points to, not *w */
 enum status tokenizer_run_normalise(const struct tokenizer *t, struct work *w, const char *text, size_t length, struct buf *out, struct err *err);
 /* Splits `text` into w->words. first: the text begins the whole input. */
 enum status tokenizer_run_split(const struct tokenizer *t, struct work *w, const char *text, size_t length, bool first, struct err *err);

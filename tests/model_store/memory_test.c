@@ -18,63 +18,7 @@
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 
-static atomic_long countdown = -1, live;
-
-static bool fails(void)
-{
-    if (atomic_load(&countdown) < 0) return false;
-    return atomic_fetch_sub(&countdown, 1) == 0;
-}
-
-void *__libc_malloc(size_t n);
-void *__libc_calloc(size_t n, size_t size);
-void *__libc_realloc(void *p, size_t n);
-void *__libc_memalign(size_t align, size_t n);
-void  __libc_free(void *p);
-
-static void *count(void *p)
-{
-    if (p) atomic_fetch_add(&live, 1);
-    else errno = ENOMEM;
-    return p;
-}
-
-void *malloc(size_t n) { return count(fails() ? NULL : __libc_malloc(n)); }
-void *calloc(size_t n, size_t size) { return count(fails() ? NULL : __libc_calloc(n, size)); }
-void *aligned_alloc(size_t align, size_t n) { return count(fails() ? NULL : __libc_memalign(align, n)); }
-int posix_memalign(void **out, size_t align, size_t n)
-{
-    void *p = aligned_alloc(align, n);
-    if (!p) return ENOMEM;
-    *out = p;
-    return 0;
-}
-
-void *realloc(void *p, size_t n)
-{
-    if (!p) return malloc(n);
-    if (fails()) return errno = ENOMEM, NULL;
-    return __libc_realloc(p, n);
-}
-
-void free(void *p)
-{
-    if (p) atomic_fetch_sub(&live, 1);
-    __libc_free(p);
-}
-
-static const char *store;
-
-static void put(const char *name, const char *text)
-{
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", store, name);
-    for (char *p = path + strlen(store) + 1; *p; p++)
-        if (*p == '/') *p = 0, mkdir(path, 0755), *p = '/';
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    if (fd < 0 || write(fd, text, strlen(text)) < 0) test_fail(__FILE__, __LINE__, "cannot write %s", path);
-    close(fd);
-}
+#include "tests/starved_heap.h"
 
 /* Runs the operation until it meets no failure any more; it returns what it was told, and must succeed in the end. */
 static void starve(int line, enum status (*operation)(void), bool strict, long most)
