@@ -139,7 +139,11 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         if (st != ST_UNSUPPORTED || choice == CONV_BY_ONEDNN) goto close;
     }
     snprintf(l->name, sizeof l->name, "%s", kind_names[l->kind]);
-    st = l->kind == CONV_WINOGRAD ? conv_winograd_pack(&l->packed, &l->packed_stride, &l->bytes, spec, weight, k, err) : l->kind == CONV_DEPTHWISE ? pack_depthwise(l, weight, err) : pack_gemm(l, weight, err);
+    switch (l->kind) {
+    case CONV_WINOGRAD:  st = conv_winograd_pack(&l->packed, &l->packed_stride, &l->bytes, spec, weight, k, err); break;
+    case CONV_DEPTHWISE: st = pack_depthwise(l, weight, err); break;
+    default:             st = pack_gemm(l, weight, err);
+    }
     if (!st) st = copy_bias(l, bias, err);
     if (st) goto close;
     *out = l;
@@ -258,21 +262,73 @@ uint64_t conv_plan_scratch(const struct conv_plan *p)
     return p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads;
 }
 
-/* Output pixels [first, first + count) of picture n as rows [count, kh, kw, channels] of input channels [from, from + channels). */
+/* `count` floats: short runs, of which im2col is full, as two halves that may overlap. */
+static inline void copy_floats(float *to, const float *from, int64_t count)
+{
+    if (count > 32) {
+        memcpy(to, from, (size_t)count * sizeof *to);
+    } else if (count >= 16) {
+        memcpy(to, from, 16 * sizeof *to);
+        memcpy(to + count - 16, from + count - 16, 16 * sizeof *to);
+    } else if (count >= 8) {
+        memcpy(to, from, 8 * sizeof *to);
+        memcpy(to + count - 8, from + count - 8, 8 * sizeof *to);
+    } else if (count >= 4) {
+        memcpy(to, from, 4 * sizeof *to);
+        memcpy(to + count - 4, from + count - 4, 4 * sizeof *to);
+    } else {
+        for (int64_t i = 0; i < count; i++) to[i] = from[i];
+    }
+}
+
+static inline void zero_floats(float *to, int64_t count)
+{
+    if (count > 16) memset(to, 0, (size_t)count * sizeof *to);
+    else
+        for (int64_t i = 0; i < count; i++) to[i] = 0;
+}
+
+/* The taps of one pixel whose window begins at line `top`, column `left`, some of which lie outside. */
+static void gather_edge(float *rows, const float *x, const struct window2d *w, int64_t top, int64_t left, int64_t channels, bool side_by_side)
+{
+    int kx0 = 0, kx1 = w->kw;                                             /* the taps of a line that lie inside */
+    while (kx0 < kx1 && left + (int64_t)kx0 * w->dilation_w < 0) kx0++;
+    while (kx1 > kx0 && left + (int64_t)(kx1 - 1) * w->dilation_w >= w->w) kx1--;
+    for (int ky = 0; ky < w->kh; ky++, rows += w->kw * channels) {
+        const int64_t y = top + (int64_t)ky * w->dilation_h;
+        if (y < 0 || y >= w->h) {
+            zero_floats(rows, w->kw * channels);
+            continue;
+        }
+        const float *at = x + (y * w->w + left) * w->c;
+        zero_floats(rows, kx0 * channels);
+        if (side_by_side) copy_floats(rows + kx0 * channels, at + kx0 * channels, (kx1 - kx0) * channels);
+        else
+            for (int kx = kx0; kx < kx1; kx++) copy_floats(rows + kx * channels, at + kx * w->dilation_w * w->c, channels);
+        zero_floats(rows + kx1 * channels, (w->kw - kx1) * channels);
+    }
+}
+
+/* Output pixels [first, first + count) of picture n as rows [count, kh, kw, channels] of input channels [from, from + channels). Where the taps of a line lie side
+ * by side, they are one run. */
 static void gather_rows(float *rows, const float *x, const struct window2d *w, int64_t n, int64_t first, int64_t count, int64_t from, int64_t channels)
 {
-    const size_t bytes = (size_t)channels * sizeof(float);
-    for (int64_t i = first; i < first + count; i++) {
-        const int64_t top = i / w->out_w * w->stride_h - w->pad_top, left = i % w->out_w * w->stride_w - w->pad_left;
-        for (int ky = 0; ky < w->kh; ky++) {
-            const int64_t y = top + (int64_t)ky * w->dilation_h;
-            const float *line = x + (n * w->h + y) * w->w * w->c + from;
-            for (int kx = 0; kx < w->kw; kx++, rows += channels) {
-                const int64_t at = left + (int64_t)kx * w->dilation_w;
-                if (y < 0 || y >= w->h || at < 0 || at >= w->w) memset(rows, 0, bytes);
-                else memcpy(rows, line + at * w->c, bytes);
-            }
+    const bool side_by_side = channels == w->c && w->dilation_w == 1;
+    const int64_t run = side_by_side ? channels * w->kw : channels, runs = side_by_side ? 1 : w->kw, step = w->dilation_w * w->c, line = w->dilation_h * w->w * w->c;
+    const int64_t last_top = w->h - 1 - (int64_t)(w->kh - 1) * w->dilation_h, last_left = w->w - 1 - (int64_t)(w->kw - 1) * w->dilation_w, depth = channels * w->kh * w->kw;
+    int64_t top = first / w->out_w * w->stride_h - w->pad_top, column = first % w->out_w;
+    x += n * w->h * w->w * w->c + from;
+    for (int64_t i = 0; i < count; i++, rows += depth) {
+        const int64_t left = column * w->stride_w - w->pad_left;
+        if (top >= 0 && top <= last_top && left >= 0 && left <= last_left) {
+            const float *at = x + (top * w->w + left) * w->c;
+            float *to = rows;
+            for (int ky = 0; ky < w->kh; ky++, at += line)
+                for (int64_t r = 0; r < runs; r++, to += run) copy_floats(to, at + r * step, run);
+        } else {
+            gather_edge(rows, x, w, top, left, channels, side_by_side);
         }
+        if (++column == w->out_w) column = 0, top += w->stride_h;
     }
 }
 

@@ -17,6 +17,8 @@ struct conv_spec {
     struct activation_spec act;
     /* typical spatial size, for choosing a kernel; 0: unknown */
     int64_t hint_h, hint_w, hint_n_max;
+    int64_t hint_out_h, hint_out_w;      /* the output of it and the padding before it; 0: as large as the input divided by the strides, padded evenly */
+    int     hint_top, hint_left;
 };
 
 struct conv_layer;       /* packed weights + choice; immutable, shared by all instances */
