@@ -17,6 +17,7 @@ struct image_model {
     int   channels;                  /* of the latents */
     int   labels;                    /* of a class-conditional model; 0: none */
     bool  takes_text, takes_image, takes_mask;
+    bool  needs_mask;                /* made for inpainting: draws nothing without image and mask */
 };
 
 struct image_ops {

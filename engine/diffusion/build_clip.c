@@ -4,14 +4,15 @@
 #include "engine/diffusion/build.h"
 #include "engine/operators/llm.h"
 
-struct clip { struct network b; struct text_encoder *t; int64_t width; int heads; double epsilon; struct activation_spec act; };
+/* `prefix`: what names begin with; files written by transformers 5 leave it out. */
+struct clip { struct network b; const char *prefix; struct text_encoder *t; int64_t width; int heads; double epsilon; struct activation_spec act; };
 
 static int embed(struct clip *c, int ids, const char *name, int64_t *rows)
 {
     struct network *b = &c->b;
-    const struct weight_tensor *w = network_find(b, "text_model.embeddings.%s.weight", name);
+    const struct weight_tensor *w = network_find(b, "%sembeddings.%s.weight", c->prefix, name);
     const struct block_format *f = w ? block_format(w->type) : NULL;
-    if (!w || !f || !f->decode || f->elements != 1 || w->rank != 2 || w->dims[1] != c->width) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor 'text_model.embeddings.%s.weight' is missing or not [rows, %lld]", name, (long long)c->width));
+    if (!w || !f || !f->decode || f->elements != 1 || w->rank != 2 || w->dims[1] != c->width) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%sembeddings.%s.weight' is missing or not [rows, %lld]", c->prefix, name, (long long)c->width));
     *rows = w->dims[0];
     const struct embed_spec s = { .format = f, .table = w->data, .rows = w->dims[0], .width = w->dims[1], .row_bytes = w->dims[1] * f->bytes, .scale = 1 };
     return network_add(b, &op_embed, &ids, 1, &s, sizeof s, NULL);
@@ -20,14 +21,14 @@ static int embed(struct clip *c, int ids, const char *name, int64_t *rows)
 static int layer(struct clip *c, int x, int i)
 {
     struct network *b = &c->b;
-    int h = network_layer_norm(b, x, c->width, c->epsilon, "text_model.encoder.layers.%d.layer_norm1", i);
-    int q = network_linear(b, h, -1, NETWORK_PLAIN, "text_model.encoder.layers.%d.self_attn.q_proj", i), k = network_linear(b, h, -1, NETWORK_PLAIN, "text_model.encoder.layers.%d.self_attn.k_proj", i);
-    int v = network_linear(b, h, -1, NETWORK_PLAIN, "text_model.encoder.layers.%d.self_attn.v_proj", i);
+    int h = network_layer_norm(b, x, c->width, c->epsilon, "%sencoder.layers.%d.layer_norm1", c->prefix, i);
+    int q = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.q_proj", c->prefix, i), k = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.k_proj", c->prefix, i);
+    int v = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.v_proj", c->prefix, i);
     h = network_attention(b, q, k, v, -1, c->heads, (int)(c->width / c->heads), 0, true);
-    x = network_linear(b, h, x, NETWORK_PLAIN, "text_model.encoder.layers.%d.self_attn.out_proj", i);
-    h = network_layer_norm(b, x, c->width, c->epsilon, "text_model.encoder.layers.%d.layer_norm2", i);
-    h = network_linear(b, h, -1, c->act, "text_model.encoder.layers.%d.mlp.fc1", i);
-    return network_linear(b, h, x, NETWORK_PLAIN, "text_model.encoder.layers.%d.mlp.fc2", i);
+    x = network_linear(b, h, x, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.out_proj", c->prefix, i);
+    h = network_layer_norm(b, x, c->width, c->epsilon, "%sencoder.layers.%d.layer_norm2", c->prefix, i);
+    h = network_linear(b, h, -1, c->act, "%sencoder.layers.%d.mlp.fc1", c->prefix, i);
+    return network_linear(b, h, x, NETWORK_PLAIN, "%sencoder.layers.%d.mlp.fc2", c->prefix, i);
 }
 
 enum status build_clip(struct graph *g, struct network_source *s, enum linear_mode mode, struct text_encoder *out, struct err *err)
@@ -45,6 +46,7 @@ enum status build_clip(struct graph *g, struct network_source *s, enum linear_mo
     network_begin(b, CLIP_INPUTS, CLIP_OUTPUTS);
     int tokens = network_input(b, "tokens", DT_I32, 2, free_tokens), positions = network_input(b, "positions", DT_I32, 2, free_tokens), ends = network_input(b, "ends", DT_I32, 1, free_tokens);
     int64_t vocabulary = 0, longest = 0;
+    c.prefix = network_find(b, "embeddings.token_embedding.weight") ? "" : "text_model.";
     int x = embed(&c, tokens, "token_embedding", &vocabulary), before = -1;
     x = network_sum(b, x, embed(&c, positions, "position_embedding", &longest));
     out->vocabulary = (int)vocabulary;
@@ -53,7 +55,7 @@ enum status build_clip(struct graph *g, struct network_source *s, enum linear_mo
         before = x;
         x = layer(&c, x, i);
     }
-    x = network_layer_norm(b, x, c.width, c.epsilon, "text_model.final_layer_norm");
+    x = network_layer_norm(b, x, c.width, c.epsilon, "%sfinal_layer_norm", c.prefix);
     network_output(b, x, "last");
     network_output(b, before, "before");
     x = network_add(b, &op_take_rows, (int[]){ x, ends }, 2, NULL, 0, NULL);

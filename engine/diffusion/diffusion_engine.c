@@ -97,7 +97,7 @@ static void describe(struct engine *e)
     side = side < 8 ? 8 : side / 8 * 8;
     e->about = (struct image_model){
         .family = f->name, .width = side, .height = side, .steps = f->steps, .guidance = f->guidance, .sampler = e->model.sampler.sampler, .schedule = e->model.sampler.schedule,
-        .factor = e->vae.factor, .channels = e->vae.latents, .labels = e->denoiser.labels, .takes_text = e->encoder_count > 0, .takes_image = e->built[GRAPH_ENCODER], .takes_mask = e->built[GRAPH_ENCODER] && !e->denoiser.labels,
+        .factor = e->vae.factor, .channels = e->vae.latents, .labels = e->denoiser.labels, .takes_text = e->encoder_count > 0, .takes_image = e->built[GRAPH_ENCODER], .takes_mask = e->built[GRAPH_ENCODER] && !e->denoiser.labels, .needs_mask = e->denoiser.in_channels != e->vae.latents,
     };
     if (e->about.steps > e->model.sampler.train_steps) e->about.steps = e->model.sampler.train_steps;
     e->signature = (struct signature){ .platform = "diffusion", .inputs = ports_in, .input_count = 2, .outputs = ports_out, .output_count = 1, .image = true };
@@ -207,6 +207,14 @@ enum status diffusion_inspect(const uint8_t *data, uint64_t size, struct err *er
 {
     struct arena arena;
     struct json *root;
+    if (size == 0 || *data != '{') {      /* no JSON: a single file */
+        struct safetensors *file;
+        enum status st = safetensors_open_bytes(&file, data, size, err);
+        if (st) return st;
+        if (!diffusion_is_checkpoint(safetensors_weights(file))) st = err_set(err, ST_UNSUPPORTED, "the tensors are not those of a diffusion model");
+        safetensors_close(file);
+        return st;
+    }
     arena_init(&arena, 64 << 20);
     enum status st = json_parse(&root, &arena, (const char *)data, size, NULL, err);
     if (!st && (root->type != JSON_OBJECT || !json_get(root, "_class_name"))) st = err_set(err, ST_BAD_INPUT, "model_index.json names no pipeline (_class_name)");

@@ -16,7 +16,9 @@ static const struct { enum kind kind; enum spacing spacing; bool schedules; } sa
     [SAMPLER_UNIPC] = { BY_SOLVER, SPACING_LINSPACE, true }, [SAMPLER_LCM] = { BY_LCM, SPACING_LEADING, false }, [SAMPLER_FLOW_EULER] = { BY_FLOW, SPACING_LINSPACE, true },
 };
 
-static double sigma_of(double alpha) { return sqrt((1 - alpha) / alpha); }
+/* In floats, as diffusers has them: which whole time a sigma becomes hangs on the last bit. */
+static double sigma_of(float alpha) { return (double)sqrtf((1 - alpha) / alpha); }
+static double log_sigma_of(float alpha) { return (double)logf((float)sigma_of(alpha)); }
 
 /* Times of the steps, largest first. */
 static void space_times(const struct sampler_plan *p, double *t)
@@ -41,8 +43,8 @@ static double time_of_sigma(const struct sampler_config *c, double sigma)
 {
     const double wanted = log(sigma > 1e-10 ? sigma : 1e-10);
     int low = 0;
-    while (low < c->train_steps - 2 && log(sigma_of((double)c->alphas[low + 1])) <= wanted) low++;
-    const double a = log(sigma_of((double)c->alphas[low])), b = log(sigma_of((double)c->alphas[low + 1]));
+    while (low < c->train_steps - 2 && log_sigma_of(c->alphas[low + 1]) <= wanted) low++;
+    const double a = log_sigma_of(c->alphas[low]), b = log_sigma_of(c->alphas[low + 1]);
     double w = (a - wanted) / (a - b);
     w = w < 0 ? 0 : w > 1 ? 1 : w;
     return (1 - w) * low + w * (low + 1);
@@ -51,10 +53,10 @@ static double time_of_sigma(const struct sampler_config *c, double sigma)
 /* The training's sigma at a time between its own. */
 static double sigma_at(const struct sampler_config *c, double t)
 {
-    if (t <= 0) return sigma_of((double)c->alphas[0]);
-    if (t >= c->train_steps - 1) return sigma_of((double)c->alphas[c->train_steps - 1]);
+    if (t <= 0) return sigma_of(c->alphas[0]);
+    if (t >= c->train_steps - 1) return sigma_of(c->alphas[c->train_steps - 1]);
     const int low = (int)t;
-    const double a = sigma_of((double)c->alphas[low]), b = sigma_of((double)c->alphas[low + 1]);
+    const double a = sigma_of(c->alphas[low]), b = sigma_of(c->alphas[low + 1]);
     return a + (b - a) * (t - low);
 }
 
@@ -87,15 +89,15 @@ static void space_sigmas(struct sampler_plan *p, double *t, double *sigmas)
     const struct sampler_config *c = p->config;
     const bool solver = samplers[p->sampler].kind == BY_SOLVER;
     const int n = p->steps;
-    sigmas[n] = c->final_sigma_min && (solver || p->sampler == SAMPLER_EULER) ? sigma_of((double)c->alphas[0]) : 0;
+    sigmas[n] = c->final_sigma_min && (solver || p->sampler == SAMPLER_EULER) ? sigma_of(c->alphas[0]) : 0;
     for (int i = 0; i < n; i++) sigmas[i] = sigma_at(c, t[i]);
     if (p->schedule == SCHEDULE_DISCRETE && c->log_interpolation && p->sampler == SAMPLER_EULER) {
-        const double high = log(sigma_of((double)c->alphas[c->train_steps - 1])), low = log(sigma_of((double)c->alphas[0]));
+        const double high = log_sigma_of(c->alphas[c->train_steps - 1]), low = log_sigma_of(c->alphas[0]);
         for (int i = 0; i <= n; i++) sigmas[i] = exp(high + (double)i / n * (low - high));
     }
     if (p->schedule == SCHEDULE_DISCRETE && solver && c->flow) flow_solver(p, t, sigmas);
     if (p->schedule != SCHEDULE_DISCRETE) {
-        reschedule(p, sigmas, solver ? sigma_of((double)c->alphas[c->train_steps - 1]) : sigmas[0], solver ? sigma_of((double)c->alphas[0]) : sigmas[n - 1]);
+        reschedule(p, sigmas, solver ? sigma_of(c->alphas[c->train_steps - 1]) : sigmas[0], solver ? sigma_of(c->alphas[0]) : sigmas[n - 1]);
         const bool whole = solver && p->schedule == SCHEDULE_KARRAS && (p->sampler == SAMPLER_UNIPC || !c->cosine_betas);
         for (int i = 0; i < n; i++) t[i] = whole ? rint(time_of_sigma(c, sigmas[i])) : time_of_sigma(c, sigmas[i]);
         if (p->sampler == SAMPLER_UNIPC && c->final_sigma_min) sigmas[n] = sigmas[n - 1];
