@@ -47,7 +47,8 @@ static int pixel_attention(struct unet *u, int x, int64_t channels, const char *
     int64_t groups = u->groups;
     if (each < 1 || channels % each) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "%s: %lld channels do not make heads of %lld", name, (long long)channels, (long long)each));
     if (strstr(name, "mid_block")) groups = network_int(b, "attn_norm_num_groups", groups);
-    int h = network_group_norm(b, x, -1, -1, groups, u->epsilon, NETWORK_PLAIN, "%s.group_norm", name);
+    int h = x;      /* the middle of networks whose norms the time modulates has no norm here */
+    if (network_find(b, "%s.group_norm.weight", name)) h = network_group_norm(b, x, -1, -1, groups, u->epsilon, NETWORK_PLAIN, "%s.group_norm", name);
     int q = network_linear(b, h, -1, NETWORK_PLAIN, "%s.%s", name, old ? "query" : "to_q"), k = network_linear(b, h, -1, NETWORK_PLAIN, "%s.%s", name, old ? "key" : "to_k"), v = network_linear(b, h, -1, NETWORK_PLAIN, "%s.%s", name, old ? "value" : "to_v");
     h = network_attention(b, q, k, v, -1, (int)(channels / each), (int)each, 0, false);
     return network_linear(b, h, x, NETWORK_PLAIN, "%s.%s", name, old ? "proj_attn" : "to_out.0");
@@ -160,7 +161,7 @@ static int middle(struct unet *u, int x)
     for (int i = 0; network_find(b, "mid_block.resnets.%d.conv1.weight", i + 1) && !b->st; i++) {
         char name[64];
         if (cross_text) x = attend(u, ATTEND_TEXT, x, u->levels - 1, channels, i, "mid_block", -1);
-        else if (network_bool(b, "add_attention", true) && network_find(b, "mid_block.attentions.%d.group_norm.weight", i)) x = attend(u, ATTEND_PIXELS, x, u->levels - 1, channels, i, "mid_block", -1);
+        else if (network_bool(b, "add_attention", true) && (network_find(b, "mid_block.attentions.%d.to_q.weight", i) || network_find(b, "mid_block.attentions.%d.query.weight", i))) x = attend(u, ATTEND_PIXELS, x, u->levels - 1, channels, i, "mid_block", -1);
         snprintf(name, sizeof name, "mid_block.resnets.%d", i + 1);
         x = resnet(u, x, u->mid_scale, name);
     }

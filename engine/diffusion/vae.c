@@ -247,7 +247,8 @@ static enum status begin_given(struct engine_instance *i, struct image_slot *s, 
     if (!st) st = vae_encode(i, s, picture, said, stop, err);
     for (int k = 0; k < s->job->pictures && !st; k++) {
         struct picture *p = &s->pictures[k];
-        sample(v, &p->state, said, p->given, s->count);
+        const bool masked_network = p->masked && s->plan.begin == 0;      /* it has no use for the picture's latents, and diffusers draws none */
+        if (!masked_network) sample(v, &p->state, said, p->given, s->count);
         if (s->job->latents) memcpy(p->state.fresh, s->job->latents + k * s->count, (size_t)s->count * sizeof *said);
         else noise_fill(&p->state.noise, p->state.fresh, s->count);
         if (p->first_noise) memcpy(p->first_noise, p->state.fresh, (size_t)s->count * sizeof *said);
