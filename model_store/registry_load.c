@@ -1,5 +1,6 @@
 /* Loading one version: hash, compare with the catalog, parse in the child, open, complete the config, start its scheduler, warm up. Nothing
  * of it is visible to anyone until the caller publishes it, and a failure at any step takes back all steps before it. */
+#include "engine/text_ops.h"
 #include "model_store/registry_internal.h"
 
 #include <inttypes.h>
@@ -218,6 +219,8 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     l->v.load_ns = clock_ns() - start;
     if (!catalog_note_digest(r->catalog, m->name, version, l->v.digest))
         log_write(r->o.log, LOG_WARNING, "catalog", "the digest of %s version %" PRId64 " could not be recorded; it will be at its next load", m->name, version);
+    const char *template_error = l->v.ops->text ? l->v.ops->text->template_error(l->v.engine) : NULL;
+    if (template_error) log_write(r->o.log, LOG_WARNING, "load", "%s version %" PRId64 ": no chat template: %s", m->name, version, template_error);
     *out = l;
     return ST_OK;
 }
