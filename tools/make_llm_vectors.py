@@ -42,6 +42,8 @@ def common(**more):
     return {k: v for k, v in c.items() if v is not None}
 
 
+T5 = dict(vocab_size=V, d_model=32, d_kv=12, d_ff=48, num_layers=3, num_decoder_layers=2, num_heads=4, relative_attention_num_buckets=8, relative_attention_max_distance=14, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, n_positions=64)
+
 # name: (config class, model class, settings, features that the test switches off one by one)
 MODELS = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", common(attention_bias=True, mlp_bias=True, rope_theta=1000.0), ["zero:self_attn.q_proj.bias", "zero:mlp.down_proj.bias", "rotation"]),
@@ -80,6 +82,9 @@ MODELS = {
     "bert_score": ("BertConfig", "BertForSequenceClassification", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64, num_labels=1), ["zero:classifier.bias"]),
     "roberta": ("RobertaConfig", "RobertaModel", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1), []),
     "roberta_score": ("RobertaConfig", "RobertaForSequenceClassification", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, num_labels=1), []),
+    "t5": ("T5Config", "T5ForConditionalGeneration", dict(T5, feed_forward_proj="relu"), ["zero:encoder.block.0.layer.0.SelfAttention.relative", "zero:decoder.block.0.layer.0.SelfAttention.relative", "zero:EncDecAttention.v", "one:decoder.block.1.layer.1.layer_norm", "logits_scale", "activation", "distance"]),
+    "t5_gated": ("T5Config", "T5ForConditionalGeneration", dict(T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False), ["activation", "zero:wi_0", "zero:EncDecAttention.q", "distance"]),
+    "t5_encoder": ("T5Config", "T5EncoderModel", dict(T5, feed_forward_proj="gated-gelu"), ["activation", "distance", "zero:relative_attention_bias"]),
     "distilbert": ("DistilBertConfig", "DistilBertModel", dict(vocab_size=V, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=64), []),
 }
 
@@ -92,6 +97,10 @@ def rule(name, shape, tied):
         return 0.0, 0.5
     if norm:
         return 1.0, 0.6
+    if name.startswith("shared"):
+        return 0.0, 6.0
+    if "relative_attention_bias" in name:
+        return 0.0, 3.0
     if "sinks" in name:
         return 0.5, 1.0
     if len(shape) == 1:
@@ -128,6 +137,9 @@ def main(names):
                         base = 0.0
                     tensors.append((key, base, amplitude, shape))
                     stored[key] = torch.from_numpy((np.float32(base) + np.float32(amplitude) * uniform(key, int(np.prod(shape)))).reshape(shape))
+            if name == "t5_gated":      # a head of its own, as the published files have; transformers leaves it out of what it writes
+                tensors.append(("lm_head.weight",) + rule("lm_head.weight", (V, 32), tied) + ((V, 32),))
+                stored["lm_head.weight"] = torch.from_numpy((np.float32(tensors[-1][2]) * uniform("lm_head.weight", V * 32)).reshape(V, 32))
             from safetensors.torch import save_file
             save_file(stored, os.path.join(d, "model.safetensors"), metadata={"format": "pt"})
             model = getattr(tf, model_class).from_pretrained(d, dtype=torch.float32, attn_implementation="eager").eval()
@@ -135,7 +147,11 @@ def main(names):
                 text = json.dumps(json.load(f), sort_keys=True)
         ids = [(7 * i * i + 3 * i + 5) % (V - 3) + 3 for i in range(T)]
         with torch.no_grad():
-            out = model(torch.tensor([ids]), output_hidden_states=False)
+            if "ForConditionalGeneration" in model_class:      # the test's encoder reads the same tokens backwards, but for the last ones
+                out = model(input_ids=torch.tensor([ids[:4:-1]]), decoder_input_ids=torch.tensor([ids]))
+                greedy = model.generate(torch.tensor([ids[:4:-1]]), do_sample=False, max_new_tokens=16, min_new_tokens=16)[0][1:].tolist()
+            else:
+                out = model(torch.tensor([ids]), output_hidden_states=False)
         values = out.logits[0] if hasattr(out, "logits") else out.last_hidden_state[0]
         values = values.float().numpy()
         if values.ndim == 1:
@@ -146,6 +162,8 @@ def main(names):
             for key, base, amplitude, shape in tensors:
                 f.write("tensor %s %s %s %s\n" % (key, np.float32(base).tobytes()[::-1].hex(), np.float32(amplitude).tobytes()[::-1].hex(), " ".join(map(str, shape))))
             f.write("tokens " + " ".join(map(str, ids)) + "\n")
+            if "ForConditionalGeneration" in model_class:
+                f.write("greedy " + " ".join(map(str, greedy)) + "\n")
             for feature in features:
                 f.write("feature " + feature + "\n")
             f.write("values %d %d\n" % values.shape)

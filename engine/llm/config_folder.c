@@ -217,7 +217,8 @@ static enum status read_sizes(struct llm_model *m, struct err *err)
     const struct json *j = m->config_json;
     struct llm_config *c = &m->config;
     const struct { const char *const *names; int *out; } needed[] = {
-        { NAMES("num_hidden_layers", "n_layer", "n_layers"), &c->layers }, { NAMES("hidden_size", "n_embd", "dim"), &c->width }, { NAMES("num_attention_heads", "n_head", "n_heads"), &c->heads },
+        { NAMES("num_hidden_layers", "n_layer", "n_layers", "num_layers"), &c->layers }, { NAMES("hidden_size", "n_embd", "dim", "d_model"), &c->width },
+        { NAMES("num_attention_heads", "n_head", "n_heads", "num_heads"), &c->heads },
         { NAMES("vocab_size"), &c->vocabulary },
     };
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++)
@@ -242,6 +243,37 @@ static void read_labels(const struct json *j, struct llm_config *c)
     c->labels = labels && labels->type == JSON_OBJECT ? (int)labels->list.count : 2;
 }
 
+/* What T5 calls its numbers, and whether it has a decoder. */
+static enum status read_pair(struct llm_model *m, struct err *err)
+{
+    static const struct { const char *name; enum activation kind; } known[] = { { "relu", ACT_RELU }, { "gated-gelu", ACT_GELU_TANH }, { "gated-silu", ACT_SILU }, { "gated-relu", ACT_RELU }, { "gelu_new", ACT_GELU_TANH }, { "gelu", ACT_GELU } };
+    const struct json *j = m->config_json, *ffn = json_get(j, "feed_forward_proj");
+    struct llm_config *c = &m->config;
+    bool scaled = true;
+    size_t i = 0, n = sizeof known / sizeof known[0];
+    c->head_dim = 64, c->ffn = 2048, c->distance_buckets = 32, c->distance_max = 128, c->context = 512;
+    read_int(j, NAMES("d_kv"), &c->head_dim);
+    read_int(j, NAMES("d_ff"), &c->ffn);
+    read_int(j, NAMES("relative_attention_num_buckets"), &c->distance_buckets);
+    read_int(j, NAMES("relative_attention_max_distance"), &c->distance_max);
+    read_int(j, NAMES("n_positions"), &c->context);
+    read_int(j, NAMES("decoder_start_token_id", "pad_token_id"), &c->decoder_start);
+    while (ffn && ffn->type == JSON_STRING && i < n && !json_is_string(ffn, known[i].name)) i++;
+    if (i == n) return err_set(err, ST_UNSUPPORTED, "config.json: the feed-forward '%.40s' is not computed", ffn->string.text);
+    c->act.kind = known[i].kind;
+    c->attention_scale = 1;
+    if (m->weights && weights_find(m->weights, "decoder.final_layer_norm.weight")) {      /* none: config.json alone is looked at */
+        c->decoder_layers = c->layers;
+        read_int(j, NAMES("num_decoder_layers"), &c->decoder_layers);
+        c->causal = true;
+        read_bool(j, "tie_word_embeddings", &scaled);
+        read_bool(j, "scale_decoder_outputs", &scaled);
+        if (scaled) c->logits_scale = 1 / sqrtf((float)c->width);
+        c->tied = !weights_find(m->weights, "lm_head.weight");
+    }
+    return ST_OK;
+}
+
 enum status llm_config_read_folder(struct llm_model *m, struct err *err)
 {
     const struct json *j = m->config_json, *type = json_get(j, "model_type");
@@ -264,7 +296,7 @@ enum status llm_config_read_folder(struct llm_model *m, struct err *err)
     read_scales(j, c);
     read_experts(j, c);
     read_labels(j, c);
-    st = read_activation(j, c, err);
+    st = c->arch->flags & LLM_PAIR ? read_pair(m, err) : read_activation(j, c, err);
     if (!st) st = read_rotation(m, err);
     if (!st) st = read_windows(m, err);
     bool alibi = false;

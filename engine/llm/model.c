@@ -85,6 +85,8 @@ enum status llm_config_check(const struct llm_config *c, struct err *err)
         { "layers", c->layers, 1, LLM_LAYERS_MAX }, { "width", c->width, 1, 1 << 20 }, { "heads", c->heads, 1, 4096 }, { "key-value heads", c->kv_heads, 1, c->heads }, { "head dimension", c->head_dim, 1, 1024 },
         { "feed-forward width", c->ffn, c->experts ? 0 : 1, 1 << 24 }, { "vocabulary", c->vocabulary, 1, 1 << 24 }, { "context", c->context, 1, 1 << 28 }, { "rotary dimensions", c->rotary, 0, c->head_dim },
         { "experts", c->experts, 0, LLM_EXPERTS_MAX }, { "experts used", c->experts_used, c->experts ? 1 : 0, c->experts ? c->experts : 0 }, { "window", c->window, 0, INT32_MAX }, { "labels", c->labels, 0, 1 << 20 },
+        { "decoder layers", c->decoder_layers, 0, LLM_LAYERS_MAX }, { "buckets of distances", c->distance_buckets, c->distance_max ? 4 : 0, 1 << 16 }, { "distances apart", c->distance_max, 0, 1 << 16 },
+        { "as the token that a text begins with", c->decoder_start, 0, c->vocabulary - 1 },
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
         if (ranges[i].value < ranges[i].low || ranges[i].value > ranges[i].high)
@@ -292,7 +294,7 @@ enum status llm_weight_floats(struct llm_model *m, enum llm_role role, bool bias
 
 enum status llm_weights_all_used(const struct llm_model *m, struct err *err)
 {
-    static const char *const idle[] = { "rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attn.bias", "attention.bias", "rope_freqs.weight", "position_ids", "lm_head.weight", "attention.rotary_emb.inv_freq", "cls.predictions", "pooler.dense", "rope_factors" };
+    static const char *const idle[] = { "rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attn.bias", "attention.bias", "rope_freqs.weight", "position_ids", "lm_head.weight", "attention.rotary_emb.inv_freq", "cls.predictions", "pooler.dense", "rope_factors", "coder.embed_tokens.weight", "EncDecAttention.relative_attention_bias", "cross_attn_rel_b" };
     for (int i = 0; i < m->weights->count; i++) {
         const char *name = m->weights->tensors[i].name;
         bool known = m->used[i] || !strncmp(name, "cls.predictions", 15) || !strncmp(name, "vocab_", 6) || !strncmp(name, "lm_head", 7);

@@ -26,11 +26,15 @@ enum llm_pooling { POOL_NONE, POOL_MEAN, POOL_CLS, POOL_LAST };
 enum llm_role {
     /* once */
     ROLE_TOKENS, ROLE_POSITIONS, ROLE_TYPES, ROLE_EMBED_NORM, ROLE_FINAL_NORM, ROLE_HEAD, ROLE_ROPE_FACTORS, ROLE_ROPE_LONG, ROLE_ROPE_SHORT,
-    ROLE_POOLER, ROLE_SCORE, ROLE_SCORE_DENSE,
+    ROLE_POOLER, ROLE_SCORE, ROLE_SCORE_DENSE, ROLE_PAIR_NORM /* behind the decoder of a pair */,
     /* in every layer */
     ROLE_ATTENTION_NORM, ROLE_ATTENTION_NORM2, ROLE_Q, ROLE_K, ROLE_V, ROLE_QKV, ROLE_O, ROLE_Q_NORM, ROLE_K_NORM, ROLE_SINKS, ROLE_ATTENTION_POST,
     ROLE_FFN_NORM, ROLE_GATE, ROLE_UP, ROLE_GATE_UP, ROLE_DOWN, ROLE_FFN_POST,
     ROLE_ROUTER, ROLE_EXPERT_GATE, ROLE_EXPERT_UP, ROLE_EXPERT_GATE_UP, ROLE_EXPERT_DOWN, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, ROLE_SHARED_ROUTER,
+    ROLE_RELATIVE /* of distances, in the first layer for all */,
+    /* the decoder of an encoder-decoder pair, in every layer */
+    ROLE_PAIR_ATTENTION_NORM, ROLE_PAIR_Q, ROLE_PAIR_K, ROLE_PAIR_V, ROLE_PAIR_O, ROLE_PAIR_RELATIVE, ROLE_CROSS_NORM, ROLE_CROSS_Q, ROLE_CROSS_K, ROLE_CROSS_V, ROLE_CROSS_O,
+    ROLE_PAIR_FFN_NORM, ROLE_PAIR_GATE, ROLE_PAIR_UP, ROLE_PAIR_DOWN,
     ROLE_COUNT
 };
 enum { ROLE_FIRST_OF_LAYER = ROLE_ATTENTION_NORM };
@@ -49,6 +53,7 @@ enum llm_flags {
     LLM_CLAMPED_GATE   = 128,      /* gpt-oss: (up + 1) * gate * sigmoid(1.702 gate), both clamped; interleaved in folders */
     LLM_POSITION_SHIFT = 256,      /* learned positions start at 2 in folders (RoBERTa) */
     LLM_LOCAL_BASE     = 512,      /* windowed layers rotate by a base of their own (Gemma 3) */
+    LLM_PAIR           = 1024,     /* an encoder and maybe a decoder that looks at what it made; distances add to scores (T5) */
 };
 
 struct llm_architecture {
@@ -102,6 +107,8 @@ struct llm_config {
     enum llm_pooling pooling;
     bool   normalise_vectors;
     int    labels;                                   /* a classifier's outputs, 0: none */
+    int    decoder_layers, decoder_start;            /* of a pair (then `layers` are the encoder's): 0: the encoder alone; the token that a text begins with */
+    int    distance_buckets, distance_max;           /* of relative positions */
 };
 
 /* A matrix by rows as a linear layer wants it, or a vector (n = 1). */

@@ -6,21 +6,27 @@
 #include "base/clock.h"
 #include "engine/llm/llm_internal.h"
 
-enum status sequence_open(struct sequence *q, struct llm_slot *slot, int prompt, int choice, struct err *err)
+enum status sequence_open(struct sequence *q, struct llm_slot *slot, int prompt, int choice, int32_t start, struct err *err)
 {
     const struct text_job *j = slot->job;
     const struct text_prompt *p = &j->prompts[prompt];
-    *q = (struct sequence){ .slot = slot, .answer = &j->answers[prompt * j->choices + choice], .prompt = p, .prompt_index = prompt, .choice = choice, .count = p->count, .room = p->count + 64 };
+    bool pair = start >= 0;
+    int given = pair ? 1 : p->count;
+    *q = (struct sequence){ .slot = slot, .answer = &j->answers[prompt * j->choices + choice], .prompt = p, .prompt_index = prompt, .choice = choice, .count = given, .given = given, .room = given + 64 };
     buf_init(&q->held, 0);
     q->tokens = mem_alloc_array((uint64_t)q->room, sizeof *q->tokens);
     if (!q->tokens) return err_set(err, ST_NO_MEMORY, "the tokens of a text");
-    memcpy(q->tokens, p->tokens, (size_t)p->count * sizeof *p->tokens);
+    if (pair) q->tokens[0] = start;
+    else memcpy(q->tokens, p->tokens, (size_t)p->count * sizeof *p->tokens);
     return ST_OK;
 }
 
 void sequence_give_up(struct engine_instance *i, struct sequence *q)
 {
     for (int k = 0; k < q->page_count; k++) pages_drop(&i->pages, q->pages[k]);
+    for (int k = 0; k < q->source_count; k++) pages_drop(&i->pages, q->source[k]);
+    q->source_count = 0;
+    q->encoded = false;
     if (q->state == SEQUENCE_RUNNING) q->state = SEQUENCE_WAITING;
     q->page_count = q->published = q->computed = 0;
 }
@@ -30,6 +36,7 @@ void sequence_close(struct engine_instance *i, struct sequence *q)
     sequence_give_up(i, q);
     free(q->tokens);
     free(q->pages);
+    free(q->source);
     free(q->pool);
     grammar_state_close(q->grammar);
     buf_free(&q->held);
@@ -65,6 +72,7 @@ static bool add_page(struct sequence *q, int32_t page)
 void sequence_adopt(struct engine_instance *i, struct sequence *q)
 {
     const struct text_job *j = q->slot->job;
+    if (i->engine->model.config.decoder_layers) return;      /* what was written says nothing of what was read */
     if (j->no_cache || j->task != TEXT_GENERATE || (j->echo && j->logprobs >= 0)) return;
     struct text_stats *s = &i->engine->stats;
     atomic_fetch_add_explicit(&s->prefix_queries, (uint_fast64_t)q->count, memory_order_relaxed);
@@ -87,7 +95,7 @@ void sequence_adopt(struct engine_instance *i, struct sequence *q)
 
 void sequence_publish(struct engine_instance *i, struct sequence *q)
 {
-    if (q->slot->job->no_cache || q->slot->job->task != TEXT_GENERATE) return;
+    if (q->slot->job->no_cache || q->slot->job->task != TEXT_GENERATE || i->engine->model.config.decoder_layers) return;
     while ((q->published + 1) * PAGE_TOKENS <= q->computed) {
         uint8_t next[16];
         pages_digest(next, q->published ? q->digest : NULL, 0, q->tokens + q->published * PAGE_TOKENS, PAGE_TOKENS);
@@ -95,6 +103,34 @@ void sequence_publish(struct engine_instance *i, struct sequence *q)
         memcpy(q->digest, next, 16);
         q->published++;
     }
+}
+
+static bool source_room(struct sequence *q)
+{
+    if (!q->source) q->source = mem_alloc_array((uint64_t)(q->prompt->count + PAGE_TOKENS - 1) / PAGE_TOKENS + 1, sizeof *q->source);
+    return q->source != NULL;
+}
+
+bool sequence_reserve_source(struct engine_instance *i, struct sequence *q)
+{
+    int need = (q->prompt->count + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    if (!source_room(q)) return false;
+    while (q->source_count < need) {
+        int32_t page = pages_take(&i->pages);
+        if (page < 0) return false;
+        q->source[q->source_count++] = page;
+    }
+    return true;
+}
+
+bool sequence_share_source(struct engine_instance *i, struct sequence *q, const struct sequence *from)
+{
+    if (q->source_count || !source_room(q)) return false;
+    for (; q->source_count < from->source_count; q->source_count++) {
+        q->source[q->source_count] = from->source[q->source_count];
+        pages_hold(&i->pages, q->source[q->source_count]);
+    }
+    return q->encoded = true;
 }
 
 bool sequence_reserve(struct engine_instance *i, struct sequence *q, int upto)

@@ -26,13 +26,16 @@ static const struct refusal { const char *name, *sentence, *from, *to; } refusal
     { "qwen2_window.txt", "windows: layer 0", "\"use_sliding_window\": true", "\"use_sliding_window\": false" },
     { "gemma2.txt", "attention scale", "\"query_pre_attn_scalar\": 10", "\"query_pre_attn_scalar\": 16" },
     { "gemma3.txt", "attention scale", "\"query_pre_attn_scalar\": 10", "\"query_pre_attn_scalar\": 16" },
+    { "t5.txt", "distance from which all are alike", "\"relative_attention_max_distance\": 14", "\"relative_attention_max_distance\": 128" },
+    { "t5_gated.txt", "distance from which all are alike", "\"relative_attention_max_distance\": 14", "\"relative_attention_max_distance\": 128" },
+    { "t5_encoder.txt", "distance from which all are alike", "\"relative_attention_max_distance\": 14", "\"relative_attention_max_distance\": 128" },
     { "gpt_oss.txt", "frequencies of the rotation", "\"truncate\": false", "\"truncate\": true" },
 };
 
 static const char *directory;      /* one for the whole suite */
 
 /* Families whose folders are not written. */
-static const char *const no_folder[] = { "bert", "falcon", "gpt_neox", "gpt_oss", "longrope" };
+static const char *const no_folder[] = { "bert", "falcon", "gpt_neox", "gpt_oss", "longrope", "t5" };
 
 static bool any_in(const char *name, const char *const *list, size_t count)
 {

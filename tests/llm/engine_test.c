@@ -196,6 +196,60 @@ TEST(experts_and_windows_too)
     }
 }
 
+/* An encoder beside the decoder: the text that transformers writes, one encoding for all choices, and every text the same in company and when pages are short. */
+TEST(pairs_of_encoder_and_decoder_too)
+{
+    static const char *const files[] = { "tests/llm/vectors/t5.txt", "tests/llm/vectors/t5_gated.txt" };
+    static struct tiny t;
+    for (int f = 0; f < 2; f++) {
+        struct model m;
+        struct err err = { 0 };
+        uint64_t page = 2 * 4 * 12 * 16 * 4 * 5;
+        REQUIRE(model_start(&m, files[f], f ? 10 * page : 0, 1, &err));
+        REQUIRE(tiny_read(&t, files[f]));
+        struct ask *a = &alone[0];
+        ask_fill(a, 0, t.greedy_count);
+        text_job_close(&a->job);
+        a->prompt.count = t.token_count - 5;
+        for (int k = 0; k < a->prompt.count; k++) a->tokens[k] = t.tokens[t.token_count - 1 - k];
+        CHECK_OK(text_job_open(&a->job, TEXT_GENERATE, &a->prompt, 1, 3, &err), err);
+        a->job.max_tokens = a->job.min_tokens = t.greedy_count;
+        a->job.sampling.temperature = 0;
+        a->job.ignore_eos = true;
+        a->job.bias = (const struct token_bias[]){ { 1, -100 } };      /* without a tokenizer nobody knows the end */
+        a->job.bias_count = 1;
+        REQUIRE_OK(scheduler_submit(m.scheduler, &a->request, &err), err);
+        ask_wait(a);
+        CHECK(!a->failed);
+        for (int c = 0; c < 3; c++) {
+            CHECK_INT(a->job.answers[c].id_count, t.greedy_count);
+            CHECK(!memcmp(a->job.answers[c].ids, t.greedy, (size_t)t.greedy_count * sizeof *t.greedy));
+        }
+        ask_free(a);
+        CHECK_INT(pages_used(&m), 0);
+        run_alone(&m, 40);
+        run_together(&m, 40);
+        compare_and_free();
+        if (f) CHECK(atomic_load(&llm_engine.text->stats(m.engine)->preemptions) > 0);
+        for (int round = 0; round < 20; round++) {
+            for (int i = 0; i < TEXTS; i++) {
+                ask_fill(&together[i], i + round, 30);
+                REQUIRE_OK(scheduler_submit(m.scheduler, &together[i].request, &err), err);
+            }
+            for (int i = round % 4; i < TEXTS; i += 2) scheduler_cancel(m.scheduler, &together[i].request);
+            for (int i = 0; i < TEXTS; i++) ask_wait(&together[i]);
+            for (int i = 0; i < TEXTS; i++) ask_free(&together[i]);
+        }
+        ask_fill(&alone[0], 1, 2);
+        REQUIRE_OK(scheduler_submit(m.scheduler, &alone[0].request, &err), err);
+        ask_wait(&alone[0]);
+        ask_free(&alone[0]);
+        CHECK_INT(pages_used(&m), 0);
+        tiny_free(&t);
+        model_stop(&m);
+    }
+}
+
 TEST(random_cancels_leave_no_page_behind)
 {
     enum { ROUNDS = 420 };      /* of 24 texts: 10,080 */
