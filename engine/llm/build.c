@@ -133,15 +133,15 @@ static struct linear_layer *expert_matrix(struct builder *b, enum llm_role role,
 {
     struct llm_weight w;
     if (b->st) return NULL;
-    b->st = llm_weight_find(b->m, role, false, layer, expert, n, k, &w, b->err);
+    build_find(b, role, layer, expert, n, k, &w);
     if (!b->st) b->st = llm_weight_floats(b->m, role, true, layer, expert, n, bias, b->err);
     return b->st || !w.data ? NULL : build_open_linear(b, &w);
 }
 
 /* gpt-oss stores gate and up of its experts row by row in turn: the even rows, then the odd ones. */
-static enum status part_rows(struct builder *b, struct llm_weight *w)
+static enum status part_rows(struct builder *b, struct llm_weight *w, struct arena *arena)
 {
-    uint8_t *copy = arena_alloc(b->g->arena, (uint64_t)w->n * (uint64_t)w->row_bytes, 64);
+    uint8_t *copy = arena_alloc(arena, (uint64_t)w->n * (uint64_t)w->row_bytes, 64);
     if (!copy) return err_set(b->err, ST_NO_MEMORY, "an expert's weights pass the model's memory budget");
     for (int64_t r = 0; r < w->n; r++) memcpy(copy + (r / 2 + (r % 2) * (w->n / 2)) * w->row_bytes, (const uint8_t *)w->data + r * w->row_bytes, (size_t)w->row_bytes);
     w->data = copy;
@@ -155,16 +155,16 @@ static void open_expert(struct builder *b, struct expert_layers *e, int layer, i
     int64_t ffn = c->expert_ffn;
     struct llm_weight w, bias;
     if (b->st) return;
-    b->st = llm_weight_find(b->m, ROLE_EXPERT_GATE_UP, false, layer, expert, 2 * ffn, c->width, &w, b->err);
+    build_find(b, ROLE_EXPERT_GATE_UP, layer, expert, 2 * ffn, c->width, &w);
     if (!b->st) b->st = llm_weight_find(b->m, ROLE_EXPERT_GATE_UP, true, layer, expert, 0, 0, &bias, b->err);
     if (!b->st && w.data) {
         bool turns = c->folder && c->arch->flags & LLM_CLAMPED_GATE;
-        if (turns) b->st = part_rows(b, &w);
+        if (turns) b->st = part_rows(b, &w, &b->loose);
         if (!b->st) e->gate = build_open_linear(b, &w);
         if (!b->st) b->st = llm_weight_floats(b->m, ROLE_EXPERT_GATE_UP, true, layer, expert, 2 * ffn, &e->gate_bias, b->err);
         if (!b->st && turns && e->gate_bias) {
             struct llm_weight v = { .n = 2 * ffn, .k = 1, .row_bytes = sizeof(float), .data = e->gate_bias };
-            b->st = part_rows(b, &v);
+            b->st = part_rows(b, &v, b->g->arena);
             e->gate_bias = v.data;
         }
     } else {
@@ -321,5 +321,6 @@ enum status llm_build(struct graph *g, struct llm_model *m, const struct llm_bui
         if (!b.st) build_name_output(&b, x, "scores");
     }
     if (!b.st) b.st = llm_weights_all_used(m, err);
+    arena_free(&b.loose);
     return b.st ? b.st : graph_sort(g, err);
 }

@@ -17,6 +17,7 @@ struct builder {
     int               inputs[LLM_INPUTS];
     int               table, local_table;   /* of the rotation */
     uint64_t          page_stride, layer_bytes;
+    struct arena      loose;       /* a matrix that had to be rearranged, until its layer is packed */
 };
 
 /* build_pair.c: the decoder of a pair; how many layers a page has room for. */
@@ -31,6 +32,8 @@ int  build_no_memory(struct builder *b);
 int  build_add(struct builder *b, const struct op *op, const int *in, int in_count, const void *spec, size_t spec_size, struct node **out);
 bool build_has(struct builder *b, enum llm_role role, int layer);
 const float *build_floats(struct builder *b, enum llm_role role, bool bias, int layer, int64_t count);
+/* llm_weight_find for a matrix that build_open_linear is given next. */
+enum status build_find(struct builder *b, enum llm_role role, int layer, int expert, int64_t n, int64_t k, struct llm_weight *w);
 struct linear_layer *build_open_linear(struct builder *b, const struct llm_weight *w);
 int  build_linear_of(struct builder *b, int x, const struct llm_weight *w, const float *bias, int residual, struct activation_spec act);
 /* The matrix of a role and its bias, if there is one. Without the matrix: -1, an error only when it is `needed`. */

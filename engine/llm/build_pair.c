@@ -122,6 +122,7 @@ enum status llm_build_encoder(struct graph *g, struct llm_model *m, const struct
     x = build_add(&b, &op_take_rows, (int[]){ x, b.inputs[LLM_WANTED] }, 2, NULL, 0, NULL);
     if (!b.st) build_name_output(&b, x, "hidden");
     if (!b.st) b.st = llm_weights_all_used(m, err);
+    arena_free(&b.loose);
     return b.st ? b.st : graph_sort(g, err);
 }
 
@@ -149,5 +150,6 @@ enum status llm_build_decoder(struct graph *g, struct llm_model *m, const struct
     if (!b.st) build_name_output(&b, x, "hidden");
     x = head(&b, x);
     if (!b.st) build_name_output(&b, x, "logits");
+    arena_free(&b.loose);
     return b.st ? b.st : graph_sort(g, err);
 }

@@ -57,14 +57,37 @@ static void let_go(const struct llm_weight *w)
     if (w->mapped && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
+enum status build_find(struct builder *b, enum llm_role role, int layer, int expert, int64_t n, int64_t k, struct llm_weight *w)
+{
+    arena_init(&b->loose, b->g->memory_max);
+    b->m->rearranged = &b->loose;
+    b->st = llm_weight_find(b->m, role, false, layer, expert, n, k, w, b->err);
+    b->m->rearranged = NULL;
+    if (b->st || !w->data) arena_free(&b->loose);
+    return b->st;
+}
+
+/* A layer that goes on reading a matrix which is not the file's gets it in the arena. */
+static bool settle(struct builder *b, struct linear_spec *spec)
+{
+    if (!b->loose.used || linear_open_bytes(spec) != 0) return true;
+    void *copy = arena_alloc(b->g->arena, (uint64_t)spec->n * (uint64_t)spec->row_bytes, 64);
+    if (!copy) return false;
+    memcpy(copy, spec->weight, (size_t)(spec->n * spec->row_bytes));
+    spec->weight = copy;
+    return true;
+}
+
 struct linear_layer *build_open_linear(struct builder *b, const struct llm_weight *w)
 {
     struct linear_layer *l;
-    const struct linear_spec spec = { .type = w->type, .weight = w->data, .n = w->n, .k = w->k, .row_bytes = w->row_bytes, .mode = b->o->mode, .level = b->g->device.kernels.level };
+    struct linear_spec spec = { .type = w->type, .weight = w->data, .n = w->n, .k = w->k, .row_bytes = w->row_bytes, .mode = b->o->mode, .level = b->g->device.kernels.level };
     uint64_t whole;
     if (!size_add(b->g->packed_bytes, (uint64_t)w->n * (uint64_t)w->row_bytes, &whole) || whole > b->g->memory_max)
         return build_no_memory(b), NULL;
+    if (!settle(b, &spec)) return build_no_memory(b), NULL;
     enum status st = linear_open(&l, &spec, b->err);
+    arena_free(&b->loose);
     if (st) return build_fail(b, st), NULL;
     b->g->packed_bytes += linear_bytes(l);
     if (!linear_borrows(l)) let_go(w);
@@ -93,8 +116,7 @@ int build_linear(struct builder *b, int x, enum llm_role role, int layer, int64_
 {
     struct llm_weight w;
     if (b->st) return -1;
-    b->st = llm_weight_find(b->m, role, false, layer, -1, n, k, &w, b->err);
-    if (b->st) return -1;
+    if (build_find(b, role, layer, -1, n, k, &w)) return -1;
     if (!w.data) {
         char name[256];
         if (!needed) return -1;

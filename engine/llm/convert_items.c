@@ -101,7 +101,7 @@ static bool target_role(const struct convert_plan *p, enum llm_role role, int la
 static int type_for(struct convert_plan *p, enum llm_role role, const struct llm_weight *w, bool vector)
 {
     const struct block_format *f = block_format(w->type);
-    int own = f->elements == 1 ? w->type : WEIGHT_F16;
+    int own = f->elements == 1 || (w->type == WEIGHT_MXFP4 && !p->to_folder) ? w->type : WEIGHT_F16;
     if (p->to_folder) return p->type == CONVERT_KEEP ? own : p->type;
     if (vector || is_small(role)) return WEIGHT_F32;
     return p->type == CONVERT_KEEP ? own : convert_fit_type(p, p->type, w->k);

@@ -128,6 +128,7 @@ struct llm_model {
     const struct weights *weights;
     uint8_t          *used;            /* [weights->count]: asked for */
     struct arena      arena;
+    struct arena     *rearranged;      /* where llm_weight_find puts what it cannot give as it lies in the file; NULL: in the arena */
     char             *texts[4];        /* files read whole, freed at close */
     uint64_t          memory_max;
 };
