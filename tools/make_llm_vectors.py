@@ -70,6 +70,9 @@ MODELS = {
     "gpt_neox_sequential": ("GPTNeoXConfig", "GPTNeoXForCausalLM", common(num_key_value_heads=None, rotary_pct=0.5, use_parallel_residual=False), ["parallel"]),
     "falcon": ("FalconConfig", "FalconForCausalLM", dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, multi_query=True, parallel_attn=True, new_decoder_architecture=False, bias=False, alibi=False, bos_token_id=1, eos_token_id=2), ["rotation"]),
     "falcon_new": ("FalconConfig", "FalconForCausalLM", dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_kv_heads=2, new_decoder_architecture=True, parallel_attn=True, bias=False, alibi=False, bos_token_id=1, eos_token_id=2), ["one:ln_attn.weight"]),
+    "falcon_rw": ("FalconConfig", "FalconForCausalLM", dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, multi_query=False, parallel_attn=False, new_decoder_architecture=False, bias=True, alibi=True, bos_token_id=1, eos_token_id=2), ["alibi", "zero:dense_4h_to_h.bias"]),
+    "bloom": ("BloomConfig", "BloomForCausalLM", dict(vocab_size=V, hidden_size=36, n_layer=3, n_head=6, bos_token_id=1, eos_token_id=2), ["alibi", "one:word_embeddings_layernorm", "zero:query_key_value.bias"]),
+    "mpt": ("MptConfig", "MptForCausalLM", dict(vocab_size=V, d_model=32, n_layers=3, n_heads=4, expansion_ratio=4, max_seq_len=64, attn_config={"alibi": True, "clip_qkv": 1.5}, bos_token_id=1, eos_token_id=2), ["alibi", "clip"]),
     "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM", common(sliding_window=9, use_bias=True, tie_word_embeddings=True), ["window", "zero:c_fc.bias"]),
     "stablelm": ("StableLmConfig", "StableLmForCausalLM", common(partial_rotary_factor=0.25, use_qkv_bias=True), ["rotary", "zero:q_proj.bias"]),
     "olmo": ("OlmoConfig", "OlmoForCausalLM", common(clip_qkv=0.8), ["clip"]),
@@ -120,7 +123,8 @@ def main(names):
         config_class, model_class, settings, features = MODELS[name]
         torch.manual_seed(0)
         config = getattr(tf, config_class)(**settings)
-        config._attn_implementation = "eager"
+        kind = "sdpa" if name == "falcon_rw" else "eager"      # transformers 5.24 adds Falcon's alibi twice when eager, in the mask and in the attention
+        config._attn_implementation = kind
         model = getattr(tf, model_class)(config).float().eval()
         tied = bool(getattr(config, "tie_word_embeddings", False))
         with tempfile.TemporaryDirectory() as d:
@@ -142,7 +146,7 @@ def main(names):
                 stored["lm_head.weight"] = torch.from_numpy((np.float32(tensors[-1][2]) * uniform("lm_head.weight", V * 32)).reshape(V, 32))
             from safetensors.torch import save_file
             save_file(stored, os.path.join(d, "model.safetensors"), metadata={"format": "pt"})
-            model = getattr(tf, model_class).from_pretrained(d, dtype=torch.float32, attn_implementation="eager").eval()
+            model = getattr(tf, model_class).from_pretrained(d, dtype=torch.float32, attn_implementation=kind).eval()
             with open(os.path.join(d, "config.json")) as f:
                 text = json.dumps(json.load(f), sort_keys=True)
         ids = [(7 * i * i + 3 * i + 5) % (V - 3) + 3 for i in range(T)]

@@ -78,6 +78,15 @@ static const struct llm_names names_falcon = { {
     [ROLE_QKV] = "transformer.h.%d.self_attention.query_key_value", [ROLE_O] = "transformer.h.%d.self_attention.dense", [ROLE_UP] = "transformer.h.%d.mlp.dense_h_to_4h", [ROLE_DOWN] = "transformer.h.%d.mlp.dense_4h_to_h",
 } };
 static const struct llm_names names_falcon_new = { { [ROLE_ATTENTION_NORM] = "transformer.h.%d.ln_attn", [ROLE_FFN_NORM] = "transformer.h.%d.ln_mlp" } };
+static const struct llm_names names_bloom = { {
+    [ROLE_TOKENS] = "transformer.word_embeddings", [ROLE_EMBED_NORM] = "transformer.word_embeddings_layernorm", [ROLE_FINAL_NORM] = "transformer.ln_f", [ROLE_ATTENTION_NORM] = "transformer.h.%d.input_layernorm",
+    [ROLE_FFN_NORM] = "transformer.h.%d.post_attention_layernorm", [ROLE_QKV] = "transformer.h.%d.self_attention.query_key_value", [ROLE_O] = "transformer.h.%d.self_attention.dense",
+    [ROLE_UP] = "transformer.h.%d.mlp.dense_h_to_4h", [ROLE_DOWN] = "transformer.h.%d.mlp.dense_4h_to_h",
+} };
+static const struct llm_names names_mpt = { {
+    [ROLE_TOKENS] = "transformer.wte", [ROLE_FINAL_NORM] = "transformer.norm_f", [ROLE_ATTENTION_NORM] = "transformer.blocks.%d.norm_1", [ROLE_FFN_NORM] = "transformer.blocks.%d.norm_2",
+    [ROLE_QKV] = "transformer.blocks.%d.attn.Wqkv", [ROLE_O] = "transformer.blocks.%d.attn.out_proj", [ROLE_UP] = "transformer.blocks.%d.ffn.up_proj", [ROLE_DOWN] = "transformer.blocks.%d.ffn.down_proj",
+} };
 static const struct llm_names names_bert = { {
     [ROLE_TOKENS] = "embeddings.word_embeddings", [ROLE_POSITIONS] = "embeddings.position_embeddings", [ROLE_TYPES] = "embeddings.token_type_embeddings", [ROLE_EMBED_NORM] = "embeddings.LayerNorm",
     [ROLE_Q] = "encoder.layer.%d.attention.self.query", [ROLE_K] = "encoder.layer.%d.attention.self.key", [ROLE_V] = "encoder.layer.%d.attention.self.value", [ROLE_O] = "encoder.layer.%d.attention.output.dense",
@@ -133,6 +142,8 @@ static const struct llm_architecture rows[] = {
     { "gptj", FOLDERS("gptj"), NORM_LAYER, BLOCK_PARALLEL, ROPE_ADJACENT, { ACT_GELU_TANH, 0, 0 }, 0, 0, &names_gptj },
     { "gptneox", FOLDERS("gpt_neox"), NORM_LAYER, BLOCK_SEQUENTIAL, ROPE_HALF, { ACT_GELU, 0, 0 }, LLM_QKV_BY_HEAD, 0, &names_neox },
     { "falcon", FOLDERS("falcon"), NORM_LAYER, BLOCK_PARALLEL, ROPE_HALF, { ACT_GELU, 0, 0 }, LLM_QKV_BY_HEAD, 0, &names_falcon },
+    { "bloom", FOLDERS("bloom"), NORM_LAYER, BLOCK_SEQUENTIAL, ROPE_NONE, { ACT_GELU_TANH, 0, 0 }, LLM_QKV_BY_HEAD | LLM_ALIBI, 0, &names_bloom },
+    { "mpt", FOLDERS("mpt"), NORM_LAYER, BLOCK_SEQUENTIAL, ROPE_NONE, { ACT_GELU, 0, 0 }, LLM_ALIBI, 0, &names_mpt },
     { "starcoder2", FOLDERS("starcoder2"), NORM_LAYER, BLOCK_SEQUENTIAL, ROPE_HALF, { ACT_GELU_TANH, 0, 0 }, 0, 0, &names_starcoder2 },
     { "stablelm", FOLDERS("stablelm"), NORM_LAYER, BLOCK_SEQUENTIAL, ROPE_HALF, { ACT_SILU, 0, 0 }, 0, 0, NULL },
     { "olmo", FOLDERS("olmo"), NORM_LAYER, BLOCK_SEQUENTIAL, ROPE_ADJACENT_GGUF, { ACT_SILU, 0, 0 }, 0, 0, NULL },

@@ -118,7 +118,7 @@ static int attention(struct builder *b, int x, int layer, int residual)
     }
     struct attention_op_spec s = {
         .kernel = { .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .head_dim_v = c->head_dim, .scale = c->attention_scale != 0 ? c->attention_scale : 1 / sqrtf((float)c->head_dim), .softcap = c->attention_softcap,
-                    .window = windowed ? c->window : 0, .causal = c->causal, .sinks = build_floats(b, ROLE_SINKS, false, layer, c->heads), .kv_type = b->o->kv_type },
+                    .window = windowed ? c->window : 0, .causal = c->causal, .sinks = build_floats(b, ROLE_SINKS, false, layer, c->heads), .alibi = c->alibi, .kv_type = b->o->kv_type },
         .q_column = p.q_column, .k_column = p.k_column, .v_column = p.v_column, .layer_offset = (uint64_t)layer * b->layer_bytes, .page_stride = b->page_stride,
     };
     if (!b->st) b->st = attention_check(&s.kernel, b->err);

@@ -167,6 +167,13 @@ enum status llm_config_read_gguf(struct llm_model *m, struct err *err)
     c->act = c->arch->act;
     c->parallel = c->block == BLOCK_PARALLEL;
     read_family(&k, c);
+    float most = 8;      /* which BLOOM's files do not say */
+    if (c->arch->flags & LLM_ALIBI && c->heads > 0 && c->heads <= 4096) {
+        read_float(&k, "attention.max_alibi_bias", &most);
+        c->alibi = llm_alibi_slopes(&m->arena, c->heads, most, 1, false);
+        if (!c->alibi) return err_set(err, ST_NO_MEMORY, "reading the configuration");
+        c->rotary = 0;
+    }
     if (c->arch->flags & LLM_PAIR) read_pair(m, &k, c);
     const struct weight_tensor *t = weights_find(m->weights, "token_embd.weight");
     if (!t || t->rank != 2 || t->dims[0] > INT32_MAX) return err_set(err, ST_BAD_INPUT, "token_embd.weight is missing or no matrix");

@@ -94,6 +94,7 @@ static void put_family(const struct keys *k, const struct llm_config *c)
         put_float(k, "logit_scale", 1 / c->logits_scale);
     }
     if (!strcmp(name, "gptneox") || !strcmp(name, "stablelm")) put_bool(k, "use_parallel_residual", c->parallel);
+    if (c->arch->flags & LLM_ALIBI && strcmp(name, "bloom")) put_float(k, "attention.max_alibi_bias", -log2f(c->alibi[(c->heads & (c->heads - 1)) ? 0 : c->heads - 1]));      /* of a number of heads that is no power of two the comparison decides */
     if (c->arch->flags & LLM_PAIR) put_int(k, "attention.relative_buckets_count", c->distance_buckets);
     if (c->decoder_layers) {
         put_int(k, "decoder_block_count", c->decoder_layers);
@@ -201,6 +202,8 @@ enum status convert_same_config(const struct llm_config *want, const struct llm_
         int a = windowed(want, l) ? want->window : 0, b = windowed(got, l) ? got->window : 0;
         if (a != b) return err_set(err, ST_UNSUPPORTED, "the target's format cannot say this model's windows: layer %d looks back %d tokens and would look back %d (0: all)", l, a, b);
     }
+    for (int h = 0; (want->alibi || got->alibi) && h < want->heads; h++)
+        if (!want->alibi || !got->alibi || !near(want->alibi[h], got->alibi[h])) return err_set(err, ST_UNSUPPORTED, "the target's format cannot say this model's slopes by distance (alibi), those of head %d", h);
     enum status st = same_floats(want, got, err);
     return st || want->arch->rope == ROPE_NONE ? st : same_rotation(want, got, err);
 }

@@ -53,6 +53,7 @@ enum llm_flags {
     LLM_CLAMPED_GATE   = 128,      /* gpt-oss: (up + 1) * gate * sigmoid(1.702 gate), both clamped; interleaved in folders */
     LLM_POSITION_SHIFT = 256,      /* learned positions start at 2 in folders (RoBERTa) */
     LLM_LOCAL_BASE     = 512,      /* windowed layers rotate by a base of their own (Gemma 3) */
+    LLM_ALIBI          = 2048,     /* scores fall with the distance */
     LLM_PAIR           = 1024,     /* an encoder and maybe a decoder that looks at what it made; distances add to scores (T5) */
 };
 
@@ -96,6 +97,7 @@ struct llm_config {
     float  attention_scale;                          /* 0: 1 / sqrt(head_dim) */
     float  embedding_scale, residual_scale, logits_scale;        /* 1: none */
     float  attention_softcap, final_softcap;         /* 0: none */
+    const float *alibi;                              /* [heads] slopes by distance instead of rotation; NULL: none */
     float  clip_qkv;                                 /* 0: none */
     float  swiglu_limit;
     int    experts, experts_used, expert_ffn, shared_ffn;
@@ -136,6 +138,9 @@ struct llm_model {
 /* `path`: a .gguf file, or a folder with config.json and *.safetensors. */
 enum status llm_model_open(struct llm_model *m, const char *path, uint64_t memory_max, struct err *err);
 void        llm_model_close(struct llm_model *m);
+/* The slopes of ALiBi (Press et al. 2021, arXiv 2108.12409) for any number of heads, times `factor`; NULL: no memory. `most`: the exponent of the last head, usually 8; `halves`: how heads
+ * beyond a power of two are filled up, as MPT does it. */
+const float *llm_alibi_slopes(struct arena *arena, int heads, float most, float factor, bool halves);
 /* model.c's halves */
 enum status llm_config_read_gguf(struct llm_model *m, struct err *err);
 enum status llm_config_read_folder(struct llm_model *m, struct err *err);

@@ -21,6 +21,7 @@ static const struct convert_options as_f32 = { .type = BLOCK_F32, .threads = 1 }
 
 /* Models that are refused as they are: a part of the sentence; and a change of config.json with which they are taken (the folder's own logits are then the measure). */
 static const struct refusal { const char *name, *sentence, *from, *to; } refusals[] = {
+    { "falcon_rw.txt", "this model has alibi", NULL, NULL },
     { "gptj.txt", "GGUF has no architecture for GPT-J", NULL, NULL },
     { "smollm3.txt", "layers without rotation", "\"no_rope_layers\": [1, 0, 1]", "\"no_rope_layers\": [1, 1, 1]" },
     { "qwen2_window.txt", "windows: layer 0", "\"use_sliding_window\": true", "\"use_sliding_window\": false" },
@@ -35,7 +36,7 @@ static const struct refusal { const char *name, *sentence, *from, *to; } refusal
 static const char *directory;      /* one for the whole suite */
 
 /* Families whose folders are not written. */
-static const char *const no_folder[] = { "bert", "falcon", "gpt_neox", "gpt_oss", "longrope", "t5" };
+static const char *const no_folder[] = { "bert", "falcon", "gpt_neox", "gpt_oss", "longrope", "t5", "bloom", "mpt" };
 
 static bool any_in(const char *name, const char *const *list, size_t count)
 {
