@@ -19,7 +19,7 @@ struct text_stats {
     atomic_int_fast64_t  running, waiting;          /* sequences [num_requests_running, num_requests_waiting] */
     atomic_int_fast64_t  pages, pages_used;         /* of the KV cache [kv_cache_usage_perc] */
     atomic_uint_fast64_t prefix_queries, prefix_hits;        /* tokens */
-    atomic_uint_fast64_t prompt_tokens, generated_tokens, preemptions;
+    atomic_uint_fast64_t prompt_tokens, generated_tokens, preemptions, swaps /* preemptions that kept the pages on the heap */;
     atomic_uint_fast64_t finished[FINISHED_COUNT];
     struct stat_histogram first_token, between_tokens, whole, queued, prefill, decode;
 };

@@ -49,13 +49,6 @@ static int rope(struct builder *b, int x, int table, int64_t column, int heads)
     return build_add(b, &op_rope, (int[]){ x, table }, 2, &s, sizeof s, NULL);
 }
 
-static bool is_windowed(const struct llm_config *c, int layer)
-{
-    if (!c->window) return false;
-    if (c->window_layers) return c->window_layers[layer];
-    return c->window_pattern <= 1 || (layer + 1) % c->window_pattern != 0;
-}
-
 /* ---- attention ---- */
 struct qkv { int q, k, v; int64_t q_column, k_column, v_column; };
 
@@ -107,7 +100,7 @@ static int attention(struct builder *b, int x, int layer, int residual)
     const struct llm_config *c = b->c;
     struct qkv p = project(b, x, layer);
     norm_heads(b, &p, layer);
-    bool windowed = is_windowed(c, layer);
+    bool windowed = llm_is_windowed(c, layer);
     if (c->arch->rope != ROPE_NONE && c->rotary && !(c->unrotated_layers && c->unrotated_layers[layer])) {
         int table = windowed && b->local_table >= 0 ? b->local_table : b->table;
         bool one = p.q == p.k;

@@ -23,6 +23,8 @@ struct llm_build_options {
 enum status llm_build(struct graph *g, struct llm_model *m, const struct llm_build_options *o, struct err *err);
 /* The encoder of a model with decoder_layers, whose decoder llm_build makes: its output is hidden, and it keeps in the pool what the decoder looks at. Built after the decoder. */
 enum status llm_build_encoder(struct graph *g, struct llm_model *m, const struct llm_build_options *o, struct err *err);
+/* How many layers a page has room for. */
+int         llm_planes(const struct llm_config *c);
 /* Bytes of one page of all layers together. */
 uint64_t    llm_page_bytes(const struct llm_config *c, int kv_type);
 

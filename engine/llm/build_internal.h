@@ -20,9 +20,8 @@ struct builder {
     struct arena      loose;       /* a matrix that had to be rearranged, until its layer is packed */
 };
 
-/* build_pair.c: the decoder of a pair; how many layers a page has room for. */
+/* build_pair.c: the decoder of a pair. */
 enum status llm_build_decoder(struct graph *g, struct llm_model *m, const struct llm_build_options *o, struct err *err);
-int         llm_planes(const struct llm_config *c);
 
 extern const struct activation_spec BUILD_PLAIN;
 

@@ -134,13 +134,6 @@ enum status convert_put_config(struct gguf_writer *w, const struct llm_config *c
 }
 
 /* ---- comparing ---- */
-static bool windowed(const struct llm_config *c, int layer)
-{
-    if (!c->window) return false;
-    if (c->window_layers) return c->window_layers[layer];
-    return c->window_pattern <= 1 || (layer + 1) % c->window_pattern != 0;
-}
-
 static bool near(float a, float b) { return fabsf(a - b) <= 1e-6f * fmaxf(1, fmaxf(fabsf(a), fabsf(b))); }
 
 static enum status different(struct err *err, const char *what, double want, double got)
@@ -199,7 +192,7 @@ enum status convert_same_config(const struct llm_config *want, const struct llm_
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (all[i].want != all[i].got) return different(err, all[i].what, all[i].want, all[i].got);
     for (int l = 0; l < want->layers; l++) {
-        int a = windowed(want, l) ? want->window : 0, b = windowed(got, l) ? got->window : 0;
+        int a = llm_is_windowed(want, l) ? want->window : 0, b = llm_is_windowed(got, l) ? got->window : 0;
         if (a != b) return err_set(err, ST_UNSUPPORTED, "the target's format cannot say this model's windows: layer %d looks back %d tokens and would look back %d (0: all)", l, a, b);
     }
     for (int h = 0; (want->alibi || got->alibi) && h < want->heads; h++)

@@ -66,6 +66,9 @@ static enum status size_pool(struct engine *e, struct err *err)
     if (wanted < 1) return err_set(err, ST_NO_MEMORY, "the KV cache holds no text beside its prompt within its budget of %llu bytes", (unsigned long long)budget);
     e->context = (uint64_t)c->context <= wanted * PAGE_TOKENS ? c->context : (int)(wanted * PAGE_TOKENS);
     e->step_tokens = STEP_TOKENS;
+    e->window = c->causal && !c->decoder_layers ? c->window : 0;
+    for (int l = 0; l < c->layers; l++)
+        if (!llm_is_windowed(c, l)) e->window = 0;
     if ((!c->causal || c->decoder_layers) && e->step_tokens < e->context) e->step_tokens = e->context;
     return ST_OK;
 }

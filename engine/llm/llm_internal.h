@@ -35,6 +35,7 @@ struct engine {
     int      context;                          /* what is served: the model's, or what the pool holds */
     int      sequences;                        /* SEQUENCES_MAX or fewer */
     int      step_tokens;
+    int      window;                           /* no layer sees farther back; 0: some layer sees all */
     uint64_t memory_max, page_bytes;
 };
 
@@ -52,7 +53,10 @@ struct sequence {
     int      count, room;
     int      given;                /* tokens that were not generated */
     int      computed;             /* tokens whose keys and values are in the cache */
-    int32_t *pages;                /* [page_count] held */
+    int32_t *pages;                /* [page_count] held, but for the first `gone`, which no layer sees any more (PAGE_NONE) */
+    int      gone;
+    char    *swapped;              /* what its pages held when it gave way, on the heap; NULL: it will be computed again */
+    int      swapped_pages, swapped_gone, swapped_tokens;
     int      page_count, page_room;
     int32_t *source;               /* [source_count] pages held of what a pair's encoder made of the prompt; choices of a prompt share them */
     int      source_count;
@@ -85,6 +89,7 @@ struct engine_instance {
     struct plan_cache plans, encoder_plans;
     struct arena      run;
     struct pages      pages;
+    uint64_t          swapped_bytes;           /* of texts that gave way, of options.kv_swap_bytes */
     char             *pool;        /* keys and values: engine.pages * page_bytes */
     struct sampler   *sampler;
     uint32_t         *mask;        /* [(vocabulary + 31) / 32] of the token being drawn */
@@ -102,6 +107,13 @@ enum status sequence_open(struct sequence *q, struct llm_slot *slot, int prompt,
 void        sequence_close(struct engine_instance *i, struct sequence *q);
 /* Lets go of its pages; it will be computed again from its tokens. */
 void        sequence_give_up(struct engine_instance *i, struct sequence *q);
+/* The same, with what they held kept on the heap as far as the budget for it goes. */
+void        sequence_give_way(struct engine_instance *i, struct sequence *q);
+/* Gets that back: begin makes place for the pages that were gone (false: no memory), the caller reserves up to swapped_pages, then the rest is copied. */
+bool        sequence_return_begin(struct sequence *q);
+void        sequence_return(struct engine_instance *i, struct sequence *q);
+/* Gives pages back that no layer sees any more. */
+void        sequence_trim(struct engine_instance *i, struct sequence *q);
 /* Pages for tokens up to `upto`; false when there are none. Takes what the prefix cache has when it starts. */
 /* The same for what the encoder makes of the prompt. */
 bool        sequence_reserve_source(struct engine_instance *i, struct sequence *q);

@@ -79,6 +79,13 @@ static enum status open_folder(struct llm_model *m, const char *path, struct err
     return st ? st : read_pooling(m, path, err);
 }
 
+bool llm_is_windowed(const struct llm_config *c, int layer)
+{
+    if (!c->window) return false;
+    if (c->window_layers) return c->window_layers[layer];
+    return c->window_pattern <= 1 || (layer + 1) % c->window_pattern != 0;
+}
+
 enum status llm_config_check(const struct llm_config *c, struct err *err)
 {
     const struct { const char *name; int64_t value, low, high; } ranges[] = {

@@ -113,6 +113,9 @@ struct llm_config {
     int    distance_buckets, distance_max;           /* of relative positions */
 };
 
+/* Does this layer see the last `window` tokens only? */
+bool llm_is_windowed(const struct llm_config *c, int layer);
+
 /* A matrix by rows as a linear layer wants it, or a vector (n = 1). */
 struct llm_weight {
     int         type;          /* ggml type number */

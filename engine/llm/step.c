@@ -33,10 +33,21 @@ static bool find_room(struct engine_instance *i, struct slot *const *slots, int 
     while (!sequence_reserve(i, q, upto)) {
         struct sequence *victim = youngest(slots, n, q);
         if (!victim) return false;
-        sequence_give_up(i, victim);
+        sequence_give_way(i, victim);
         atomic_fetch_add_explicit(&i->engine->stats.preemptions, 1, memory_order_relaxed);
     }
     return true;
+}
+
+/* What a text kept when it gave way goes back into pages. */
+static bool bring_back(struct engine_instance *i, struct slot *const *slots, int n, struct sequence *q)
+{
+    if (sequence_return_begin(q) && find_room(i, slots, n, q, q->swapped_pages * PAGE_TOKENS)) {
+        sequence_return(i, q);
+        return true;
+    }
+    sequence_give_up(i, q);
+    return false;
 }
 
 /* Which rows of results this piece of a text gives. */
@@ -101,6 +112,7 @@ static void take_prompts(struct engine_instance *i, struct slot *const *slots, i
             int room = e->step_tokens - i->batch_tokens;
             if (q->state == SEQUENCE_OVER || q->taken || room <= 0 || (pair ? !q->encoded : waits_for_sibling(q))) continue;
             if (q->state == SEQUENCE_RUNNING && q->generating && q->computed == q->count - 1) continue;
+            if (q->swapped && !bring_back(i, slots, n, q)) continue;
             if (q->computed == 0 && q->page_count == 0) sequence_adopt(i, q);
             int take = q->count - q->computed;
             if (take > room) {
@@ -182,7 +194,7 @@ static bool find_source_room(struct engine_instance *i, struct slot *const *slot
     while (!sequence_reserve_source(i, q)) {
         struct sequence *victim = youngest(slots, n, q);
         if (!victim) return false;
-        sequence_give_up(i, victim);
+        sequence_give_way(i, victim);
         atomic_fetch_add_explicit(&i->engine->stats.preemptions, 1, memory_order_relaxed);
     }
     return true;
@@ -252,6 +264,7 @@ enum status step_run(struct engine_instance *i, const atomic_bool *stop, struct 
         struct sequence *q = i->batch[b];
         q->computed += q->taken;
         sequence_publish(i, q);
+        sequence_trim(i, q);
     }
     return ST_OK;
 }
