@@ -6,6 +6,7 @@ import openai
 from jsonschema import Draft202012Validator
 
 from harness import ROOT, Server, Skip, make_store, run
+from tiny_models import write_tensors
 
 store = make_store(("dictionary", "digits"))
 server = Server(store=store)
@@ -295,18 +296,6 @@ def test_generate_extension():
 PIECES = ["<think>", "hm, ", "weather", "</think>", "\n\n", "I ", "look.", "\n", "<tool_call>", "\n{\"name\": \"get", "_weather\", \"arguments\": {\"city\"", ": \"Paris</tool_call>\"}}", "\n</tool_call>",
           "\n<tool_call>{\"name\": ", "\"noop\", \"arguments\":", " {}}</tool_call>"]
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}, {"type": "function", "function": {"name": "noop", "parameters": {"type": "object", "properties": {}}}}]
-
-
-def write_tensors(folder, tensors):
-    """{name: list of numbers, or of rows} as model.safetensors in F32."""
-    header, data = {}, b""
-    for name, value in tensors.items():
-        flat = [x for row in value for x in row] if isinstance(value[0], list) else value
-        header[name] = {"dtype": "F32", "shape": [len(value), len(value[0])] if isinstance(value[0], list) else [len(value)], "data_offsets": [len(data), len(data) + 4 * len(flat)]}
-        data += struct.pack("<%df" % len(flat), *flat)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    open(os.path.join(folder, "model.safetensors"), "wb").write(struct.pack("<Q", len(text)) + text + data)
 
 
 def make_caller(folder):
