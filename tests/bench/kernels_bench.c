@@ -1,5 +1,5 @@
 /* Speed of single kernels at every level: GB/s and GFLOP/s, best of several runs, on one thread and on `--threads N` (2).
- *   kernels_bench [--threads N] [gemm|conv|chain|small|linear|attention]...
+ *   kernels_bench [--threads N] [--only-threads N] [--level L] [--type T] [gemm|conv|chain|small|linear|attention]...
  * `linear` streams 16 matrices of 4096 x 4096 so that weights come from memory; `attention` decodes and fills a cache of 2048 positions, 32 heads on 8.
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
  * come from. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
@@ -204,7 +204,7 @@ enum { LINEAR_N = 4096, LINEAR_LAYERS = 16, LINEAR_M_MAX = 512 };
 
 static void bench_linear_mode(const struct kernels *k, int threads, int type, enum linear_mode mode, const void *weight, const float *x, float *y)
 {
-    static const int64_t rows[] = { 1, 2, 4, 8, 16, 32, 128, LINEAR_M_MAX };
+    static const int64_t rows[] = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, LINEAR_M_MAX };
     static const char *const modes[] = { "f32", "fast", "invariant" };
     const struct block_format *f = block_format(type);
     struct linear_layer *layers_[LINEAR_LAYERS];
@@ -232,6 +232,8 @@ static void bench_linear_mode(const struct kernels *k, int threads, int type, en
     for (int i = 0; i < LINEAR_LAYERS; i++) linear_close(layers_[i]);
 }
 
+static const char *only_type;            /* --type: of the weights */
+
 static void bench_linear(const struct kernels *k, int threads)
 {
     static const int types[] = { BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_Q4_0, BLOCK_Q5_K, BLOCK_F16, BLOCK_BF16, BLOCK_F32 };
@@ -240,6 +242,7 @@ static void bench_linear(const struct kernels *k, int threads)
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
         const struct block_format *f = block_format(types[t]);
         const size_t bytes = (size_t)(LINEAR_N / f->elements * f->bytes);
+        if (only_type && strcmp(only_type, f->name)) continue;
         f->encode(weight, row, LINEAR_N);
         for (size_t r = 1; r < LINEAR_N; r++) memcpy(weight + r * bytes, weight, bytes);
         bench_linear_mode(k, threads, types[t], LINEAR_FAST, weight, x, y);
@@ -275,15 +278,19 @@ static void bench_attention(const struct kernels *kernels, int threads)
 
 int main(int argc, char **argv)
 {
-    int threads = 2, all = 1;
+    int threads = 2, least = 1, all = 1;
+    enum cpu_level top = cpu_level_detect(), bottom = CPU_SCALAR;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--threads") && i + 1 < argc) threads = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--only-threads") && i + 1 < argc) threads = least = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--type") && i + 1 < argc) only_type = argv[++i];
+        else if (!strcmp(argv[i], "--level") && i + 1 < argc && cpu_level_from_name(argv[i + 1], &top)) bottom = top, i++;
         else all = 0;
     }
-    for (int level = (int)cpu_level_detect(); level >= 0; level--) {
+    for (int level = (int)top; level >= (int)bottom; level--) {
         struct kernels k;
         kernels_fill(&k, (enum cpu_level)level);
-        for (int t = 1; t <= threads; t += threads - 1 ? threads - 1 : 1) {
+        for (int t = least; t <= threads; t += threads - least ? threads - least : 1) {
             for (int i = 1; i < argc || (all && i == 1); i++) {
                 if (all || !strcmp(argv[i], "gemm")) bench_gemm(&k, t);
                 if (all || !strcmp(argv[i], "small")) bench_small(&k, t);
