@@ -249,18 +249,6 @@ static void write_texts(struct buf *out, const struct openai_ask *a, const struc
     buf_putc(out, '}');
 }
 
-static void write_base64(struct buf *out, const uint8_t *bytes, size_t n)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    buf_putc(out, '"');
-    for (size_t i = 0; i < n; i += 3) {
-        uint32_t x = (uint32_t)bytes[i] << 16 | (i + 1 < n ? (uint32_t)bytes[i + 1] << 8 : 0) | (i + 2 < n ? bytes[i + 2] : 0);
-        const char four[4] = { digits[x >> 18], digits[x >> 12 & 63], i + 1 < n ? digits[x >> 6 & 63] : '=', i + 2 < n ? digits[x & 63] : '=' };
-        buf_append(out, four, 4);
-    }
-    buf_putc(out, '"');
-}
-
 static void write_embeddings(struct buf *out, const struct openai_ask *a)
 {
     buf_puts(out, "{\"object\":\"list\",\"data\":[");
@@ -274,7 +262,7 @@ static void write_embeddings(struct buf *out, const struct openai_ask *a)
         }
         buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%d,\"embedding\":", i ? "," : "", i);
         if (a->base64) {
-            write_base64(out, (const uint8_t *)x->vector, (size_t)width * sizeof(float));
+            json_write_base64(out, "", x->vector, (size_t)width * sizeof(float));
         } else {
             buf_putc(out, '[');
             for (int k = 0; k < width; k++) {

@@ -74,3 +74,18 @@ enum status image_job_check(const struct image_job *j, struct err *err)
     if (j->mask && (j->mask->channels != 1 || !j->mask->pixels || j->mask->width < 1 || j->mask->height < 1)) return err_set(err, ST_BAD_INPUT, "mask must be a grey picture");
     return ST_OK;
 }
+
+void image_parameters_write(struct buf *out, const struct image_job *j, int k, const char *model)
+{
+    const struct image_used *u = &j->used;
+    buf_append(out, j->prompt, j->prompt_length);
+    if (j->negative_length) {
+        buf_puts(out, "\nNegative prompt: ");
+        buf_append(out, j->negative, j->negative_length);
+    }
+    buf_printf(out, "\nSteps: %d, Sampler: %s, Schedule type: %s, CFG scale: %g, Seed: %llu, Size: %dx%d", u->steps, image_sampler_name(u->sampler), image_schedule_name(u->schedule), (double)u->guidance,
+               (unsigned long long)j->answers[k].seed, u->width, u->height);
+    if (j->image) buf_printf(out, ", Denoising strength: %g", (double)u->strength);
+    if (model) buf_printf(out, ", Model: %s", model);
+    buf_puts(out, ", Version: inferd " INFERD_VERSION);
+}

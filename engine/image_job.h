@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "base/image.h"
 
@@ -92,6 +93,9 @@ struct image_job {
 /* Sets defaults and allocates the answers (heap). The texts are borrowed. ST_BAD_INPUT: n out of range; ST_NO_MEMORY. */
 enum status image_job_open(struct image_job *j, const char *prompt, size_t prompt_length, int pictures, struct err *err);
 void        image_job_close(struct image_job *j);
+/* The parameters that made picture k, as people's tools write them into a PNG's text "parameters": the prompt, a line "Negative prompt: ...", and a line "Steps: 25, Sampler: ddim, ...".
+ * `model` (or NULL) ends it. After the job is done. */
+void        image_parameters_write(struct buf *out, const struct image_job *j, int k, const char *model);
 /* Every number in its range and all that was given fits together: ST_BAD_INPUT with the field's name as the API has it. Called by the engine's check. */
 enum status image_job_check(const struct image_job *j, struct err *err);
 

@@ -106,14 +106,19 @@ static enum status write_picture(const char *output, int k, const struct image_j
     const size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - output) : strlen(output);
     if (k) snprintf(path, sizeof path, "%.*s-%d%.100s", (int)(stem < 3900 ? stem : 3900), output, k + 1, output + stem);
     else snprintf(path, sizeof path, "%.4000s", output);
-    uint8_t *png;
-    size_t length;
-    enum status st = image_encode_png(&png, &length, &picture, err);
-    if (st) return st;
-    FILE *f = fopen(path, "wb");
-    const bool written = f && fwrite(png, 1, length, f) == length;
+    struct buf png, parameters;
+    struct err ignored;
+    buf_init(&png, 0);
+    buf_init(&parameters, 0);
+    image_parameters_write(&parameters, j, k, NULL);
+    const struct image_text text = { "parameters", parameters.data ? parameters.data : "" };
+    enum status st = image_encode(&png, &picture, IMAGE_PNG, 100, &text, parameters.failed ? 0 : 1, err ? err : &ignored);
+    FILE *f = st ? NULL : fopen(path, "wb");
+    const bool written = f && fwrite(png.data, 1, png.length, f) == png.length;
     const bool closed = f && fclose(f) == 0;
-    free(png);
+    buf_free(&png);
+    buf_free(&parameters);
+    if (st) return st;
     return written && closed ? ST_OK : err_set(err, ST_INTERNAL, "'%s' cannot be written", path);
 }
 

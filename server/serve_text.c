@@ -167,7 +167,7 @@ struct model_list { struct buf *out; const char *last; int count; int64_t create
 static void add_model(void *ctx, struct model_version *v)
 {
     struct model_list *l = ctx;
-    if (!v->ops->text || (l->last && !strcmp(l->last, v->name))) return;
+    if ((!v->ops->text && !v->ops->image) || (l->last && !strcmp(l->last, v->name))) return;
     if (l->count++) buf_putc(l->out, ',');
     openai_model_write(l->out, v->name, l->created);
     l->last = v->name;
