@@ -38,6 +38,7 @@ struct diffusion_model {
     int           text_count;
     bool          zero_empty;                      /* force_zeros_for_empty_prompt */
     bool          single;
+    int32_t       pads[TEXT_ENCODERS_MAX];         /* what prompts are filled up with; -1: as the tokenizer says */
 };
 
 /* `main_file`: .../model_index.json or .../NAME.safetensors. */
@@ -47,6 +48,8 @@ void        diffusion_model_close(struct diffusion_model *m);
 bool        diffusion_model_tokenizer(const struct diffusion_model *m, int index, char *out, size_t size);
 /* A file read as JSON into the model's arena. */
 enum status diffusion_model_json(struct diffusion_model *m, const char *path, const struct json **out, struct err *err);
+/* The row of this pipeline class; NULL: none. */
+const struct family *diffusion_family(const char *class);
 /* Is this the head of a checkpoint with the names of the first releases? */
 bool        diffusion_is_checkpoint(const struct weights *w);
 

@@ -115,11 +115,11 @@ static enum status add_chunk(struct prompt *p, const struct tokenizer *t, struct
     ids += p->chunks * p->length;
     weights += p->chunks * p->length;
     for (int i = 0; i < p->length; i++) {
-        ids[i] = filler(t);
+        ids[i] = p->pad;
         weights[i] = 1;
     }
-    ids[0] = special->bos >= 0 ? special->bos : filler(t);
-    ids[1] = special->eos >= 0 ? special->eos : filler(t);
+    ids[0] = special->bos >= 0 ? special->bos : p->pad;
+    ids[1] = special->eos >= 0 ? special->eos : p->pad;
     p->ends[p->chunks++] = 1;
     return ST_OK;
 }
@@ -138,11 +138,11 @@ static enum status add_token(struct prompt *p, const struct tokenizer *t, int32_
     return ST_OK;
 }
 
-enum status prompt_open(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, struct err *err)
+enum status prompt_open(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, int32_t pad, struct err *err)
 {
     struct stretches s = { 0 };
     struct token_list list = { 0 };
-    *p = (struct prompt){ .length = length };
+    *p = (struct prompt){ .length = length, .pad = pad >= 0 ? pad : filler(t) };
     if (length < 3) return err_set(err, ST_BAD_INPUT, "a text encoder of %d positions has no room for a text", length);
     buf_init(&s.text, 0);
     enum status st = split(&s, text, text_length) ? ST_OK : err_set(err, ST_NO_MEMORY, "a prompt");

@@ -56,7 +56,7 @@ static enum status open_prompts(const struct engine *e, const struct image_job *
         for (int r = 0; r < rows && e->tokenizers[t] && !st; r++) {
             size_t length;
             const char *text = text_of(j, t, r == 1, &length);
-            st = prompt_open(&c->prompts[t][r], e->tokenizers[t], text, length, e->encoders[t].positions, err);
+            st = prompt_open(&c->prompts[t][r], e->tokenizers[t], text, length, e->encoders[t].positions, e->model.pads[t], err);
             if (!st && c->prompts[t][r].chunks > most) most = c->prompts[t][r].chunks;
         }
     for (int t = 0; t < TEXT_ENCODERS_MAX && !st; t++)
