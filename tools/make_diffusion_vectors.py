@@ -54,10 +54,12 @@ def scale_of(name, shape):
 
 
 def fill(part, module):
+    seen = set()      # tied weights go by their first name
     with torch.no_grad():
         for name, p in module.state_dict().items():
-            if not p.dtype.is_floating_point:
+            if not p.dtype.is_floating_point or p.data_ptr() in seen:
                 continue
+            seen.add(p.data_ptr())
             base, amp = scale_of(name, p.shape)
             p.copy_(torch.from_numpy(np.float32(base) + np.float32(amp) * uniform(f"{part}/{name}", p.numel())).reshape(p.shape))
     return module.eval()
@@ -144,7 +146,10 @@ def draw(pipe, case):
     steps = []
 
     def seen(p, i, t, kw):
-        steps.append(numbers(kw["latents"][0]))
+        x = kw["latents"][:1]
+        if x.ndim == 3:      # Flux packs them
+            x = p._unpack_latents(x, case["height"], case["width"], p.vae_scale_factor)
+        steps.append(numbers(x[0]))
         return {}
 
     n = case.get("n", 1)
@@ -160,7 +165,7 @@ def draw(pipe, case):
     if "image" in case:
         kw["image"] = Image.fromarray(picture(w, h))
         kw["strength"] = case["strength"]
-    if "prompt" in case and ("image" not in case or "mask" in case):
+    if "prompt" in case and ("image" not in case or "mask" in case or "Diffusion3" in type(pipe).__name__):
         kw.update(width=w, height=h)
     if case.get("eta"):
         kw["eta"] = case["eta"]
@@ -452,6 +457,55 @@ def single_xl():
     return make, "StableDiffusionXLPipeline", pick({k: v for k, v in SD.items() if k != "skip_prk_steps"} | dict(timestep_spacing="leading"), "euler")
 
 
+def t5(width):
+    c = tf.T5Config(vocab_size=64, d_model=width, d_kv=6, d_ff=24, num_layers=2, num_heads=2, relative_attention_num_buckets=8, relative_attention_max_distance=20, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    return tf.T5EncoderModel(c)
+
+
+def t5_tokenizer(length):
+    """Letters and a few words, as SentencePiece's Unigram has them."""
+    words = ["\u2581a", "\u2581red", "\u2581circle", "\u2581large", "\u2581blue", "\u2581square", "\u2581in", "\u2581the", "\u2581center", "\u2581on", "\u2581white", "\u2581background", "\u2581small"]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [(w, -2.0 - 0.1 * i) for i, w in enumerate(words)] + [(c, -8.0 - 0.01 * i) for i, c in enumerate("\u2581abcdefghijklmnopqrstuvwxyz")]
+    return tf.T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=length)
+
+
+FLOW = dict(num_train_timesteps=1000, shift=3.0)
+
+
+def dit_vae():
+    return vae(latent_channels=8, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=0.8)
+
+
+def sd3(with_t5=False, **more):
+    """The last block leaves the texts; the 3.5 form has norms of queries and keys and a second attention in some blocks."""
+    c = dict(sample_size=16, patch_size=2, in_channels=8, num_layers=3, attention_head_dim=8, num_attention_heads=3, joint_attention_dim=48, caption_projection_dim=24, pooled_projection_dim=36, out_channels=8, pos_embed_max_size=12)
+    c.update(more)
+    parts = dict(vae=fill("vae", dit_vae()), text_encoder=fill("text_encoder", clip(24, 3, 2, projection=16, cls="CLIPTextModelWithProjection")), text_encoder_2=fill("text_encoder_2", clip(16, 2, 2, "gelu", 20, "CLIPTextModelWithProjection")),
+                 transformer=fill("transformer", df.SD3Transformer2DModel(**c)), text_encoder_3=fill("text_encoder_3", t5(48)) if with_t5 else None)
+    make = lambda cls: getattr(df, cls)(tokenizer=tokenizer(), tokenizer_2=tokenizer("!"), tokenizer_3=t5_tokenizer(256) if with_t5 else None, scheduler=df.FlowMatchEulerDiscreteScheduler(**FLOW), **parts)
+    return make, "StableDiffusion3Pipeline", parts
+
+
+def sd3_plain():
+    make, pipeline, _ = sd3()
+    size = dict(width=64, height=32)
+    return make, pipeline, pick(FLOW, "flow_euler", **size) + pick(FLOW, "flow_euler", n=2, guidance=1.0, **size) + pick(FLOW, "flow_euler", image=True, strength=0.6, pipeline="StableDiffusion3Img2ImgPipeline", **size) + \
+        pick(dict(FLOW, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=4, max_image_seq_len=64, shift=1.0), "flow_euler", **size)
+
+
+def sd35_t5():
+    make, pipeline, _ = sd3(True, qk_norm="rms_norm", dual_attention_layers=(0, 1))
+    return make, pipeline, pick(FLOW, "flow_euler", width=32, height=64)
+
+
+def flux():
+    parts = dict(vae=fill("vae", dit_vae()), text_encoder=fill("text_encoder", clip(24, 2, 2)), text_encoder_2=fill("text_encoder_2", t5(40)),
+                 transformer=fill("transformer", df.FluxTransformer2DModel(in_channels=32, num_layers=2, num_single_layers=2, attention_head_dim=12, num_attention_heads=2, joint_attention_dim=40, pooled_projection_dim=24, guidance_embeds=True, axes_dims_rope=(4, 4, 4))))
+    make = lambda cls: getattr(df, cls)(tokenizer=tokenizer(), tokenizer_2=t5_tokenizer(512), scheduler=df.FlowMatchEulerDiscreteScheduler(**FLOW), **parts)
+    shift = dict(num_train_timesteps=1000, shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
+    return make, "FluxPipeline", pick(shift, "flow_euler", width=48, height=32, negative="") + pick(dict(num_train_timesteps=1000, shift=1.0), "flow_euler", width=32, height=32, negative="", guidance=1.5)
+
+
 FILES = {}
 SD_INIT = {k: v for k, v in SD.items() if k != "skip_prk_steps"}
 
@@ -474,6 +528,9 @@ def write(name):
                     tensors.append([key, shape, *scale_of(key, shape)])
             config = json.load(open(f"{d}/{part}/config.json"))
             doc["parts"][part] = {"file": files[0], "config": config, "tensors": tensors}
+        for part in ("tokenizer_2", "tokenizer_3"):      # tokenizers of another kind than CLIP's travel along
+            if os.path.isdir(f"{d}/{part}") and type(getattr(pipe, part)).__name__.startswith("T5"):
+                doc.setdefault("tokenizers", {})[part] = {f: open(f"{d}/{part}/{f}").read() for f in os.listdir(f"{d}/{part}") if f in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")}
     groups = {}
     for entry in cases:
         if len(entry) == 2:      # drawn already
@@ -499,7 +556,7 @@ def write(name):
     print(path, os.path.getsize(path))
 
 
-MODELS = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "refiner": refiner, "lcm": lcm, "ddpm": ddpm, "classes": classes, "ldm": ldm, "taesd": taesd, "inpaint": inpaint, "single": single, "single_xl": single_xl}
+MODELS = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "refiner": refiner, "lcm": lcm, "ddpm": ddpm, "classes": classes, "ldm": ldm, "taesd": taesd, "inpaint": inpaint, "single": single, "single_xl": single_xl, "sd3": sd3_plain, "sd35_t5": sd35_t5, "flux": flux}
 
 if __name__ == "__main__":
     os.makedirs(OUT, exist_ok=True)

@@ -13,16 +13,16 @@ enum { JSON_BYTES_MAX = 4 << 20 };
 
 /* Pipelines that do the same with a picture or a mask given (Img2Img, Inpaint, ...) are found by the beginning of their names. */
 static const struct family families[] = {
-    { "StableDiffusionXL", "stable-diffusion-xl", 50, 5, FAMILY_BEFORE | FAMILY_POOLED },
-    { "StableDiffusion3", "stable-diffusion-3", 28, 7, FAMILY_BEFORE | FAMILY_POOLED },
-    { "StableDiffusion", "stable-diffusion", 50, 7.5f, 0 },
-    { "LatentConsistencyModel", "latent-consistency", 4, 8.5f, FAMILY_GUIDED },
-    { "FluxPipeline", "flux", 28, 3.5f, FAMILY_POOLED | FAMILY_EVEN_FLOW | FAMILY_GUIDED },
-    { "FluxImg2Img", "flux", 28, 3.5f, FAMILY_POOLED | FAMILY_EVEN_FLOW | FAMILY_GUIDED },
-    { "DDPMPipeline", "ddpm", 1000, 1, FAMILY_PIXELS },
-    { "DDIMPipeline", "ddim", 50, 1, FAMILY_PIXELS },
-    { "PNDMPipeline", "pndm", 50, 1, FAMILY_PIXELS },
-    { "LDMPipeline", "latent-diffusion", 50, 1, 0 },
+    { "StableDiffusionXL", "stable-diffusion-xl", 50, 5, FAMILY_BEFORE | FAMILY_POOLED, 0 },
+    { "StableDiffusion3", "stable-diffusion-3", 28, 7, FAMILY_BEFORE | FAMILY_POOLED | FAMILY_JOINED, 256 },
+    { "StableDiffusion", "stable-diffusion", 50, 7.5f, 0, 0 },
+    { "LatentConsistencyModel", "latent-consistency", 4, 8.5f, FAMILY_GUIDED, 0 },
+    { "FluxPipeline", "flux", 28, 3.5f, FAMILY_POOLED | FAMILY_EVEN_FLOW | FAMILY_GUIDED | FAMILY_T5, 512 },
+    { "FluxImg2Img", "flux", 28, 3.5f, FAMILY_POOLED | FAMILY_EVEN_FLOW | FAMILY_GUIDED | FAMILY_T5, 512 },
+    { "DDPMPipeline", "ddpm", 1000, 1, FAMILY_PIXELS, 0 },
+    { "DDIMPipeline", "ddim", 50, 1, FAMILY_PIXELS, 0 },
+    { "PNDMPipeline", "pndm", 50, 1, FAMILY_PIXELS, 0 },
+    { "LDMPipeline", "latent-diffusion", 50, 1, 0, 0 },
 };
 
 const struct family *diffusion_family(const char *class)

@@ -16,7 +16,9 @@ enum family_flags {
     FAMILY_POOLED = 2,         /* takes the text as a whole beside its tokens */
     FAMILY_PIXELS = 4,         /* no autoencoder: the network sees pixels */
     FAMILY_EVEN_FLOW = 8,      /* shares of noise go evenly from 1 to 1 / steps (Flux) */
-    FAMILY_GUIDED = 16,        /* the guidance is an input of the network */
+    FAMILY_GUIDED = 16,        /* the guidance is an input of the network, or it takes none: it is never called twice */
+    FAMILY_JOINED = 32,        /* the texts as a whole of all CLIP encoders side by side; T5's tokens behind CLIP's, zeros where there is no T5 */
+    FAMILY_T5 = 64,            /* T5's tokens alone */
 };
 struct family {
     const char *pipeline;      /* _class_name of model_index.json, without "StableDiffusion...Img2Img" and the like: see model.c */
@@ -24,6 +26,7 @@ struct family {
     int         steps;
     float       guidance;
     unsigned    flags;
+    int         t5_tokens;     /* of a text for T5 */
 };
 
 struct diffusion_model {

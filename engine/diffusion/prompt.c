@@ -160,6 +160,34 @@ enum status prompt_open(struct prompt *p, const struct tokenizer *t, const char 
     return st;
 }
 
+enum status prompt_open_plain(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, struct err *err)
+{
+    struct stretches s = { 0 };
+    struct token_list list = { 0 };
+    const int32_t eos = tokenizer_ids(t)->eos;
+    *p = (struct prompt){ .length = length, .chunks = 1, .pad = filler(t) };
+    buf_init(&s.text, 0);
+    enum status st = split(&s, text, text_length) ? ST_OK : err_set(err, ST_NO_MEMORY, "a prompt");
+    if (!st) st = tokenizer_encode(t, s.text.data ? s.text.data : "", s.text.length, TOKENIZE_SPECIAL_ADD, &list, err);
+    p->ids = mem_calloc_array((uint64_t)length, sizeof *p->ids);
+    p->weights = mem_calloc_array((uint64_t)length, sizeof *p->weights);
+    p->ends = mem_calloc_array(1, sizeof *p->ends);
+    if (!st && (!p->ids || !p->weights || !p->ends)) st = err_set(err, ST_NO_MEMORY, "a prompt");
+    const int count = (int)(list.count < (size_t)length ? list.count : (size_t)length);
+    for (int i = 0; i < length && !st; i++) {
+        p->ids[i] = i < count ? list.ids[i] : p->pad;
+        p->weights[i] = 1;
+    }
+    if (!st && list.count > (size_t)length && eos >= 0) p->ids[length - 1] = eos;
+    if (!st) p->ends[0] = count ? count - 1 : 0;
+    p->tokens = count;
+    token_list_free(&list);
+    buf_free(&s.text);
+    free(s.list);
+    if (st) prompt_close(p);
+    return st;
+}
+
 enum status prompt_extend(struct prompt *p, const struct tokenizer *t, int chunks, struct err *err)
 {
     enum status st = ST_OK;

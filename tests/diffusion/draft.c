@@ -136,6 +136,20 @@ static bool copy_tokenizer(const char *folder, const char *name, bool pad_first)
     return true;
 }
 
+/* Tokenizers that the vectors carry themselves: {"tokenizer_2": {file: text}}. */
+static bool write_tokenizers(const struct draft *d, const char *folder)
+{
+    const struct json *all = json_get(d->root, "tokenizers");
+    char path[600];
+    bool ok = true;
+    for (const struct json *t = all ? all->list.first : NULL; t && ok; t = t->next) {
+        snprintf(path, sizeof path, "%s/%s", folder, t->key);
+        mkdir(path, 0755);
+        for (const struct json *f = t->list.first; f && ok; f = f->next) ok = write_bytes(path, f->key, f->string.text, f->string.length);
+    }
+    return ok;
+}
+
 bool draft_write(const struct draft *d, const char *folder, const struct json *scheduler, int type)
 {
     char path[600];
@@ -143,7 +157,7 @@ bool draft_write(const struct draft *d, const char *folder, const struct json *s
     bool ok = write_json(folder, "model_index.json", json_get(d->root, "index"));
     snprintf(path, sizeof path, "%s/scheduler", folder);
     mkdir(path, 0755);
-    ok = ok && write_json(path, "scheduler_config.json", scheduler);
+    ok = ok && write_json(path, "scheduler_config.json", scheduler) && write_tokenizers(d, folder);
     for (const struct json *p = json_get(d->root, "parts")->list.first; p && ok; p = p->next) {
         snprintf(path, sizeof path, "%s/%s", folder, p->key);
         if (mkdir(path, 0755)) continue;      /* there already */

@@ -112,6 +112,9 @@ TEST(classes) { check_family("classes"); }
 TEST(ldm) { check_family("ldm"); }
 TEST(taesd) { check_family("taesd"); }
 TEST(inpaint) { check_family("inpaint"); }
+TEST(sd3) { check_family("sd3"); }
+TEST(sd35_t5) { check_family("sd35_t5"); }
+TEST(flux) { check_family("flux"); }
 
 /* The same model as a folder and as one file with the names of the first releases. */
 static void check_single(const char *name)
