@@ -162,5 +162,5 @@ dist:  ## a source archive of HEAD
 clean:  ## remove build/
 	rm -rf build
 
--include $(OBJ:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
+-include $(OBJ:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
 .SECONDARY:

@@ -192,7 +192,7 @@ enum status openai_read(struct openai_ask *a, enum openai_kind kind, struct requ
     if (text) {
         if (kind == OPENAI_COMPLETION) a->job.max_tokens = COMPLETION_TOKENS_DEFAULT;
         st = openai_fields_read(a, r, root, err);
-        if (!st && kind == OPENAI_CHAT) st = openai_readers_open(a, r, v, root, err);
+        if (!st && kind == OPENAI_CHAT) st = openai_tools_read(a, r, v, root, err);
         if (!st && choices > a->wanted) {
             if (a->stream) st = fault(a, "best_of", err, "'best_of' cannot be streamed");
             if (a->job.logprobs < 0) a->job.logprobs = 0;      /* the best is the likeliest */

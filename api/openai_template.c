@@ -150,22 +150,6 @@ enum status openai_render_end(struct token_list *tokens, char *end, struct arena
 
 enum status openai_render(struct token_list *tokens, struct arena *arena, const struct model_version *v, struct json *root, struct err *err) { return openai_render_end(tokens, NULL, arena, v, root, err); }
 
-enum status openai_readers_open(struct openai_ask *a, struct request *r, const struct model_version *v, const struct json *root, struct err *err)
-{
-    const struct template *template = v->ops->text->chat_template(v->engine);
-    const struct json *tools = json_get(root, "tools"), *choice = json_get(root, "tool_choice");
-    struct toolcall_reader probe;
-    size_t length;
-    const char *text = template_text(template, &length);
-    if (!tools || tools->type != JSON_ARRAY || !tools->list.count || (choice && json_is_string(choice, "none"))) tools = NULL;
-    if (!toolcall_reader_open(&probe, text, length, a->prompt_end, strlen(a->prompt_end), tools)) return ST_OK;
-    a->readers = arena_calloc(&r->arena, (uint64_t)a->job.answer_count, sizeof *a->readers);
-    if (!a->readers) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
-    for (int i = 0; i < a->job.answer_count; i++) toolcall_reader_open(&a->readers[i], text, length, a->prompt_end, strlen(a->prompt_end), tools);
-    a->job.skip_special = false;      /* marks are often control tokens */
-    return ST_OK;
-}
-
 enum status openai_apply_template(struct buf *out, struct arena *arena, const struct model_version *v, struct json *root, struct err *err)
 {
     struct template_output text = { 0 };

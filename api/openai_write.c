@@ -40,17 +40,20 @@ const char *openai_finish_text(const struct text_answer *x, const struct toolcal
 
 void openai_usage_write(struct buf *out, const struct openai_ask *a)
 {
-    int64_t prompt = 0, completion = 0, cached = 0;
+    int64_t prompt = 0, completion = 0, cached = 0, reasoning = 0;
     bool text = a->job.task == TEXT_GENERATE;
     for (int p = 0; p < a->job.prompt_count; p++) {
         prompt += a->job.prompts[p].count;
         cached += a->job.answers[p * a->job.choices].cached_tokens;
     }
-    for (int i = 0; i < a->job.answer_count; i++) completion += a->job.answers[i].id_count;
+    for (int i = 0; i < a->job.answer_count; i++) {
+        completion += a->job.answers[i].id_count;
+        if (text) reasoning += openai_reasoning_tokens(a, i);
+    }
     buf_printf(out, "{\"prompt_tokens\":%lld,", (long long)prompt);
     if (text) buf_printf(out, "\"completion_tokens\":%lld,", (long long)completion);
     buf_printf(out, "\"total_tokens\":%lld", (long long)(prompt + completion));
-    if (text) buf_printf(out, ",\"prompt_tokens_details\":{\"cached_tokens\":%lld},\"completion_tokens_details\":{\"reasoning_tokens\":0}", (long long)cached);
+    if (text) buf_printf(out, ",\"prompt_tokens_details\":{\"cached_tokens\":%lld},\"completion_tokens_details\":{\"reasoning_tokens\":%lld}", (long long)cached, (long long)reasoning);
     buf_putc(out, '}');
 }
 
@@ -191,7 +194,7 @@ static void write_message(struct buf *out, const struct openai_ask *a, const str
         buf_puts(out, ",\"reasoning_content\":");
         write_buf(out, &r->reasoning, 0);
     }
-    for (int i = 0; r && i < r->call_count; i++) {
+    for (int i = 0; i < openai_calls_shown(a, r); i++) {
         buf_puts(out, i ? ",{" : ",\"tool_calls\":[{");
         write_call_head(out, a, x, i);
         write_buf(out, &r->calls[i].arguments, 0);
@@ -433,7 +436,7 @@ static void stream_parts(struct buf *out, struct openai_ask *a, const struct mod
         buf_putc(out, '}');
         end_delta(out, a, v, NULL, x, c->tokens, tokens);
     }
-    for (; c->calls < r->call_count; c->calls++) stream_call(out, a, v, index, x, c->calls);
+    for (; c->calls < openai_calls_shown(a, r); c->calls++) stream_call(out, a, v, index, x, c->calls);
     c->reasoning = r->reasoning.length;
     c->content = r->content.length;
 }

@@ -102,7 +102,7 @@ static void serve_generation(struct exchange *x)
     }
     http_suspend(x->call);
     x->question = root;
-    if (x->body_length > LONG_BODY || openai_has_format(root)) {      /* long texts and grammars take their time: not the listener's */
+    if (x->body_length > LONG_BODY || openai_has_format(root) || openai_has_forced_tools(root)) {      /* long texts and grammars take their time: not the listener's */
         atomic_store(&x->in_job, true);
         if (!jobs_add(x->server->jobs, submit_in_job, x, &x->error)) return;
         atomic_store(&x->in_job, false);
