@@ -22,6 +22,7 @@ struct attention_dense {
     const float *q, *k, *v;
     int64_t ldq, ldk, ldv, ldy;
     float  *y;
+    const float *distance;               /* [heads, queries + keys - 1] or NULL: query i and key j get distance[h, j - i + queries - 1] added to their product (T5) */
     const int32_t *key_counts;           /* [batch] keys of each row that are seen (at least 1), or NULL: all of them */
 };
 

@@ -76,7 +76,9 @@ static void attend_block(const struct job *j, char *lane, int64_t b, int64_t h, 
     if (most == 0 && first > 0) return;
     const float *q = a->q + (b * a->queries + from) * a->ldq + h * a->head_dim;
     float *y = a->y + (b * a->queries + from) * a->ldy + h * a->head_dim_v;
-    j->k->gemm_f32(scores, ATTENTION_DENSE_KEYS, q, a->ldq, lane + j->lane.keys, count, keys, a->head_dim, NULL, 1);
+    /* along a row of scores the distance grows by one, from row to row it falls by one */
+    const struct gemm_epilogue by_distance = { .residual = a->distance ? a->distance + h * (a->queries + a->keys - 1) + a->queries - 1 - from + first : NULL, .ldr = -1 };
+    j->k->gemm_f32(scores, ATTENTION_DENSE_KEYS, q, a->ldq, lane + j->lane.keys, count, keys, a->head_dim, a->distance ? &by_distance : NULL, 1);
     j->d->attention_weights_f32(scores, ATTENTION_DENSE_KEYS, count, keys, limit, a->scale, top, sum, shrink);
     struct gemm_epilogue on = { .residual = y, .ldr = a->ldy };
     if (first > 0) j->d->scale_rows_f32(y, a->ldy, shrink, count, a->head_dim_v);

@@ -54,10 +54,12 @@ def scale_of(name, shape):
 
 
 def fill(part, module):
+    seen = set()      # tied weights go by their first name
     with torch.no_grad():
         for name, p in module.state_dict().items():
-            if not p.dtype.is_floating_point:
+            if not p.dtype.is_floating_point or p.data_ptr() in seen:
                 continue
+            seen.add(p.data_ptr())
             base, amp = scale_of(name, p.shape)
             p.copy_(torch.from_numpy(np.float32(base) + np.float32(amp) * uniform(f"{part}/{name}", p.numel())).reshape(p.shape))
     return module.eval()
@@ -144,7 +146,10 @@ def draw(pipe, case):
     steps = []
 
     def seen(p, i, t, kw):
-        steps.append(numbers(kw["latents"][0]))
+        x = kw["latents"][:1]
+        if x.ndim == 3:      # Flux packs them
+            x = p._unpack_latents(x, case["height"], case["width"], p.vae_scale_factor)
+        steps.append(numbers(x[0]))
         return {}
 
     n = case.get("n", 1)
@@ -160,7 +165,7 @@ def draw(pipe, case):
     if "image" in case:
         kw["image"] = Image.fromarray(picture(w, h))
         kw["strength"] = case["strength"]
-    if "prompt" in case and ("image" not in case or "mask" in case):
+    if "prompt" in case and ("image" not in case or "mask" in case or "Diffusion3" in type(pipe).__name__):
         kw.update(width=w, height=h)
     if case.get("eta"):
         kw["eta"] = case["eta"]
@@ -334,6 +339,174 @@ def inpaint():
     return make, "StableDiffusionInpaintPipeline", pick(SD, "ddim", image=True, mask=True, strength=1.0) + pick(SD, "euler_ancestral", image=True, mask=True, strength=0.7)
 
 
+def first_names(part, name, layers=2, levels=4):
+    """What the first releases' files call a tensor; checked against diffusers' own converters below."""
+    import re
+    if part == "unet":
+        tail = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+        ends = {"conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+                "conv_norm_out": "out.0", "conv_out": "out.2"}
+        stem, last = name.rsplit(".", 1)
+        if stem in ends:
+            name = f"{ends[stem]}.{last}"
+        elif m := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.*)", name):
+            i, k, rest = int(m[2]), int(m[4]), m[5]
+            block = f"input_blocks.{i * (layers + 1) + 1 + k}" if m[1] == "down" else f"output_blocks.{i * (layers + 1) + k}"
+            if m[3] == "resnets":
+                head, _, end = rest.partition(".")
+                name = f"{block}.0.{tail[head]}.{end}"
+            else:
+                name = f"{block}.1.{rest}"
+        elif m := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", name):
+            k, rest = int(m[2]), m[3]
+            head, _, end = rest.partition(".")
+            name = f"middle_block.{2 * k}.{tail[head]}.{end}" if m[1] == "resnets" else f"middle_block.{2 * k + 1}.{rest}"
+        elif m := re.match(r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.(.*)", name):
+            name = f"input_blocks.{(int(m[1]) + 1) * (layers + 1)}.0.op.{m[2]}"
+        elif m := re.match(r"up_blocks\.(\d+)\.upsamplers\.0\.conv\.(.*)", name):
+            name = f"output_blocks.{int(m[1]) * (layers + 1) + layers}.{{ATT}}.conv.{m[2]}"
+        return "model.diffusion_model." + name
+    tail = {"conv_shortcut": "nin_shortcut"}
+    attn = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    half, _, rest = name.partition(".")
+    if m := re.match(r"(down|up)_blocks\.(\d+)\.resnets\.(\d+)\.(\w+)\.(.*)", rest):
+        i = int(m[2]) if m[1] == "down" else levels - 1 - int(m[2])
+        rest = f"{m[1]}.{i}.block.{m[3]}.{tail.get(m[4], m[4])}.{m[5]}"
+    elif m := re.match(r"mid_block\.resnets\.(\d+)\.(.*)", rest):
+        rest = f"mid.block_{int(m[1]) + 1}.{m[2]}"
+    elif m := re.match(r"mid_block\.attentions\.0\.(.*)\.(weight|bias)", rest):
+        rest = f"mid.attn_1.{attn[m[1]]}.{m[2]}"
+    elif m := re.match(r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.(.*)", rest):
+        rest = f"down.{m[1]}.downsample.conv.{m[2]}"
+    elif m := re.match(r"up_blocks\.(\d+)\.upsamplers\.0\.conv\.(.*)", rest):
+        rest = f"up.{levels - 1 - int(m[1])}.upsample.conv.{m[2]}"
+    elif rest.startswith("conv_norm_out"):
+        rest = rest.replace("conv_norm_out", "norm_out")
+    return "first_stage_model." + (f"{half}.{rest}" if half in ("encoder", "decoder") else name)
+
+
+def one_file(parts):
+    """[[name in the file, PART/name it is filled as], ...] of a whole model, as diffusers' converters prove."""
+    from diffusers.loaders import single_file_utils as sf
+    rows, state = [], {}
+    for part in ("unet", "vae"):
+        module = parts[part]
+        own = module.state_dict()
+        for name, p in own.items():
+            file = first_names(part, name)
+            if "{ATT}" in file:
+                up = int(name.split(".")[1])
+                file = file.replace("{ATT}", "2" if "CrossAttn" in module.config.up_block_types[up] else "1")
+            if part == "vae" and "attentions.0.to" in name and name.endswith("weight"):
+                p = p[:, :, None, None]
+            state[file] = p
+            rows.append([file, part, name, list(p.shape)])
+        made = (sf.convert_ldm_unet_checkpoint if part == "unet" else sf.convert_ldm_vae_checkpoint)(dict(state), dict(module.config))
+        assert sorted(made) == sorted(own) and all(torch.equal(made[k].reshape(own[k].shape), own[k]) for k in own), part
+    return rows, state
+
+
+def single():
+    """A single file of the first kind."""
+    parts = dict(vae=fill("vae", vae(layers_per_block=2, norm_num_groups=32, block_out_channels=(32, 32, 64, 64), scaling_factor=0.18215)), text_encoder=fill("text_encoder", clip(heads=1)),
+                 unet=fill("unet", unet(block_out_channels=(32, 64, 64, 64), layers_per_block=2, norm_num_groups=32, attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)))
+    make = lambda cls: getattr(df, cls)(tokenizer=tokenizer(), scheduler=df.DDIMScheduler(**SD_INIT), safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts)
+    rows, _ = one_file(parts)
+    for name, p in parts["text_encoder"].state_dict().items():
+        if p.dtype.is_floating_point:
+            rows.append([f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}", "text_encoder", name.removeprefix("text_model."), list(p.shape)])
+    FILES["single"] = rows
+    return make, "StableDiffusionPipeline", pick(dict(SD, timestep_spacing="leading"), "pndm")
+
+
+def single_xl():
+    """SDXL in a single file: the second text encoder with OpenCLIP's names, its three matrices of attention in one."""
+    second = clip(64, 3, 1, "gelu", 40, "CLIPTextModelWithProjection")
+    parts = dict(vae=fill("vae", vae(layers_per_block=2, norm_num_groups=32, block_out_channels=(32, 32, 64, 64), scaling_factor=0.13025)), text_encoder=fill("text_encoder", clip(heads=1)), text_encoder_2=fill("text_encoder_2", second),
+                 unet=fill("unet", xl_unet(block_out_channels=(32, 64, 64), layers_per_block=2, norm_num_groups=32, attention_head_dim=(1, 1, 1), transformer_layers_per_block=(1, 2, 1), cross_attention_dim=96, addition_time_embed_dim=256,
+                                           projection_class_embeddings_input_dim=40 + 6 * 256, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))))
+    make = lambda cls: getattr(df, cls)(tokenizer=tokenizer(), tokenizer_2=tokenizer("!"), scheduler=df.DDIMScheduler(**SD_INIT), **parts)
+    rows, _ = one_file(parts)
+    for name, p in parts["text_encoder"].state_dict().items():
+        if p.dtype.is_floating_point:
+            rows.append([f"conditioner.embedders.0.transformer.text_model.{name.removeprefix('text_model.')}", "text_encoder", name.removeprefix("text_model."), list(p.shape)])
+    swaps = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}
+    ends = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight": "positional_embedding", "final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias"}
+    seen = set()
+    for name, p in second.state_dict().items():
+        short = name.removeprefix("text_model.")
+        to = "conditioner.embedders.1.model."
+        if not p.dtype.is_floating_point:
+            continue
+        if short in ends:
+            rows.append([to + ends[short], "text_encoder_2", name, list(p.shape)])
+        elif short == "text_projection.weight":
+            rows.append([to + "text_projection", "text_encoder_2", "turned:" + name, [p.shape[1], p.shape[0]]])
+        elif "_proj." in short and "out_proj" not in short:
+            layer, last = short.split(".")[2], short.rsplit(".", 1)[1]
+            if (layer, last) in seen:
+                continue
+            seen.add((layer, last))
+            three = ",".join(name.replace(name.split(".")[-2], q) for q in ("q_proj", "k_proj", "v_proj"))
+            rows.append([f"{to}transformer.resblocks.{layer}.attn.in_proj_{last}", "text_encoder_2", "three:" + three, [3 * p.shape[0]] + list(p.shape[1:])])
+        else:
+            _, _, layer, rest = short.split(".", 3)
+            stem, last = rest.rsplit(".", 1)
+            rows.append([f"{to}transformer.resblocks.{layer}.{swaps[stem]}.{last}", "text_encoder_2", name, list(p.shape)])
+    FILES["single_xl"] = rows
+    return make, "StableDiffusionXLPipeline", pick({k: v for k, v in SD.items() if k != "skip_prk_steps"} | dict(timestep_spacing="leading"), "euler")
+
+
+def t5(width):
+    c = tf.T5Config(vocab_size=64, d_model=width, d_kv=6, d_ff=24, num_layers=2, num_heads=2, relative_attention_num_buckets=8, relative_attention_max_distance=20, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    return tf.T5EncoderModel(c)
+
+
+def t5_tokenizer(length):
+    """Letters and a few words, as SentencePiece's Unigram has them."""
+    words = ["\u2581a", "\u2581red", "\u2581circle", "\u2581large", "\u2581blue", "\u2581square", "\u2581in", "\u2581the", "\u2581center", "\u2581on", "\u2581white", "\u2581background", "\u2581small"]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [(w, -2.0 - 0.1 * i) for i, w in enumerate(words)] + [(c, -8.0 - 0.01 * i) for i, c in enumerate("\u2581abcdefghijklmnopqrstuvwxyz")]
+    return tf.T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=length)
+
+
+FLOW = dict(num_train_timesteps=1000, shift=3.0)
+
+
+def dit_vae():
+    return vae(latent_channels=8, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=0.8)
+
+
+def sd3(with_t5=False, **more):
+    """The last block leaves the texts; the 3.5 form has norms of queries and keys and a second attention in some blocks."""
+    c = dict(sample_size=16, patch_size=2, in_channels=8, num_layers=3, attention_head_dim=8, num_attention_heads=3, joint_attention_dim=48, caption_projection_dim=24, pooled_projection_dim=36, out_channels=8, pos_embed_max_size=12)
+    c.update(more)
+    parts = dict(vae=fill("vae", dit_vae()), text_encoder=fill("text_encoder", clip(24, 3, 2, projection=16, cls="CLIPTextModelWithProjection")), text_encoder_2=fill("text_encoder_2", clip(16, 2, 2, "gelu", 20, "CLIPTextModelWithProjection")),
+                 transformer=fill("transformer", df.SD3Transformer2DModel(**c)), text_encoder_3=fill("text_encoder_3", t5(48)) if with_t5 else None)
+    make = lambda cls: getattr(df, cls)(tokenizer=tokenizer(), tokenizer_2=tokenizer("!"), tokenizer_3=t5_tokenizer(256) if with_t5 else None, scheduler=df.FlowMatchEulerDiscreteScheduler(**FLOW), **parts)
+    return make, "StableDiffusion3Pipeline", parts
+
+
+def sd3_plain():
+    make, pipeline, _ = sd3()
+    size = dict(width=64, height=32)
+    return make, pipeline, pick(FLOW, "flow_euler", **size) + pick(FLOW, "flow_euler", n=2, guidance=1.0, **size) + pick(FLOW, "flow_euler", image=True, strength=0.6, pipeline="StableDiffusion3Img2ImgPipeline", **size) + \
+        pick(dict(FLOW, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=4, max_image_seq_len=64, shift=1.0), "flow_euler", **size)
+
+
+def sd35_t5():
+    make, pipeline, _ = sd3(True, qk_norm="rms_norm", dual_attention_layers=(0, 1))
+    return make, pipeline, pick(FLOW, "flow_euler", width=32, height=64)
+
+
+def flux():
+    parts = dict(vae=fill("vae", dit_vae()), text_encoder=fill("text_encoder", clip(24, 2, 2)), text_encoder_2=fill("text_encoder_2", t5(40)),
+                 transformer=fill("transformer", df.FluxTransformer2DModel(in_channels=32, num_layers=2, num_single_layers=2, attention_head_dim=12, num_attention_heads=2, joint_attention_dim=40, pooled_projection_dim=24, guidance_embeds=True, axes_dims_rope=(4, 4, 4))))
+    make = lambda cls: getattr(df, cls)(tokenizer=tokenizer(), tokenizer_2=t5_tokenizer(512), scheduler=df.FlowMatchEulerDiscreteScheduler(**FLOW), **parts)
+    shift = dict(num_train_timesteps=1000, shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
+    return make, "FluxPipeline", pick(shift, "flow_euler", width=48, height=32, negative="") + pick(dict(num_train_timesteps=1000, shift=1.0), "flow_euler", width=32, height=32, negative="", guidance=1.5)
+
+
+FILES = {}
 SD_INIT = {k: v for k, v in SD.items() if k != "skip_prk_steps"}
 
 
@@ -355,6 +528,9 @@ def write(name):
                     tensors.append([key, shape, *scale_of(key, shape)])
             config = json.load(open(f"{d}/{part}/config.json"))
             doc["parts"][part] = {"file": files[0], "config": config, "tensors": tensors}
+        for part in ("tokenizer_2", "tokenizer_3"):      # tokenizers of another kind than CLIP's travel along
+            if os.path.isdir(f"{d}/{part}") and type(getattr(pipe, part)).__name__.startswith("T5"):
+                doc.setdefault("tokenizers", {})[part] = {f: open(f"{d}/{part}/{f}").read() for f in os.listdir(f"{d}/{part}") if f in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")}
     groups = {}
     for entry in cases:
         if len(entry) == 2:      # drawn already
@@ -371,6 +547,8 @@ def write(name):
         groups.setdefault(key, []).append(drawn)
         spread = np.std(drawn["latents"][-1]) if drawn["latents"] else 0
         print(f"{name} {sampler} {schedule or ''} {len(drawn['latents'])} steps, spread {spread:.2f}", flush=True)
+    if name in FILES:      # names in the file, and which of the parts' tensors they are
+        doc["file"] = [[f, part, t] for f, part, t, _ in FILES[name]]
     doc["groups"] = [{"scheduler": json.loads(k), "cases": v} for k, v in groups.items()]
     path = os.path.join(OUT, f"{name}.json")
     with open(path, "w") as f:
@@ -378,7 +556,7 @@ def write(name):
     print(path, os.path.getsize(path))
 
 
-MODELS = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "refiner": refiner, "lcm": lcm, "ddpm": ddpm, "classes": classes, "ldm": ldm, "taesd": taesd, "inpaint": inpaint}
+MODELS = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "refiner": refiner, "lcm": lcm, "ddpm": ddpm, "classes": classes, "ldm": ldm, "taesd": taesd, "inpaint": inpaint, "single": single, "single_xl": single_xl, "sd3": sd3_plain, "sd35_t5": sd35_t5, "flux": flux}
 
 if __name__ == "__main__":
     os.makedirs(OUT, exist_ok=True)

@@ -27,10 +27,14 @@ struct denoiser {
     int  levels;                   /* times the sides are halved inside */
     int  head_dim;                 /* Flux: of the rotary table */
     int  axes[3];                  /* Flux: rotary dimensions of text, rows, columns */
-    bool guided;                   /* takes the guidance as an input instead of being called twice */
+    bool guided;                   /* takes the guidance as a number */
+    bool joint;                    /* texts and picture look at each other: rows of a call must have as many tokens */
 };
 /* pooled_width: of the text encoder whose pooled output it takes; 0: there is none. */
 enum status build_unet(struct graph *g, struct network_source *s, enum linear_mode mode, int pooled_width, struct denoiser *out, struct err *err);
+
+/* SD3Transformer2DModel and FluxTransformer2DModel. */
+enum status build_dit(struct graph *g, struct network_source *s, enum linear_mode mode, struct denoiser *out, struct err *err);
 
 /* ---- pictures to latents and back. Input 0: f32 [n, h, w, channels]; output 0 the same way. ---- */
 struct autoencoder {
@@ -51,8 +55,11 @@ enum clip_output { CLIP_LAST /* f32 [n, tokens, width] behind the final norm */,
 struct text_encoder {
     int  width, pooled_width, vocabulary, positions, layers;
     bool projected;                /* CLIP_POOLED has passed through text_projection */
+    bool t5;                       /* one text of `positions` tokens, nothing pooled */
     int32_t end_token;             /* as the configuration has it */
 };
+/* T5's encoder, for texts of exactly `tokens` tokens. Input 0: int32 [n, tokens]; output 0: f32 [n, tokens, width]. */
+enum status build_t5(struct graph *g, struct network_source *s, enum linear_mode mode, int tokens, struct text_encoder *out, struct err *err);
 enum status build_clip(struct graph *g, struct network_source *s, enum linear_mode mode, struct text_encoder *out, struct err *err);
 
 #endif

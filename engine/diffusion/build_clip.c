@@ -22,8 +22,16 @@ static int layer(struct clip *c, int x, int i)
 {
     struct network *b = &c->b;
     int h = network_layer_norm(b, x, c->width, c->epsilon, "%sencoder.layers.%d.layer_norm1", c->prefix, i);
-    int q = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.q_proj", c->prefix, i), k = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.k_proj", c->prefix, i);
-    int v = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.v_proj", c->prefix, i);
+    int q, k, v;
+    if (network_find(b, "%sencoder.layers.%d.self_attn.in_proj.weight", c->prefix, i)) {      /* the three in one, as OpenCLIP stores them */
+        q = network_linear_rows(b, h, 0, c->width, "%sencoder.layers.%d.self_attn.in_proj", c->prefix, i);
+        k = network_linear_rows(b, h, c->width, c->width, "%sencoder.layers.%d.self_attn.in_proj", c->prefix, i);
+        v = network_linear_rows(b, h, 2 * c->width, c->width, "%sencoder.layers.%d.self_attn.in_proj", c->prefix, i);
+    } else {
+        q = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.q_proj", c->prefix, i);
+        k = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.k_proj", c->prefix, i);
+        v = network_linear(b, h, -1, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.v_proj", c->prefix, i);
+    }
     h = network_attention(b, q, k, v, -1, c->heads, (int)(c->width / c->heads), 0, true);
     x = network_linear(b, h, x, NETWORK_PLAIN, "%sencoder.layers.%d.self_attn.out_proj", c->prefix, i);
     h = network_layer_norm(b, x, c->width, c->epsilon, "%sencoder.layers.%d.layer_norm2", c->prefix, i);
@@ -31,9 +39,19 @@ static int layer(struct clip *c, int x, int i)
     return network_linear(b, h, x, NETWORK_PLAIN, "%sencoder.layers.%d.mlp.fc2", c->prefix, i);
 }
 
+/* Marks a layer's tensors as known. */
+static void idle_layer(struct network *b, int i)
+{
+    static const char *const parts[] = { "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2", "self_attn.out_proj", "self_attn.in_proj" };
+    for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++) {
+        network_find(b, "encoder.layers.%d.%s.weight", i, parts[k]);
+        network_find(b, "encoder.layers.%d.%s.bias", i, parts[k]);
+    }
+}
+
 enum status build_clip(struct graph *g, struct network_source *s, enum linear_mode mode, struct text_encoder *out, struct err *err)
 {
-    static const char *const idle[] = { "position_ids", "logit_scale", NULL };
+    static const char *const idle[] = { "position_ids", "logit_scale", "attn_mask", NULL };
     struct clip c = { .b = { .g = g, .source = s, .config = s->config, .mode = mode, .err = err }, .t = out };
     struct network *b = &c.b;
     const int64_t free_tokens[] = { -1, -1 };
@@ -65,7 +83,15 @@ enum status build_clip(struct graph *g, struct network_source *s, enum linear_mo
         out->pooled_width = (int)w->dims[0];
         x = network_linear(b, x, -1, NETWORK_PLAIN, "text_projection");
     }
+    const struct weight_tensor *turned = w ? NULL : network_find(b, "text_projection_turned");
+    if (turned && turned->rank == 2 && network_bool(b, "projects", true)) {
+        out->projected = true;
+        out->pooled_width = (int)turned->dims[1];
+        x = network_linear_turned(b, x, "text_projection_turned");
+    }
     network_output(b, x, "pooled");
+    for (int i = out->layers; i < out->layers + 2 && !b->st; i++)      /* a last layer that the family does not use */
+        if (network_bool(b, "leaves_last", false)) idle_layer(b, i);
     if (!b->st) b->st = network_all_used(b, idle);
     return b->st ? b->st : graph_sort(g, err);
 }

@@ -39,7 +39,11 @@ static enum status open_texts(struct engine *e, enum linear_mode mode, struct er
     for (int t = 0; t < TEXT_ENCODERS_MAX; t++) {
         struct network_source *s = &e->model.parts[PART_TEXT + t];
         if (!s->weights) continue;
-        enum status st = build_clip(begin_graph(e, GRAPH_TEXT + t, TEXT_ROWS_MAX), s, mode, &e->encoders[t], err);
+        const struct json *type = json_get(s->config, "model_type");
+        const bool t5 = json_is_string(type, "t5") || json_is_string(type, "t5_encoder");
+        struct graph *g = begin_graph(e, GRAPH_TEXT + t, TEXT_ROWS_MAX);
+        if (t5 && !e->model.family->t5_tokens) return err_set(err, ST_UNSUPPORTED, "text encoder %d is T5, which this family does not use", t + 1);
+        enum status st = t5 ? build_t5(g, s, mode, e->model.family->t5_tokens, &e->encoders[t], err) : build_clip(g, s, mode, &e->encoders[t], err);
         if (st) return err_prefix(err, "text encoder %d", t + 1);
         diffusion_model_tokenizer(&e->model, t, folder, sizeof folder);
         st = tokenizer_open_folder(&e->tokenizers[t], -1, folder, err);
@@ -58,12 +62,21 @@ static int pooled_width(const struct engine *e)
     return width;
 }
 
-static int context_width(const struct engine *e)
+/* Do the text encoders give what the network takes? */
+static enum status check_texts(const struct engine *e, struct err *err)
 {
-    int width = 0;
-    for (int t = 0; t < TEXT_ENCODERS_MAX; t++)
-        if (e->tokenizers[t]) width += e->encoders[t].width;
-    return width;
+    const unsigned flags = e->model.family->flags;
+    const struct denoiser *d = &e->denoiser;
+    int width = 0, pooled = 0, t5 = 0;
+    for (int t = 0; t < TEXT_ENCODERS_MAX; t++) {
+        if (!e->tokenizers[t]) continue;
+        if (e->encoders[t].t5) t5 = e->encoders[t].width;
+        else width += e->encoders[t].width, pooled = flags & FAMILY_JOINED ? pooled + e->encoders[t].pooled_width : flags & FAMILY_T5 && pooled ? pooled : e->encoders[t].pooled_width;
+    }
+    const bool fits = flags & FAMILY_T5 ? t5 == d->context_width : flags & FAMILY_JOINED ? width <= d->context_width && (!t5 || t5 == d->context_width) : width == d->context_width && !t5;
+    if (d->context_width && !fits) return err_set(err, ST_BAD_INPUT, "the network takes texts of %d numbers, the text encoders give %d", d->context_width, flags & FAMILY_T5 ? t5 : width);
+    if (d->pooled_width && pooled != d->pooled_width) return err_set(err, ST_BAD_INPUT, "the network takes a text as %d numbers, the text encoders give %d", d->pooled_width, pooled);
+    return ST_OK;
 }
 
 static enum status build(struct engine *e, struct err *err)
@@ -72,7 +85,10 @@ static enum status build(struct engine *e, struct err *err)
     struct diffusion_model *m = &e->model;
     enum status st = open_texts(e, mode, err);
     if (st) return st;
-    st = build_unet(begin_graph(e, GRAPH_DENOISER, CALL_ROWS_MAX), &m->parts[PART_DENOISER], mode, m->family->flags & FAMILY_POOLED ? pooled_width(e) : 0, &e->denoiser, err);
+    struct network_source *drawing = &m->parts[PART_DENOISER];
+    struct graph *g = begin_graph(e, GRAPH_DENOISER, CALL_ROWS_MAX);
+    if (m->family->t5_tokens) st = build_dit(g, drawing, mode, &e->denoiser, err);
+    else st = build_unet(g, drawing, mode, m->family->flags & FAMILY_POOLED ? pooled_width(e) : 0, &e->denoiser, err);
     if (st) return err_prefix(err, "the network that draws");
     if (m->parts[PART_VAE].weights) {
         st = build_autoencoder(begin_graph(e, GRAPH_ENCODER, 1), begin_graph(e, GRAPH_DECODER, 1), &m->parts[PART_VAE], mode, &e->vae, err);
@@ -80,8 +96,8 @@ static enum status build(struct engine *e, struct err *err)
     } else {
         e->vae = (struct autoencoder){ .channels = e->denoiser.in_channels, .latents = e->denoiser.in_channels, .factor = 1, .scale = 1 };
     }
-    if (e->denoiser.context_width && e->denoiser.context_width != context_width(e))
-        return err_set(err, ST_BAD_INPUT, "the network takes texts of %d numbers, the text encoders give %d", e->denoiser.context_width, context_width(e));
+    st = check_texts(e, err);
+    if (st) return st;
     const int given = e->vae.latents, in = e->denoiser.in_channels;
     if (in != given && in != 2 * given + 1) return err_set(err, ST_UNSUPPORTED, "a network of %d input channels does not fit latents of %d", in, given);
     if (e->denoiser.out_channels != given) return err_set(err, ST_UNSUPPORTED, "a network of %d output channels does not fit latents of %d (learned variances are not computed)", e->denoiser.out_channels, given);
@@ -109,8 +125,8 @@ static enum status try_plans(struct engine *e, struct err *err)
     const int64_t side = e->model.family->flags & FAMILY_PIXELS ? e->about.width : 8;
     struct operand shapes[DENOISER_INPUTS] = { { 0 } };
     const struct denoiser *d = &e->denoiser;
-    const int64_t dims[DENOISER_INPUTS][4] = { { 1, side, side, d->in_channels }, { 1 }, { 1, 1, d->context_width }, { 1 }, { 1, d->pooled_width }, { 1, d->size_count }, { 1, d->guide_width }, { 1 } };
-    static const int ranks[DENOISER_INPUTS] = { 4, 1, 3, 1, 2, 2, 2, 1 };
+    const int64_t dims[DENOISER_INPUTS][4] = { { 1, side, side, d->in_channels }, { 1 }, { 1, 1, d->context_width }, { 1 }, { 1, d->pooled_width }, { 1, d->size_count }, { 1, d->guide_width }, { 1 }, { 1 + side / 2 * (side / 2), d->head_dim } };
+    static const int ranks[DENOISER_INPUTS] = { 4, 1, 3, 1, 2, 2, 2, 1, 2 };
     struct plan *plan;
     for (int k = 0; k < DENOISER_INPUTS; k++) {
         if (d->at[k] < 0) continue;
@@ -168,6 +184,7 @@ static void instance_stop(struct engine_instance *i)
     free(i->pooled);
     free(i->sizes);
     free(i->guides);
+    free(i->rotation);
     free(i);
 }
 

@@ -48,6 +48,7 @@ struct picture {
 struct conditions {
     int    rows;                   /* 0 without texts; 1, or 2 when the network is called twice */
     int    tokens;                 /* of each row */
+    int    clip_tokens;            /* how many of them are CLIP's; T5's come behind */
     float *context;                /* [rows, tokens, width] */
     float *pooled;                 /* [rows, pooled_width] */
     struct prompt prompts[TEXT_ENCODERS_MAX][2];
@@ -80,10 +81,11 @@ struct engine_instance {
     uint64_t          workspace_bytes;
     int64_t           planned_rows;
     /* inputs and results of a call */
-    float  *sample, *said, *context, *pooled, *sizes, *guides;
+    float  *sample, *said, *context, *pooled, *sizes, *guides, *rotation;
     float   times[CALL_ROWS_MAX];
     int32_t counts[CALL_ROWS_MAX], labels[CALL_ROWS_MAX];
-    uint64_t sample_room, said_room, context_room, pooled_room, sizes_room, guides_room;
+    uint64_t sample_room, said_room, context_room, pooled_room, sizes_room, guides_room, rotation_room;
+    int     rotation_of[3];        /* height and width in patches, tokens of texts: what `rotation` is for */
 };
 
 /* ---- request.c: from a question to a slot ---- */

@@ -13,19 +13,19 @@ enum { JSON_BYTES_MAX = 4 << 20 };
 
 /* Pipelines that do the same with a picture or a mask given (Img2Img, Inpaint, ...) are found by the beginning of their names. */
 static const struct family families[] = {
-    { "StableDiffusionXL", "stable-diffusion-xl", 50, 5, FAMILY_BEFORE | FAMILY_POOLED },
-    { "StableDiffusion3", "stable-diffusion-3", 28, 7, FAMILY_BEFORE | FAMILY_POOLED },
-    { "StableDiffusion", "stable-diffusion", 50, 7.5f, 0 },
-    { "LatentConsistencyModel", "latent-consistency", 4, 8.5f, FAMILY_GUIDED },
-    { "FluxPipeline", "flux", 28, 3.5f, FAMILY_POOLED | FAMILY_EVEN_FLOW | FAMILY_GUIDED },
-    { "FluxImg2Img", "flux", 28, 3.5f, FAMILY_POOLED | FAMILY_EVEN_FLOW | FAMILY_GUIDED },
-    { "DDPMPipeline", "ddpm", 1000, 1, FAMILY_PIXELS },
-    { "DDIMPipeline", "ddim", 50, 1, FAMILY_PIXELS },
-    { "PNDMPipeline", "pndm", 50, 1, FAMILY_PIXELS },
-    { "LDMPipeline", "latent-diffusion", 50, 1, 0 },
+    { "StableDiffusionXL", "stable-diffusion-xl", 50, 5, FAMILY_BEFORE | FAMILY_POOLED, 0 },
+    { "StableDiffusion3", "stable-diffusion-3", 28, 7, FAMILY_BEFORE | FAMILY_POOLED | FAMILY_JOINED, 256 },
+    { "StableDiffusion", "stable-diffusion", 50, 7.5f, 0, 0 },
+    { "LatentConsistencyModel", "latent-consistency", 4, 8.5f, FAMILY_GUIDED, 0 },
+    { "FluxPipeline", "flux", 28, 3.5f, FAMILY_POOLED | FAMILY_EVEN_FLOW | FAMILY_GUIDED | FAMILY_T5, 512 },
+    { "FluxImg2Img", "flux", 28, 3.5f, FAMILY_POOLED | FAMILY_EVEN_FLOW | FAMILY_GUIDED | FAMILY_T5, 512 },
+    { "DDPMPipeline", "ddpm", 1000, 1, FAMILY_PIXELS, 0 },
+    { "DDIMPipeline", "ddim", 50, 1, FAMILY_PIXELS, 0 },
+    { "PNDMPipeline", "pndm", 50, 1, FAMILY_PIXELS, 0 },
+    { "LDMPipeline", "latent-diffusion", 50, 1, 0, 0 },
 };
 
-static const struct family *family_of(const char *class)
+const struct family *diffusion_family(const char *class)
 {
     for (size_t i = 0; class && i < sizeof families / sizeof families[0]; i++)
         if (!strncmp(families[i].pipeline, class, strlen(families[i].pipeline))) return &families[i];
@@ -109,7 +109,7 @@ static enum status open_folder(struct diffusion_model *m, const char *main_file,
     enum status st = diffusion_model_json(m, main_file, &m->index, err);
     if (st) return st;
     const struct json *class = json_get(m->index, "_class_name"), *zeros = json_get(m->index, "force_zeros_for_empty_prompt");
-    m->family = class && class->type == JSON_STRING ? family_of(class->string.text) : NULL;
+    m->family = class && class->type == JSON_STRING ? diffusion_family(class->string.text) : NULL;
     if (!m->family) return err_set(err, ST_UNSUPPORTED, "model_index.json: pipelines of the class '%.60s' are not computed", class && class->type == JSON_STRING ? class->string.text : "null");
     m->zero_empty = strstr(m->family->name, "-xl") && (!zeros || zeros->type != JSON_BOOL || zeros->boolean);
     for (size_t i = 0; i < sizeof parts / sizeof parts[0] && !st; i++)
@@ -127,7 +127,7 @@ static enum status open_folder(struct diffusion_model *m, const char *main_file,
 
 enum status diffusion_model_open(struct diffusion_model *m, const char *main_file, uint64_t memory_max, struct err *err)
 {
-    *m = (struct diffusion_model){ 0 };
+    *m = (struct diffusion_model){ .pads = { -1, -1, -1 } };
     arena_init(&m->arena, memory_max);
     const char *slash = strrchr(main_file, '/');
     snprintf(m->directory, sizeof m->directory, "%.*s", slash ? (int)(slash - main_file) : 1, slash ? main_file : ".");
@@ -142,7 +142,7 @@ enum status diffusion_model_open(struct diffusion_model *m, const char *main_fil
 void diffusion_model_close(struct diffusion_model *m)
 {
     for (int i = 0; i < PART_COUNT; i++) {
-        if (!m->single || i == 0) free(m->parts[i].used);
+        if (!m->single || i == PART_DENOISER) free(m->parts[i].used);      /* of a single file: one for all */
         safetensors_close(m->files[i]);
     }
     for (int i = 0; i < m->text_count; i++) free(m->texts[i]);

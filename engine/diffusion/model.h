@@ -16,7 +16,9 @@ enum family_flags {
     FAMILY_POOLED = 2,         /* takes the text as a whole beside its tokens */
     FAMILY_PIXELS = 4,         /* no autoencoder: the network sees pixels */
     FAMILY_EVEN_FLOW = 8,      /* shares of noise go evenly from 1 to 1 / steps (Flux) */
-    FAMILY_GUIDED = 16,        /* the guidance is an input of the network */
+    FAMILY_GUIDED = 16,        /* the guidance is an input of the network, or it takes none: it is never called twice */
+    FAMILY_JOINED = 32,        /* the texts as a whole of all CLIP encoders side by side; T5's tokens behind CLIP's, zeros where there is no T5 */
+    FAMILY_T5 = 64,            /* T5's tokens alone */
 };
 struct family {
     const char *pipeline;      /* _class_name of model_index.json, without "StableDiffusion...Img2Img" and the like: see model.c */
@@ -24,6 +26,7 @@ struct family {
     int         steps;
     float       guidance;
     unsigned    flags;
+    int         t5_tokens;     /* of a text for T5 */
 };
 
 struct diffusion_model {
@@ -38,6 +41,7 @@ struct diffusion_model {
     int           text_count;
     bool          zero_empty;                      /* force_zeros_for_empty_prompt */
     bool          single;
+    int32_t       pads[TEXT_ENCODERS_MAX];         /* what prompts are filled up with; -1: as the tokenizer says */
 };
 
 /* `main_file`: .../model_index.json or .../NAME.safetensors. */
@@ -47,6 +51,8 @@ void        diffusion_model_close(struct diffusion_model *m);
 bool        diffusion_model_tokenizer(const struct diffusion_model *m, int index, char *out, size_t size);
 /* A file read as JSON into the model's arena. */
 enum status diffusion_model_json(struct diffusion_model *m, const char *path, const struct json **out, struct err *err);
+/* The row of this pipeline class; NULL: none. */
+const struct family *diffusion_family(const char *class);
 /* Is this the head of a checkpoint with the names of the first releases? */
 bool        diffusion_is_checkpoint(const struct weights *w);
 

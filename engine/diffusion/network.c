@@ -76,11 +76,8 @@ static const struct weight_tensor *find(struct network *b, const char *name)
 {
     char other[NETWORK_NAME_MAX];
     struct network_source *s = b->source;
-    if (s->rename) {
-        if (!s->rename(name, other, sizeof other)) return NULL;
-        name = other;
-    }
-    const struct weight_tensor *t = weights_find(s->weights, name);
+    const struct weight_tensor *t = s->rename ? NULL : weights_find(s->weights, name);
+    for (int attempt = 0; s->rename && !t && s->rename(s, name, attempt, other, sizeof other); attempt++) t = weights_find(s->weights, other);
     if (t) s->used[t - s->weights->tensors] = 1;
     return t;
 }
@@ -239,6 +236,9 @@ enum status network_activation(const char *name, struct activation_spec *out, st
     return err_set(err, ST_UNSUPPORTED, "the activation '%.60s' is not computed", name ? name : "null");
 }
 
+/* The name of a weight that lies in the arena, not in the file. */
+static const char TURNED[] = "a matrix turned round";
+
 /* The packed weight has taken the file's place in memory; what is read again comes back by itself. */
 static void let_go(const void *data, uint64_t bytes)
 {
@@ -265,7 +265,7 @@ static int linear_of(struct network *b, int x, int residual, struct activation_s
     enum status st = linear_open(&l, &spec, b->err);
     if (st) return network_fail(b, st);
     b->g->packed_bytes += linear_bytes(l);
-    if (!linear_borrows(l)) let_go(spec.weight, (uint64_t)count * (uint64_t)spec.row_bytes);
+    if (!linear_borrows(l) && t->name != TURNED) let_go(spec.weight, (uint64_t)count * (uint64_t)spec.row_bytes);
     if (!graph_own_linear(b->g, l)) return network_no_memory(b);
     const struct linear_op_spec own = { .n = count, .k = k };
     int y = network_add(b, &op_linear, (int[]){ x, residual }, 2, &own, sizeof own, &n);
@@ -285,6 +285,21 @@ int network_linear(struct network *b, int x, int residual, struct activation_spe
     if (!t) return -1;
     if (t->rank < 2) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is no matrix", t->name));
     return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
+}
+
+int network_linear_turned(struct network *b, int x, const char *format, ...)
+{
+    NAME_FROM(name, "")
+    const struct weight_tensor *t = b->st ? NULL : find(b, name);
+    if (b->st) return -1;
+    if (!t || t->rank != 2) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is missing or no matrix", name));
+    const int64_t k = t->dims[0], n = t->dims[1];
+    const float *x_kn = floats_of(b, n * k, true, name);
+    float *turned = arena_alloc(b->g->arena, (uint64_t)(n * k) * sizeof *turned, TENSOR_ALIGN);
+    if (!x_kn || !turned) return b->st ? -1 : network_no_memory(b);
+    b->g->device.kernels.transpose_2d(turned, x_kn, 1, k, n, sizeof *turned, 1);
+    const struct weight_tensor own = { .name = TURNED, .type = BLOCK_F32, .rank = 2, .dims = { n, k }, .data = (const uint8_t *)turned, .bytes = (uint64_t)(n * k) * sizeof *turned };
+    return linear_of(b, x, -1, NETWORK_PLAIN, &own, 0, n, NULL);
 }
 
 int network_linear_rows(struct network *b, int x, int64_t first, int64_t count, const char *format, ...)
@@ -404,7 +419,7 @@ enum status network_all_used(const struct network *b, const char *const *idle)
 {
     const struct network_source *s = b->source;
     for (int i = 0; i < s->weights->count; i++) {
-        bool known = s->used[i];
+        bool known = s->used[i] || (s->prefix && strncmp(s->weights->tensors[i].name, s->prefix, strlen(s->prefix)));
         for (int k = 0; !known && idle[k]; k++) known = strstr(s->weights->tensors[i].name, idle[k]) != NULL;
         if (!known) return err_set(b->err, ST_UNSUPPORTED, "tensor '%s' is none of those that this network is known to have: it would be left out of the computation", s->weights->tensors[i].name);
     }

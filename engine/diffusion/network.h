@@ -14,8 +14,10 @@ enum { NETWORK_NAME_MAX = 256, NETWORK_LEVELS_MAX = 16 };
 struct network_source {
     const struct weights *weights;
     uint8_t              *used;        /* [weights->count] asked for */
-    /* NULL: names are as diffusers has them. Else the file's name for one, in `out`; false: the file cannot have it. */
-    bool                (*rename)(const char *name, char *out, size_t size);
+    /* NULL: names are as diffusers has them. Else what the file may call one, in `out`, for attempt 0, 1, ...; false: nothing more. */
+    bool                (*rename)(const struct network_source *s, const char *name, int attempt, char *out, size_t size);
+    const char           *prefix;      /* of all names of this network in a file that holds several, or NULL */
+    int                   levels, layers;      /* for `rename`: of an autoencoder, of a U-Net's blocks */
     const struct json    *config;      /* config.json's object */
 };
 
@@ -58,6 +60,8 @@ enum status network_activation(const char *name, struct activation_spec *out, st
 
 /* NAME.weight [n, k] (or [n, k, 1, 1]) and NAME.bias, which may be absent. residual -1: none. */
 int  network_linear(struct network *b, int x, int residual, struct activation_spec act, const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* The same for a matrix that is stored the other way round, [k, n]. */
+int  network_linear_turned(struct network *b, int x, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Rows [first, first + count) of the same. */
 int  network_linear_rows(struct network *b, int x, int64_t first, int64_t count, const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* NAME.weight [out, in, k, k]; padding `low` above and left, `high` below and right. A 1x1 window of stride 1 becomes a Linear. */

@@ -115,11 +115,11 @@ static enum status add_chunk(struct prompt *p, const struct tokenizer *t, struct
     ids += p->chunks * p->length;
     weights += p->chunks * p->length;
     for (int i = 0; i < p->length; i++) {
-        ids[i] = filler(t);
+        ids[i] = p->pad;
         weights[i] = 1;
     }
-    ids[0] = special->bos >= 0 ? special->bos : filler(t);
-    ids[1] = special->eos >= 0 ? special->eos : filler(t);
+    ids[0] = special->bos >= 0 ? special->bos : p->pad;
+    ids[1] = special->eos >= 0 ? special->eos : p->pad;
     p->ends[p->chunks++] = 1;
     return ST_OK;
 }
@@ -138,11 +138,11 @@ static enum status add_token(struct prompt *p, const struct tokenizer *t, int32_
     return ST_OK;
 }
 
-enum status prompt_open(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, struct err *err)
+enum status prompt_open(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, int32_t pad, struct err *err)
 {
     struct stretches s = { 0 };
     struct token_list list = { 0 };
-    *p = (struct prompt){ .length = length };
+    *p = (struct prompt){ .length = length, .pad = pad >= 0 ? pad : filler(t) };
     if (length < 3) return err_set(err, ST_BAD_INPUT, "a text encoder of %d positions has no room for a text", length);
     buf_init(&s.text, 0);
     enum status st = split(&s, text, text_length) ? ST_OK : err_set(err, ST_NO_MEMORY, "a prompt");
@@ -153,6 +153,34 @@ enum status prompt_open(struct prompt *p, const struct tokenizer *t, const char 
         for (size_t k = 0; k < list.count && !st; k++) st = add_token(p, t, list.ids[k], (float)s.list[i].weight, err);
         if (!st && s.list[i].cut) st = add_chunk(p, t, err);
     }
+    token_list_free(&list);
+    buf_free(&s.text);
+    free(s.list);
+    if (st) prompt_close(p);
+    return st;
+}
+
+enum status prompt_open_plain(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, struct err *err)
+{
+    struct stretches s = { 0 };
+    struct token_list list = { 0 };
+    const int32_t eos = tokenizer_ids(t)->eos;
+    *p = (struct prompt){ .length = length, .chunks = 1, .pad = filler(t) };
+    buf_init(&s.text, 0);
+    enum status st = split(&s, text, text_length) ? ST_OK : err_set(err, ST_NO_MEMORY, "a prompt");
+    if (!st) st = tokenizer_encode(t, s.text.data ? s.text.data : "", s.text.length, TOKENIZE_SPECIAL_ADD, &list, err);
+    p->ids = mem_calloc_array((uint64_t)length, sizeof *p->ids);
+    p->weights = mem_calloc_array((uint64_t)length, sizeof *p->weights);
+    p->ends = mem_calloc_array(1, sizeof *p->ends);
+    if (!st && (!p->ids || !p->weights || !p->ends)) st = err_set(err, ST_NO_MEMORY, "a prompt");
+    const int count = (int)(list.count < (size_t)length ? list.count : (size_t)length);
+    for (int i = 0; i < length && !st; i++) {
+        p->ids[i] = i < count ? list.ids[i] : p->pad;
+        p->weights[i] = 1;
+    }
+    if (!st && list.count > (size_t)length && eos >= 0) p->ids[length - 1] = eos;
+    if (!st) p->ends[0] = count ? count - 1 : 0;
+    p->tokens = count;
     token_list_free(&list);
     buf_free(&s.text);
     free(s.list);

@@ -17,10 +17,13 @@ struct prompt {
     int     *ends;                 /* [chunks] place of the token that ends the text, within its chunk */
     int      tokens;               /* in all, without those that begin and end */
     bool     weighted;             /* some weight is not 1 */
+    int32_t  pad;                  /* what chunks are filled up with */
 };
-/* length: tokens of a chunk, begin and end included. chunks: at least so many (both prompts of a guided picture must have as many). ST_BAD_INPUT: too long. */
-enum status prompt_open(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, struct err *err);
-/* Adds empty chunks. */
+/* length: tokens of a chunk, begin and end included. pad: what chunks are filled up with; below 0: as the tokenizer says. ST_BAD_INPUT: too long. */
+enum status prompt_open(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, int32_t pad, struct err *err);
+/* The words alone, without marks, in one chunk: cut to its length, ended as the tokenizer ends a text and filled up (T5). */
+enum status prompt_open_plain(struct prompt *p, const struct tokenizer *t, const char *text, size_t text_length, int length, struct err *err);
+/* Adds empty chunks, up to so many: both prompts of a guided picture must have as many. */
 enum status prompt_extend(struct prompt *p, const struct tokenizer *t, int chunks, struct err *err);
 void        prompt_close(struct prompt *p);
 

@@ -56,14 +56,16 @@ static enum status open_prompts(const struct engine *e, const struct image_job *
         for (int r = 0; r < rows && e->tokenizers[t] && !st; r++) {
             size_t length;
             const char *text = text_of(j, t, r == 1, &length);
-            st = prompt_open(&c->prompts[t][r], e->tokenizers[t], text, length, e->encoders[t].positions, err);
+            if (e->encoders[t].t5) st = prompt_open_plain(&c->prompts[t][r], e->tokenizers[t], text, length, e->encoders[t].positions, err);
+            else st = prompt_open(&c->prompts[t][r], e->tokenizers[t], text, length, e->encoders[t].positions, e->model.pads[t], err);
             if (!st && c->prompts[t][r].chunks > most) most = c->prompts[t][r].chunks;
         }
     for (int t = 0; t < TEXT_ENCODERS_MAX && !st; t++)
-        for (int r = 0; r < rows && e->tokenizers[t] && !st; r++) st = prompt_extend(&c->prompts[t][r], e->tokenizers[t], most, err);
+        for (int r = 0; r < rows && e->tokenizers[t] && !e->encoders[t].t5 && !st; r++) st = prompt_extend(&c->prompts[t][r], e->tokenizers[t], most, err);
     if (!st && e->encoder_count) {
         c->rows = rows;
-        c->tokens = most * e->encoders[e->first_encoder].positions;
+        c->clip_tokens = e->model.family->flags & FAMILY_T5 ? 0 : most * e->encoders[e->first_encoder].positions;
+        c->tokens = c->clip_tokens + e->model.family->t5_tokens;
     }
     return st;
 }
@@ -74,7 +76,7 @@ static void close_prompts(struct conditions *c)
         for (int r = 0; r < 2; r++) prompt_close(&c->prompts[t][r]);
 }
 
-static bool goes_twice(const struct engine *e, float guidance) { return guidance > 1 && !e->denoiser.guide_width && !e->denoiser.guided && (e->encoder_count > 0); }
+static bool goes_twice(const struct engine *e, float guidance) { return guidance > 1 && !(e->model.family->flags & FAMILY_GUIDED) && e->encoder_count > 0; }
 
 /* ---- check ---- */
 static enum status check_fit(const struct engine *e, const struct image_job *j, const struct image_used *u, struct err *err)
@@ -143,6 +145,10 @@ static enum status embed_guidance(const struct engine *e, struct image_slot *s, 
     if (!n) return ST_OK;
     s->guide = mem_calloc_array((uint64_t)n, sizeof *s->guide);
     if (!s->guide) return err_set(err, ST_NO_MEMORY, "a request for pictures");
+    if (e->denoiser.guided) {      /* Flux: the network embeds it itself */
+        s->guide[0] = s->guidance * 1000;
+        return ST_OK;
+    }
     for (int i = 0; i < half; i++) {
         const float f = expf((float)i * (float)-(log(10000.0) / (half - 1))), a = (s->guidance - 1) * 1000.0f * f;
         s->guide[i] = sinf(a);

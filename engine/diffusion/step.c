@@ -1,5 +1,6 @@
 /* One step of everything in flight: texts and given pictures of those that are new, one call of the network for those that are being drawn, a picture decoded for those that are
  * through. Rows of the call are pictures of any requests, twice where they are guided; in f32 none of them can tell who its neighbours are. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -92,6 +93,27 @@ static enum status make_room(struct engine_instance *i, const struct image_slot 
     return ok ? ST_OK : err_set(err, ST_NO_MEMORY, "a step of %d rows", rows);
 }
 
+/* Flux: how far each pair of a head turns at each place; texts lie at the corner of three axes, patches by row and column. */
+static bool fill_rotation(struct engine_instance *i, const struct image_slot *s, int tokens)
+{
+    const struct denoiser *d = &i->engine->denoiser;
+    const int h = s->h / d->patch, w = s->w / d->patch, of[3] = { h, w, tokens }, half = d->head_dim / 2;
+    if (i->rotation && !memcmp(i->rotation_of, of, sizeof of)) return true;
+    if (!step_room(&i->rotation, &i->rotation_room, ((uint64_t)tokens + (uint64_t)h * (uint64_t)w) * (uint64_t)d->head_dim)) return false;
+    for (int t = 0; t < tokens + h * w; t++) {
+        const int place[3] = { 0, t < tokens ? 0 : (t - tokens) / w, t < tokens ? 0 : (t - tokens) % w };
+        float *y = i->rotation + (int64_t)t * d->head_dim;
+        for (int axis = 0, at = 0; axis < 3; axis++)
+            for (int k = 0; k < d->axes[axis] / 2; k++, at++) {
+                const double angle = place[axis] * pow(10000, -2.0 * k / d->axes[axis]);
+                y[at] = (float)cos(angle);
+                y[half + at] = (float)sin(angle);
+            }
+    }
+    memcpy(i->rotation_of, of, sizeof of);
+    return true;
+}
+
 /* Calls the network for these rows (all of one size); what it says of row k goes to said[k], as planes. */
 static enum status call_network(struct engine_instance *i, const struct row *rows, int n, float *said, const atomic_bool *stop, struct err *err)
 {
@@ -111,10 +133,16 @@ static enum status call_network(struct engine_instance *i, const struct row *row
     struct operand shapes[DENOISER_INPUTS] = { { 0 } };
     void *data[DENOISER_INPUTS] = { NULL };
     for (int k = 0; k < DENOISER_INPUTS; k++) {
-        if (d->at[k] < 0) continue;
+        if (d->at[k] < 0 || !all[k].rank) continue;
         shapes[d->at[k]] = (struct operand){ .dtype = all[k].t, .rank = all[k].rank };
         memcpy(shapes[d->at[k]].dims, all[k].dims, sizeof all[k].dims);
         data[d->at[k]] = all[k].data;
+    }
+    if (d->at[DENOISER_ROTATION] >= 0) {
+        const int64_t places = tokens + (int64_t)(s->h / d->patch) * (s->w / d->patch);
+        if (!fill_rotation(i, s, tokens)) return err_set(err, ST_NO_MEMORY, "a step");
+        shapes[d->at[DENOISER_ROTATION]] = (struct operand){ .dtype = DT_F32, .rank = 2, .dims = { places, d->head_dim } };
+        data[d->at[DENOISER_ROTATION]] = i->rotation;
     }
     struct plan *plan;
     st = step_plan(i, GRAPH_DENOISER, shapes, &plan, err);
@@ -161,7 +189,9 @@ static enum status draw(struct engine_instance *i, struct image_slot *const *slo
             const int needs = slots[s]->twice ? 2 : 1;
             const bool last = s == n - 1 && p == slots[s]->job->pictures - 1;
             for (int side = 0; side < needs; side++) rows[count++] = (struct row){ slots[s], p, side };
-            if (count + 2 <= most && !last) continue;
+            const struct image_slot *next = p + 1 < slots[s]->job->pictures ? slots[s] : last ? NULL : slots[s + 1];
+            const bool alike = next && (!i->engine->denoiser.joint || next->texts.tokens == slots[s]->texts.tokens);
+            if (count + 2 <= most && alike) continue;
             st = call_network(i, rows, count, i->said, stop, err);
             for (int k = 0; k < count && !st; k++)
                 if (!rows[k].side) move_picture(rows[k].slot, rows[k].picture, i->said + k * slots[0]->count, rows[k].slot->twice ? i->said + (k + 1) * slots[0]->count : NULL);

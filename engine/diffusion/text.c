@@ -16,6 +16,13 @@ static int columns_before(const struct engine *e, int encoder)
     return n;
 }
 
+static int pooled_before(const struct engine *e, int encoder)
+{
+    int n = 0;
+    for (int t = 0; t < encoder; t++) n += e->tokenizers[t] ? e->encoders[t].pooled_width : 0;
+    return n;
+}
+
 static void apply_weights(float *x, const float *weights, int tokens, int width)
 {
     double before = 0, after = 0;
@@ -37,13 +44,16 @@ static void keep_chunk(const struct engine *e, int encoder, const struct chunk *
     const bool empty = c->row == 1 && e->model.zero_empty && !c->slot->job->negative_length && !c->slot->job->negative_2_length;
     float *x = states + (int64_t)at * length * t->width;
     if (p->weighted && !empty) apply_weights(x, p->weights + c->index * length, length, t->width);
-    for (int k = 0; k < length; k++) {
-        float *y = texts->context + ((int64_t)c->row * texts->tokens + (int64_t)c->index * length + k) * e->denoiser.context_width + before;
+    const bool in_context = t->t5 || texts->clip_tokens > 0;
+    const int64_t first = (int64_t)c->row * texts->tokens + (t->t5 ? texts->clip_tokens : c->index * length);
+    for (int k = 0; k < length && in_context; k++) {
+        float *y = texts->context + (first + k) * e->denoiser.context_width + (t->t5 ? 0 : before);
         if (empty) memset(y, 0, (size_t)t->width * sizeof *y);
         else memcpy(y, x + (int64_t)k * t->width, (size_t)t->width * sizeof *y);
     }
-    if (!texts->pooled || c->index || t->pooled_width != e->denoiser.pooled_width) return;
-    float *y = texts->pooled + (int64_t)c->row * e->denoiser.pooled_width;
+    const bool joined = e->model.family->flags & FAMILY_JOINED;
+    if (!texts->pooled || c->index || t->t5 || (!joined && t->pooled_width != e->denoiser.pooled_width)) return;
+    float *y = texts->pooled + (int64_t)c->row * e->denoiser.pooled_width + (joined ? pooled_before(e, encoder) : 0);
     if (empty) memset(y, 0, (size_t)t->pooled_width * sizeof *y);
     else memcpy(y, pooled + (int64_t)at * t->pooled_width, (size_t)t->pooled_width * sizeof *y);
 }
@@ -52,7 +62,7 @@ static enum status encode_chunks(struct engine_instance *i, int encoder, const s
 {
     const struct engine *e = i->engine;
     const int length = e->encoders[encoder].positions;
-    const bool before = e->model.family->flags & FAMILY_BEFORE;
+    const bool before = e->model.family->flags & FAMILY_BEFORE, t5 = e->encoders[encoder].t5;
     struct operand shapes[CLIP_INPUTS] = { { .dtype = DT_I32, .rank = 2, .dims = { n, length } }, { .dtype = DT_I32, .rank = 2, .dims = { n, length } }, { .dtype = DT_I32, .rank = 1, .dims = { n } } };
     struct plan *plan;
     enum status st = step_plan(i, GRAPH_TEXT + encoder, shapes, &plan, err);
@@ -70,7 +80,7 @@ static enum status encode_chunks(struct engine_instance *i, int encoder, const s
     void *data[CLIP_INPUTS] = { numbers, positions, ends };
     st = plan_run(plan, data, &i->run, stop, err);
     if (!st)
-        for (int k = 0; k < n; k++) keep_chunk(e, encoder, &chunks[k], k, plan_output(plan, before ? CLIP_BEFORE : CLIP_LAST)->data, plan_output(plan, CLIP_POOLED)->data);
+        for (int k = 0; k < n; k++) keep_chunk(e, encoder, &chunks[k], k, plan_output(plan, before && !t5 ? CLIP_BEFORE : CLIP_LAST)->data, t5 ? NULL : plan_output(plan, CLIP_POOLED)->data);
     arena_reset(&i->run);
     free(numbers);
     return st;

@@ -101,7 +101,7 @@ static struct attention_dense attention_of(const struct call *c)
     const struct attention_dense_op_spec *s = c->node->spec;
     const struct operand *q = c->in[0], *k = c->in[1], *v = c->in[2], *counts = c->in_count > 3 ? c->in[3] : NULL;
     struct attention_dense a = { .heads = s->heads, .head_dim = s->head_dim, .head_dim_v = s->head_dim, .batch = q->dims[0], .queries = between(q), .keys = between(k), .scale = s->scale, .causal = s->causal,
-                                 .ldq = last_of(q), .ldk = last_of(k), .ldv = last_of(v), .ldy = (int64_t)s->heads * s->head_dim, .y = c->out[0]->data, .key_counts = counts ? counts->data : NULL };
+                                 .ldq = last_of(q), .ldk = last_of(k), .ldv = last_of(v), .ldy = (int64_t)s->heads * s->head_dim, .y = c->out[0]->data, .distance = s->distance, .key_counts = counts ? counts->data : NULL };
     a.q = q->data ? (const float *)q->data + s->q_column : NULL;
     a.k = k->data ? (const float *)k->data + s->k_column : NULL;
     a.v = v->data ? (const float *)v->data + s->v_column : NULL;
@@ -115,6 +115,7 @@ static enum status infer_attention(struct call *c, struct err *err)
     int64_t width = (int64_t)s->heads * s->head_dim, dims[TENSOR_RANK_MAX];
     if (q->rank < 3 || k->rank < 3 || v->rank < 3 || q->dims[0] != k->dims[0] || k->dims[0] != v->dims[0] || between(k) != between(v) || last_of(q) < s->q_column + width || last_of(k) < s->k_column + width || last_of(v) < s->v_column + width)
         return call_error(c, err, ST_INTERNAL, "queries, keys and values do not fit %d heads of %d", s->heads, s->head_dim);
+    if (s->distance && (between(q) != s->tokens || between(k) != s->tokens)) return call_error(c, err, ST_INTERNAL, "its weights by distance are for %lld tokens", (long long)s->tokens);
     memcpy(dims, q->dims, (size_t)q->rank * sizeof *dims);
     dims[q->rank - 1] = width;
     return call_set(c, 0, DT_F32, dims, q->rank, err);

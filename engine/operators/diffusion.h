@@ -15,7 +15,7 @@ struct group_norm_op_spec { int64_t channels, groups; const float *scale, *bias;
 extern const struct op op_group_norm;
 
 /* Attention: q [n, ..., *], k, v [n, ..., *] (may be one value), optional key counts int32 [n] -> [n, ..., heads * head_dim] with q's leading dimensions. */
-struct attention_dense_op_spec { int heads, head_dim; float scale; bool causal; int64_t q_column, k_column, v_column; };
+struct attention_dense_op_spec { int heads, head_dim; float scale; bool causal; int64_t q_column, k_column, v_column; const float *distance; /* as in kernels/attention_dense.h, for exactly `tokens` queries and keys */ int64_t tokens; };
 extern const struct op op_attention;
 
 /* Upsample: x [n, h, w, c], optional y whose height and width are wanted -> nearest; without it twice the size. */
@@ -41,9 +41,13 @@ extern const struct op op_modulate;
 struct gated_spec { int64_t gate; };
 extern const struct op op_gated;
 
-/* Unpatch: x [n, h, w, p p c] -> [n, h p, w p, c], a pixel's numbers in the order [p, p, c]. Patch: the other way. */
-struct patch_spec { int side; };
+/* Unpatch: x [n, h, w, p p c] -> [n, h p, w p, c], a patch's numbers in the order [p, p, c] or, `by_channel`, [c, p, p]. Patch: the other way. */
+struct patch_spec { int side; bool by_channel; };
 extern const struct op op_patch, op_unpatch;
+
+/* AddPositions: x [n, h, w, c] plus the middle h x w of a table [side, side, c]. */
+struct positions_spec { const float *table; int64_t side; };
+extern const struct op op_add_positions;
 
 /* Reshaped: x with the leading dimensions of in[1], or (without it) as tokens [n, everything between, c]. */
 extern const struct op op_as_tokens;

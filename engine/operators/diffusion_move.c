@@ -207,12 +207,42 @@ static enum status eval_patches(struct call *c, struct err *err)
         for (int64_t y = 0; y < h * p; y++)
             for (int64_t x = 0; x < w; x++) {
                 float *a = (float *)picture->data + (((n * h * p) + y) * w * p + x * p) * ch, *b = (float *)patches->data + (((n * h + y / p) * w + x) * p + y % p) * p * ch;
-                memcpy(cut ? b : a, cut ? a : b, (size_t)(p * ch) * sizeof *a);
+                if (!s->by_channel) {
+                    memcpy(cut ? b : a, cut ? a : b, (size_t)(p * ch) * sizeof *a);
+                    continue;
+                }
+                b = (float *)patches->data + ((n * h + y / p) * w + x) * p * p * ch + y % p * p;
+                for (int64_t q = 0; q < p; q++)
+                    for (int64_t k = 0; k < ch; k++) {
+                        float *from = cut ? a + q * ch + k : b + k * p * p + q, *to = cut ? b + k * p * p + q : a + q * ch + k;
+                        *to = *from;
+                    }
             }
     return ST_OK;
 }
 const struct op op_patch = { "Patch", "inferd", 1, 0, 1, 1, 1, 1, 0, 1, infer_patch, eval_patches, NULL, NULL, NULL, NULL };
 const struct op op_unpatch = { "Unpatch", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_unpatch, eval_patches, NULL, NULL, NULL, NULL };
+
+/* ---- AddPositions ---- */
+static enum status infer_positions(struct call *c, struct err *err)
+{
+    const struct positions_spec *s = c->node->spec;
+    const struct operand *x = c->in[0];
+    if (x->rank != 4 || x->dims[1] > s->side || x->dims[2] > s->side) return call_error(c, err, ST_BAD_INPUT, "a picture of %lld x %lld patches is larger than the %lld whose places it knows", (long long)x->dims[1], (long long)x->dims[2], (long long)s->side);
+    return infer_same_shape(c, err);
+}
+
+static enum status eval_positions(struct call *c, struct err *err)
+{
+    const struct positions_spec *s = c->node->spec;
+    const struct operand *x = c->in[0];
+    const int64_t h = x->dims[1], w = x->dims[2], row = w * x->dims[3], top = (s->side - h) / 2, left = (s->side - w) / 2;
+    (void)err;
+    for (int64_t r = 0; r < x->dims[0] * h; r++)
+        c->k->add_f32((float *)c->out[0]->data + r * row, (const float *)x->data + r * row, s->table + ((top + r % h) * s->side + left) * x->dims[3], row, 1);
+    return ST_OK;
+}
+const struct op op_add_positions = { "AddPositions", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, 0, infer_positions, eval_positions, NULL, NULL, NULL, NULL };
 
 /* ---- AsTokens ---- */
 static enum status infer_as_tokens(struct call *c, struct err *err)

@@ -119,7 +119,7 @@ static enum status eval_norm(struct call *c, struct err *err)
         c->llm->rms_norm_f32(c->out[0]->data, s->width, c->in[0]->data, s->width, s->scale, groups, s->width, s->epsilon, c->threads);
         return ST_OK;
     }
-    if (!s->whole && s->layer && s->scale && s->bias) {
+    if (!s->whole && s->layer) {
         c->k->layer_norm_f32(c->out[0]->data, c->in[0]->data, s->scale, s->bias, groups, s->width, s->epsilon, c->threads);
         return ST_OK;
     }

@@ -136,6 +136,20 @@ static bool copy_tokenizer(const char *folder, const char *name, bool pad_first)
     return true;
 }
 
+/* Tokenizers that the vectors carry themselves: {"tokenizer_2": {file: text}}. */
+static bool write_tokenizers(const struct draft *d, const char *folder)
+{
+    const struct json *all = json_get(d->root, "tokenizers");
+    char path[600];
+    bool ok = true;
+    for (const struct json *t = all ? all->list.first : NULL; t && ok; t = t->next) {
+        snprintf(path, sizeof path, "%s/%s", folder, t->key);
+        mkdir(path, 0755);
+        for (const struct json *f = t->list.first; f && ok; f = f->next) ok = write_bytes(path, f->key, f->string.text, f->string.length);
+    }
+    return ok;
+}
+
 bool draft_write(const struct draft *d, const char *folder, const struct json *scheduler, int type)
 {
     char path[600];
@@ -143,7 +157,7 @@ bool draft_write(const struct draft *d, const char *folder, const struct json *s
     bool ok = write_json(folder, "model_index.json", json_get(d->root, "index"));
     snprintf(path, sizeof path, "%s/scheduler", folder);
     mkdir(path, 0755);
-    ok = ok && write_json(path, "scheduler_config.json", scheduler);
+    ok = ok && write_json(path, "scheduler_config.json", scheduler) && write_tokenizers(d, folder);
     for (const struct json *p = json_get(d->root, "parts")->list.first; p && ok; p = p->next) {
         snprintf(path, sizeof path, "%s/%s", folder, p->key);
         if (mkdir(path, 0755)) continue;      /* there already */
@@ -151,6 +165,71 @@ bool draft_write(const struct draft *d, const char *folder, const struct json *s
         if (!strcmp(p->key, "text_encoder")) ok = ok && copy_tokenizer(folder, "tokenizer", pad && pad->list.first->boolean);
         if (!strcmp(p->key, "text_encoder_2")) ok = ok && copy_tokenizer(folder, "tokenizer_2", pad && pad->list.first->next->boolean);
     }
+    return ok;
+}
+
+/* ---- one file ---- */
+static const struct json *tensor_row(const struct draft *d, const char *part, const char *name)
+{
+    const struct json *p = json_get(json_get(d->root, "parts"), part);
+    for (const struct json *t = p ? json_get(p, "tensors")->list.first : NULL; t; t = t->next)
+        if (!strcmp(t->list.first->string.text, name)) return t;
+    return NULL;
+}
+
+/* NAME, "turned:NAME" (transposed) or "three:A,B,C" (one below the other). */
+static bool make_row(const struct draft *d, struct weight_tensor *t, const char *part, const char *what, void **data)
+{
+    const bool turned = !strncmp(what, "turned:", 7), three = !strncmp(what, "three:", 6);
+    char names[600], *next;
+    snprintf(names, sizeof names, "%s", turned ? what + 7 : three ? what + 6 : what);
+    uint64_t bytes = 0;
+    for (char *name = strtok_r(names, ",", &next); name; name = strtok_r(NULL, ",", &next)) {
+        const struct json *row = tensor_row(d, part, name);
+        void *one = NULL;
+        if (!row || !make_tensor(t, row, part, WEIGHT_F32, &one)) return false;
+        *data = realloc(*data, bytes + t->bytes);
+        memcpy((char *)*data + bytes, one, t->bytes);
+        free(one);
+        bytes += t->bytes;
+    }
+    if (three) t->dims[0] *= 3;
+    if (turned) {
+        const int64_t n = t->dims[0], k = t->dims[1];
+        float *x = *data, *y = malloc(bytes);
+        for (int64_t r = 0; r < n; r++)
+            for (int64_t c = 0; c < k; c++) y[c * n + r] = x[r * k + c];
+        free(x);
+        *data = y;
+        t->dims[0] = k;
+        t->dims[1] = n;
+    }
+    if (!strcmp(part, "vae") && strstr(what, "attentions.0.to") && t->rank == 2) t->dims[t->rank++] = 1, t->dims[t->rank++] = 1;
+    t->data = *data;
+    t->bytes = bytes;
+    return true;
+}
+
+bool draft_write_file(const struct draft *d, const char *folder)
+{
+    static struct weight_tensor tensors[TENSORS_MAX];
+    static void *data[TENSORS_MAX];
+    const struct json *list = json_get(d->root, "file");
+    char path[700];
+    int n = 0;
+    bool ok = list && list->list.count <= TENSORS_MAX;
+    for (const struct json *r = ok ? list->list.first : NULL; r && ok; r = r->next, n++) {
+        const struct json *file = r->list.first, *part = file->next, *name = part->next;
+        data[n] = NULL;
+        ok = make_row(d, &tensors[n], part->string.text, name->string.text, &data[n]);
+        if (!ok) printf("  no tensor %s of %s\n", name->string.text, part->string.text);
+        tensors[n].name = file->string.text;
+    }
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    int fd = ok ? open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644) : -1;
+    ok = fd >= 0 && safetensors_write(weights_sink_fd(&fd), tensors, n, NULL, 0, NULL) == ST_OK && copy_tokenizer(folder, "tokenizer", false);
+    if (fd >= 0) close(fd);
+    for (int i = 0; i < n; i++) free(data[i]);
     return ok;
 }
 
@@ -207,7 +286,9 @@ enum status draft_ask(const struct json *c, struct image_job *j, struct image *i
 enum status draft_open(struct draft_model *m, const char *folder, int threads, int level, struct err *err)
 {
     char main_file[700];
+    struct stat there;
     snprintf(main_file, sizeof main_file, "%s/model_index.json", folder);
+    if (stat(main_file, &there)) snprintf(main_file, sizeof main_file, "%s/model.safetensors", folder);
     const struct model_files files = { .directory = folder, .main_file = main_file };
     const struct engine_options options = { .threads = threads, .cpu_level = level, .precision = PRECISION_F32, .max_batch_rows = 16 };
     *m = (struct draft_model){ 0 };

@@ -59,7 +59,7 @@ TEST(brackets_weigh_words)
     REQUIRE(open_words(&w));
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         struct prompt p;
-        REQUIRE_OK(prompt_open(&p, w.t, known[i].text, strlen(known[i].text), 24, &err), err);
+        REQUIRE_OK(prompt_open(&p, w.t, known[i].text, strlen(known[i].text), 24, -1, &err), err);
         const float got[] = { weight_of(&w, &p, "red"), weight_of(&w, &p, "blue"), weight_of(&w, &p, "circle") }, want[] = { known[i].red, known[i].blue, known[i].circle };
         for (int k = 0; k < 3; k++)
             if (!(fabsf(got[k] - want[k]) < 1e-5f)) test_fail(__FILE__, __LINE__, "\"%s\": word %d weighs %g, not %g", known[i].text, k, (double)got[k], (double)want[k]);
@@ -78,14 +78,14 @@ TEST(long_prompts_go_in_chunks)
     REQUIRE(open_words(&w));
     const struct tokenizer_ids *ids = tokenizer_ids(w.t);
     for (int i = 0; i < 22; i++) strcat(text, "red ");
-    REQUIRE_OK(prompt_open(&p, w.t, text, strlen(text), 24, &err), err);
+    REQUIRE_OK(prompt_open(&p, w.t, text, strlen(text), 24, -1, &err), err);
     CHECK_INT(p.chunks, 1);
     CHECK_INT(p.tokens, 22);
     CHECK_INT(p.ends[0], 23);
     CHECK(p.ids[0] == ids->bos && p.ids[23] == ids->eos);
     prompt_close(&p);
     strcat(text, "blue");
-    REQUIRE_OK(prompt_open(&p, w.t, text, strlen(text), 24, &err), err);
+    REQUIRE_OK(prompt_open(&p, w.t, text, strlen(text), 24, -1, &err), err);
     CHECK_INT(p.chunks, 2);
     CHECK_INT(p.ends[1], 2);
     CHECK(p.ids[24] == ids->bos && p.ids[26] == ids->eos && p.ids[30] == ids->pad);
@@ -93,16 +93,16 @@ TEST(long_prompts_go_in_chunks)
     CHECK_INT(p.chunks, 3);
     CHECK(p.ids[48] == ids->bos && p.ids[49] == ids->eos);
     prompt_close(&p);
-    REQUIRE_OK(prompt_open(&p, w.t, "red BREAK blue", 14, 24, &err), err);
+    REQUIRE_OK(prompt_open(&p, w.t, "red BREAK blue", 14, 24, -1, &err), err);
     CHECK_INT(p.chunks, 2);
     CHECK_INT(p.ends[0], 2);
     prompt_close(&p);
     text[0] = 0;
     for (int i = 0; i < 22 * PROMPT_CHUNKS_MAX; i++) strcat(text, "red ");
-    REQUIRE_OK(prompt_open(&p, w.t, text, strlen(text), 24, &err), err);
+    REQUIRE_OK(prompt_open(&p, w.t, text, strlen(text), 24, -1, &err), err);
     prompt_close(&p);
     strcat(text, "red");
-    CHECK_INT(prompt_open(&p, w.t, text, strlen(text), 24, &err), ST_BAD_INPUT);
+    CHECK_INT(prompt_open(&p, w.t, text, strlen(text), 24, -1, &err), ST_BAD_INPUT);
     tokenizer_close(w.t);
 }
 

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "base/clock.h"
 #include "kernels/kernels.h"
@@ -111,3 +112,31 @@ TEST(classes) { check_family("classes"); }
 TEST(ldm) { check_family("ldm"); }
 TEST(taesd) { check_family("taesd"); }
 TEST(inpaint) { check_family("inpaint"); }
+TEST(sd3) { check_family("sd3"); }
+TEST(sd35_t5) { check_family("sd35_t5"); }
+TEST(flux) { check_family("flux"); }
+
+/* The same model as a folder and as one file with the names of the first releases. */
+static void check_single(const char *name)
+{
+    struct draft d;
+    struct draft_model m;
+    struct err err = { 0 };
+    float worst = 0;
+    char folder[512];
+    snprintf(folder, sizeof folder, "%s", test_directory());
+    check_family(name);
+    REQUIRE(draft_read(&d, name));
+    char one[600];
+    snprintf(one, sizeof one, "%s/one", folder);
+    REQUIRE(mkdir(one, 0755) == 0);
+    REQUIRE(draft_write_file(&d, one));
+    REQUIRE_OK(draft_open(&m, one, 1, CPU_AMX, &err), err);
+    check_case(&m, json_get(json_get(d.root, "groups")->list.first, "cases")->list.first, name, &worst);
+    printf("  %s in one file: off by %.1e at most\n", name, (double)worst);
+    draft_close(&m);
+    draft_free(&d);
+}
+
+TEST(single) { check_single("single"); }
+TEST(single_xl) { check_single("single_xl"); }
