@@ -13,6 +13,7 @@
 #include "engine/signature.h"
 
 struct text_ops;
+struct image_ops;
 struct engine;             /* each engine defines its own */
 struct engine_instance;
 
@@ -73,6 +74,8 @@ struct engine_ops {
     void (*retire)(struct engine_instance *i, struct slot *s);
     /* An engine of texts: what engine/text_ops.h says. NULL for all others, which refuse requests with a text job. */
     const struct text_ops *text;
+    /* An engine of pictures: what engine/image_ops.h says. NULL for all others, which refuse requests with an image job. */
+    const struct image_ops *image;
 };
 
 #endif

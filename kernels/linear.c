@@ -165,8 +165,8 @@ static void quantise_part(void *ctx, int part, int parts)
 static void panels_part(void *ctx, int part, int parts)
 {
     const struct panels_work *w = ctx;
-    const int64_t count = panel_count(w->l);
-    w->l->panels->multiply(&w->job, count * part / parts, count * (part + 1) / parts);
+    const int64_t count = panel_count(w->l), pairs = (count + 1) / 2, end = pairs * (part + 1) / parts * 2;
+    w->l->panels->multiply(&w->job, pairs * part / parts * 2, end < count ? end : count);
 }
 
 static struct panel_job panel_job_of(const struct linear_job *d)
@@ -186,7 +186,7 @@ static void panels_run(const struct linear_job *d, int threads)
         const int parts = d->m * s->k < PARALLEL_MIN ? 1 : threads;
         parallel_for(parts, parts, quantise_part, &w);
     }
-    const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : count < threads ? (int)count : threads;
+    const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : count < 2 * threads ? 1 : threads;
     parallel_for(parts, parts, panels_part, &w);
 }
 

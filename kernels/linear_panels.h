@@ -48,11 +48,16 @@ static inline int64_t panel_bytes(const struct panel_layout *p, int64_t k)
 /* rows [first, first + 16) of W, those from n on as zeros */
 void panel_pack(uint8_t *panel, int type, const void *weight, int64_t row_bytes, int64_t first, int64_t n, int64_t k);
 
-/* 32 numbers of a row of x rounded to 8 bits: scale is the largest magnitude / 127, moment the scale times the sum of the numbers, start what dot products of u
- * start from: -offset times the sum, by 16 for formats with two scales a block (with two minima as well: the sums themselves).
- * Rows lie in tiles, [block][row of the tile], so that a kernel goes through a tile with one pointer. Tiles are of panel_kernels.tile rows; the last is of 1 when
- * one row is left, of `small` when no more than those are. Rows that fill up a tile are zeros. */
-struct panel_block { int8_t numbers[32]; float scale, moment; int32_t start[2]; };
+/* 32 numbers of a row of x rounded to 8 bits. scale is the largest magnitude / 127. For formats with minima: moment, the scale times the sum of the numbers; for the others
+ * start, what dot products of u start from: -offset times the sum. [2]: of 16 each for formats with two scales a block, else the first is of all 32.
+ * Rows lie in tiles, [block][row of the tile], so that a kernel goes through a tile with one pointer. Tiles have a power of two of rows, at most panel_kernels.tile, and
+ * follow each other as panel_tile_rows says. Rows that fill up a tile are zeros. */
+struct panel_block {
+    int8_t numbers[32];
+    float scale;
+    union { int32_t start[2]; float moment[2]; };
+    float unused;
+};
 
 struct panel_job {
     int type;
@@ -69,8 +74,8 @@ struct panel_job {
 
 struct panel_kernels {
     const char *name;
-    int tile, small;
-    /* tiles [first, end) of j->rows from j->x */
+    int tile;                            /* rows of x, a power of two */
+    /* rows [first tile, end tile) of j->rows from j->x */
     void (*quantise)(const struct panel_job *j, int64_t first, int64_t end);
     /* y's columns of panels [from, to), all m rows, epilogue and all */
     void (*multiply)(const struct panel_job *j, int64_t from, int64_t to);
@@ -79,8 +84,13 @@ struct panel_kernels {
 };
 
 static inline int64_t panel_tiles(const struct panel_kernels *p, int64_t m) { return (m + p->tile - 1) / p->tile; }
-/* rows of x that a tile has room for when `left` rows are left from its first on */
-static inline int64_t panel_tile_rows(int tile, int small, int64_t left) { return left == 1 ? 1 : left <= small ? small : tile; }
+/* rows of the next tile when `left` rows are left: the least power of two that takes them all, or half of that where a quarter would stay empty */
+static inline int64_t panel_tile_rows(int tile, int64_t left)
+{
+    int64_t rows = 1;
+    while (rows < left && rows < tile) rows *= 2;
+    return rows > left && left <= rows - rows / 4 && rows >= 8 ? rows / 2 : rows;
+}
 static inline uint64_t panel_rows_bytes(const struct panel_kernels *p, int64_t m, int64_t k) { return (uint64_t)panel_tiles(p, m) * (uint64_t)p->tile * (uint64_t)(k / PANEL_BLOCK) * sizeof(struct panel_block); }
 
 /* The best for min(level, machine): never NULL. */

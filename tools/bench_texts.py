@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WORK = os.path.join(ROOT, "build/texts")
 VENV = os.path.join(WORK, "venv")
 PYTHON = os.path.join(VENV, "bin/python")
-TYPES = {"q4_k_m": 15, "q8_0": 7, "q6_k": 18, "q4_0": 2}
+TYPES = {"q4_k_m": 15, "q8_0": 7, "q6_k": 18, "q4_0": 2, "bf16": 32}
 
 
 def run(*command, **more):

@@ -1,7 +1,7 @@
 /* Products with panels of quantised or 16-bit weights at one level (kernels/linear_panels.h, kernels/cpu/vec_lanes.h).
  *
- * A tile is some rows of x and one panel: for each block of 32 the weights are unpacked once into 8 vectors, each row takes 8 integer dot products of 4 and then one fused
- * multiply-add (one for each scale and minimum) into its 16 float sums. Those sums belong to a row of x and 16 rows of W and take their blocks in ascending
+ * A tile is some rows of x and one panel or two: for each block of 32 the weights are unpacked once into 8 vectors, each row takes 8 integer dot products of 4 and then one fused
+ * multiply-add (one for each scale and minimum) into its 16 float sums. There is a function for each type and number of rows, so that weights and sums are registers. Those sums belong to a row of x and 16 rows of W and take their blocks in ascending
  * order: the same bits whatever tile, company, thread or level. */
 #ifndef KERNELS_CPU_LINEAR_BODY_H
 #define KERNELS_CPU_LINEAR_BODY_H
@@ -11,14 +11,15 @@
 
 enum { LINEAR_PREFETCH = 4096 };
 
-/* Rows of x in a tile: one, or TILE_X where there are registers for their sums. */
+/* Most rows of x in a tile: as many as leave their sums in registers. */
 #if defined(__AVX512VNNI__)
-enum { TILE_X = 8, TILE_SMALL = 4 };
+enum { TILE_X = 16 };
 #elif defined(__AVX2__)
-enum { TILE_X = 4, TILE_SMALL = 4 };
+enum { TILE_X = 4 };
 #else
-enum { TILE_X = 1, TILE_SMALL = 1 };
+enum { TILE_X = 1 };
 #endif
+enum { EXACT_X = TILE_X < 8 ? TILE_X : 8 };
 
 /* ---- x to 8 bits ---- */
 
@@ -59,18 +60,19 @@ VEC_INLINE void quantise_block(struct panel_block *y, const struct panel_layout 
     int sum[2] = { 0, 0 };
     block_round(y->numbers, x, block_range(x, &y->scale));
     for (int i = 0; i < 16; i++) sum[0] += y->numbers[i], sum[1] += y->numbers[16 + i];
-    y->moment = y->scale * (float)(sum[0] + sum[1]);
-    if (p->two && p->minimum) y->start[0] = sum[0], y->start[1] = sum[1];
-    else if (p->two) y->start[0] = -offset * sum[0], y->start[1] = -offset * sum[1];
-    else y->start[0] = -offset * (sum[0] + sum[1]), y->start[1] = 0;
+    if (!p->two) sum[0] += sum[1], sum[1] = 0;
+    for (int h = 0; h < 2; h++) {
+        if (p->minimum) y->moment[h] = y->scale * (float)sum[h];
+        else y->start[h] = -offset * sum[h];
+    }
 }
 
 static void quantise(const struct panel_job *j, int64_t first, int64_t end)
 {
     const struct panel_layout *p = panel_layout(j->type);
-    const int64_t blocks = j->k / PANEL_BLOCK;
-    for (int64_t t = first; t < end; t++) {
-        const int64_t row = t * TILE_X, rows = panel_tile_rows(TILE_X, TILE_SMALL, j->m - row);
+    const int64_t blocks = j->k / PANEL_BLOCK, last = end * TILE_X < j->m ? end * TILE_X : j->m;
+    for (int64_t row = first * TILE_X, rows; row < last; row += rows) {
+        rows = panel_tile_rows(TILE_X, j->m - row);
         for (int64_t r = 0; r < rows; r++) {
             struct panel_block *y = j->rows + row * blocks + r;
             const float *x = j->x + (row + r) * j->ldx;
@@ -84,7 +86,6 @@ static void quantise(const struct panel_job *j, int64_t first, int64_t end)
 
 /* ---- tiles ---- */
 
-
 /* bias and residual, then `columns` of the 16 sums to y; the activation follows when all is stored */
 VEC_INLINE void tile_store(const struct panel_job *j, int64_t row, int64_t column, lanes_f sum)
 {
@@ -94,78 +95,74 @@ VEC_INLINE void tile_store(const struct panel_job *j, int64_t row, int64_t colum
     lanes_f_store(j->y + row * j->ldy + column, sum, columns);
 }
 
-/* 16 of k: groups u[0..4) with x[0..16) */
-VEC_INLINE lanes_i dot_four(lanes_i dot, const lanes_b *u, const int8_t *x, int as_signed)
-{
-    LANES_UNROLL
-    for (int g = 0; g < 4; g++) dot = as_signed ? lanes_i_dot_signed(dot, lanes_b_flip(u[g]), x + 4 * g) : lanes_i_dot(dot, u[g], x + 4 * g);
-    return dot;
-}
+/* Rows of x whose integer sums grow side by side: each is a chain of 8 steps. */
+enum { DOTS_TOGETHER = TILE_X >= 4 ? 4 : 1 };
 
-/* A block of a panel with the same block of `rows` rows of x. */
-VEC_INLINE void quantised_block(const int rows, const struct panel_layout *p, struct panel_walk *walk, const struct panel_block *x, lanes_f *sum)
+/* Where a panel is gone through, block by block; all but the place is constant with the type. */
+struct panel_place { const uint8_t *at, *head; };
+
+/* A block of a panel with the same block of `rows` rows of x: the weights stay in registers for all of them. */
+VEC_INLINE void quantised_block(const int type, const int rows, struct panel_place *place, int64_t block, const struct panel_block *x, lanes_f *sum)
 {
-    const int two = p->two, minimum = p->minimum, as_signed = LANES_SIGNED_WIDE && p->offset == 128;
-    struct spread s;
+    const int two = TYPE_TWO(type), minimum = TYPE_MINIMUM(type), as_signed = LANES_SIGNED_WIDE && TYPE_WIDE(type);
     lanes_b u[GROUPS];
-    if (rows <= 4)
-        for (int line = 0; line < walk->bytes; line += 64) __builtin_prefetch(walk->at + LINEAR_PREFETCH + line, 0, 3);
-    panel_walk_next(walk, &s);
+    lanes_f a[2], b[2];
+    if (TYPE_HEAD(type) && block % 8 == 0) place->head = place->at, place->at += TYPE_HEAD(type);
+    for (int line = 0; line < TYPE_BYTES(type); line += 64) __builtin_prefetch(place->at + LINEAR_PREFETCH + line, 0, 3);
+    unpack_scales(type, a, b, place->head, place->at);
+    unpack_groups(type, u, place->at + TYPE_SCALES(type));
+    place->at += TYPE_BYTES(type);
     LANES_UNROLL
-    for (int g = 0; g < GROUPS; g++) u[g] = lanes_b_load(s.u + 64 * g);
-    const lanes_f a = lanes_f_load(s.a, PANEL_ROWS);
-    LANES_UNROLL
-    for (int r = 0; r < rows; r++) {
-        const int8_t *q = x[r].numbers;
-        const float scale = x[r].scale;
-        const lanes_i start = lanes_i_set(two && minimum ? 0 : x[r].start[0]);
-        if (two) {
-            const lanes_i second = lanes_i_set(minimum ? 0 : x[r].start[1]);
-            sum[r] = lanes_f_fma(lanes_f_from(dot_four(start, u, q, as_signed)), lanes_f_mul(a, lanes_f_set(scale)), sum[r]);
-            sum[r] = lanes_f_fma(lanes_f_from(dot_four(second, u + 4, q + 16, as_signed)), lanes_f_mul(lanes_f_load(s.a + PANEL_ROWS, PANEL_ROWS), lanes_f_set(scale)), sum[r]);
-        } else {
-            sum[r] = lanes_f_fma(lanes_f_from(dot_four(dot_four(start, u, q, as_signed), u + 4, q + 16, as_signed)), lanes_f_mul(a, lanes_f_set(scale)), sum[r]);
+    for (int r = 0; r < rows; r += DOTS_TOGETHER) {
+        lanes_i dot[2][DOTS_TOGETHER];
+        const int count = rows - r < DOTS_TOGETHER ? rows - r : DOTS_TOGETHER;
+        LANES_UNROLL
+        for (int g = 0; g < GROUPS; g++)
+            LANES_UNROLL
+            for (int i = 0; i < count; i++) {
+                const int h = two ? g / 4 : 0;
+                const lanes_i so_far = g % (two ? 4 : 8) ? dot[h][i] : lanes_i_set(minimum ? 0 : x[r + i].start[h]);
+                dot[h][i] = as_signed ? lanes_i_dot_signed(so_far, lanes_b_flip(u[g]), x[r + i].numbers + 4 * g) : lanes_i_dot(so_far, u[g], x[r + i].numbers + 4 * g);
+            }
+        LANES_UNROLL
+        for (int i = 0; i < count; i++) {
+            const lanes_f scale = lanes_f_set(x[r + i].scale);
+            sum[r + i] = lanes_f_fma(lanes_f_from(dot[0][i]), lanes_f_mul(a[0], scale), sum[r + i]);
+            if (two) sum[r + i] = lanes_f_fma(lanes_f_from(dot[1][i]), lanes_f_mul(a[1], scale), sum[r + i]);
+            if (minimum) sum[r + i] = lanes_f_fnma(b[0], lanes_f_set(x[r + i].moment[0]), sum[r + i]);
+            if (minimum && two) sum[r + i] = lanes_f_fnma(b[1], lanes_f_set(x[r + i].moment[1]), sum[r + i]);
         }
-        if (minimum) sum[r] = lanes_f_fma(lanes_f_load(s.minimum, PANEL_ROWS), lanes_f_set(two ? -scale * (float)x[r].start[0] : -x[r].moment), sum[r]);
-        if (minimum && two) sum[r] = lanes_f_fma(lanes_f_load(s.minimum + PANEL_ROWS, PANEL_ROWS), lanes_f_set(-scale * (float)x[r].start[1]), sum[r]);
     }
 }
 
-VEC_INLINE void quantised_tile(const int rows, const struct panel_job *j, int64_t panel, int64_t row)
+/* Two panels where the sums leave room: memory gives more to two streams than to one. The second is the first again where there is none. */
+VEC_INLINE void quantised_tile(const int type, const int rows, const int panels, const struct panel_job *j, int64_t panel, int64_t end, int64_t row)
 {
-    const struct panel_layout *p = panel_layout(j->type);
     const int64_t blocks = j->k / PANEL_BLOCK;
     const struct panel_block *x = j->rows + row * blocks;
-    struct panel_walk walk = panel_walk_from(j->type, j->panels + panel * j->panel_bytes, 0);
-    lanes_f sum[TILE_X];
+    struct panel_place place[2];
+    lanes_f sum[2][TILE_X];
     LANES_UNROLL
-    for (int r = 0; r < rows; r++) sum[r] = lanes_f_set(0.0f);
-    for (int64_t b = 0; b < blocks; b++, x += rows) quantised_block(rows, p, &walk, x, sum);
-    LANES_UNROLL
-    for (int r = 0; r < rows; r++)
-        if (row + r < j->m) tile_store(j, row + r, panel * PANEL_ROWS, sum[r]);
-}
-
-/* One row of x: memory is what counts, and it gives more to two streams than to one. */
-static __attribute__((noinline)) void quantised_pair(const struct panel_job *j, int64_t panel)
-{
-    const struct panel_layout *p = panel_layout(j->type);
-    const struct panel_block *x = j->rows;
-    struct panel_walk left = panel_walk_from(j->type, j->panels + panel * j->panel_bytes, 0), right = panel_walk_from(j->type, j->panels + (panel + 1) * j->panel_bytes, 0);
-    lanes_f sum[2] = { lanes_f_set(0.0f), lanes_f_set(0.0f) };
-    for (int64_t b = 0; b < j->k / PANEL_BLOCK; b++, x++) {
-        quantised_block(1, p, &left, x, &sum[0]);
-        quantised_block(1, p, &right, x, &sum[1]);
+    for (int v = 0; v < panels; v++) {
+        place[v].at = place[v].head = j->panels + (panel + v < end ? panel + v : panel) * j->panel_bytes;
+        LANES_UNROLL
+        for (int r = 0; r < rows; r++) sum[v][r] = lanes_f_set(0.0f);
     }
-    tile_store(j, 0, panel * PANEL_ROWS, sum[0]);
-    tile_store(j, 0, (panel + 1) * PANEL_ROWS, sum[1]);
+    for (int64_t b = 0; b < blocks; b++, x += rows)
+        LANES_UNROLL
+        for (int v = 0; v < panels; v++) quantised_block(type, rows, &place[v], b, x, sum[v]);
+    LANES_UNROLL
+    for (int v = 0; v < panels; v++)
+        LANES_UNROLL
+        for (int r = 0; r < rows; r++)
+            if (row + r < j->m && panel + v < end) tile_store(j, row + r, (panel + v) * PANEL_ROWS, sum[v][r]);
 }
 
 /* 16-bit weights: each sum takes its k in ascending order, one fused multiply-add each, as gemm_f32. Two panels at once, for two chains of sums. */
 VEC_INLINE void half_tile(const int type, const int rows, const int panels, const struct panel_job *j, int64_t panel, int64_t row)
 {
-    const float *x[TILE_X];
-    lanes_f sum[TILE_X][2];
+    const float *x[EXACT_X];
+    lanes_f sum[EXACT_X][2];
     const uint8_t *at = j->panels + panel * j->panel_bytes;
     LANES_UNROLL
     for (int r = 0; r < rows; r++) {
@@ -195,9 +192,9 @@ VEC_INLINE void exact_tile(const int rows, const struct panel_job *j, int64_t pa
 {
     const struct panel_layout *p = panel_layout(j->type);
     struct panel_walk walk = panel_walk_from(j->type, j->panels + panel * j->panel_bytes, 0);
-    const float *x[TILE_X];
+    const float *x[EXACT_X];
     struct spread s;
-    lanes_f sum[TILE_X];
+    lanes_f sum[EXACT_X];
     LANES_UNROLL
     for (int r = 0; r < rows; r++) x[r] = j->x + (row + r < j->m ? row + r : row) * j->ldx, sum[r] = lanes_f_set(0.0f);
     for (int64_t b = 0; b < j->k / PANEL_BLOCK; b++) {
@@ -216,65 +213,64 @@ VEC_INLINE void exact_tile(const int rows, const struct panel_job *j, int64_t pa
 }
 
 /* A tile of so many rows: one function each, so that its sums are registers. */
-#define TILE(kind_, rows_)                                                                                                    \
-    static __attribute__((noinline)) void kind_##_tile_##rows_(const struct panel_job *j, int64_t panel, int64_t row)         \
-    {                                                                                                                         \
-        kind_##_tile(rows_, j, panel, row);                                                                                   \
-    }
-#define TILE_HALF(type_, panels_, rows_)                                                                                                  \
+#define EXACT(rows_)                                                                                                          \
+    static __attribute__((noinline)) void exact_tile_##rows_(const struct panel_job *j, int64_t panel, int64_t row) { exact_tile(rows_, j, panel, row); }
+#define HALF(type_, panels_, rows_)                                                                                                       \
     static __attribute__((noinline)) void half_tile_##type_##_##panels_##_##rows_(const struct panel_job *j, int64_t panel, int64_t row)  \
     {                                                                                                                                     \
         half_tile(BLOCK_##type_, rows_, panels_, j, panel, row);                                                                          \
     }
-/* of 1, TILE_SMALL and TILE_X rows */
-#if defined(__AVX512VNNI__)
-#define TILES(X) X(1), X(4), X(8)
-#define TILES_OF(kind_) TILE(kind_, 1) TILE(kind_, 4) TILE(kind_, 8)
-#define HALVES_OF(type_, panels_) TILE_HALF(type_, panels_, 1) TILE_HALF(type_, panels_, 4) TILE_HALF(type_, panels_, 8)
-#elif defined(__AVX2__)
-#define TILES(X) X(1), X(4), X(4)
-#define TILES_OF(kind_) TILE(kind_, 1) TILE(kind_, 4)
-#define HALVES_OF(type_, panels_) TILE_HALF(type_, panels_, 1) TILE_HALF(type_, panels_, 4)
-#else
-#define TILES(X) X(1), X(1), X(1)
-#define TILES_OF(kind_) TILE(kind_, 1)
-#define HALVES_OF(type_, panels_) TILE_HALF(type_, panels_, 1)
-#endif
-TILES_OF(quantised)
-TILES_OF(exact)
-HALVES_OF(F16, 1)
-HALVES_OF(F16, 2)
-HALVES_OF(BF16, 1)
-HALVES_OF(BF16, 2)
+/* panels: 2 as long as two panels' sums are registers */
+#define QUANTISED(type_, rows_)                                                                                                                      \
+    static __attribute__((noinline)) void quantised_##type_##_##rows_(const struct panel_job *j, int64_t panel, int64_t end, int64_t row)            \
+    {                                                                                                                                                \
+        quantised_tile(BLOCK_##type_, rows_, PANELS_OF(rows_), j, panel, end, row);                                                                  \
+    }
+#define PANELS_OF(rows) ((rows) * 2 <= (TILE_X > 1 ? TILE_X : 2) ? 2 : 1)
 
-struct tiles { void (*tile[3])(const struct panel_job *j, int64_t panel, int64_t row); };
-#define QUANTISED(rows_)  quantised_tile_##rows_
-#define EXACT(rows_)      exact_tile_##rows_
-#define F16_ONE(rows_)    half_tile_F16_1_##rows_
-#define F16_TWO(rows_)    half_tile_F16_2_##rows_
-#define BF16_ONE(rows_)   half_tile_BF16_1_##rows_
-#define BF16_TWO(rows_)   half_tile_BF16_2_##rows_
-static const struct tiles quantised_tiles = { { TILES(QUANTISED) } }, exact_tiles = { { TILES(EXACT) } };
-static const struct tiles half_tiles[2][2] = { { { { TILES(F16_ONE) } }, { { TILES(F16_TWO) } } }, { { { TILES(BF16_ONE) } }, { { TILES(BF16_TWO) } } } };
+typedef void exact_kernel(const struct panel_job *j, int64_t panel, int64_t row);
+typedef void quantised_kernel(const struct panel_job *j, int64_t panel, int64_t end, int64_t row);
+
+/* by the rows' logarithm */
+#if defined(__AVX512VNNI__)
+#define EACH(X, ...)  X(__VA_ARGS__ 1) X(__VA_ARGS__ 2) X(__VA_ARGS__ 4) X(__VA_ARGS__ 8)
+#define LIST(name)    { name##1, name##2, name##4, name##8 }
+#define QUANTISED_ALL(type_)  QUANTISED(type_, 1) QUANTISED(type_, 2) QUANTISED(type_, 4) QUANTISED(type_, 8) QUANTISED(type_, 16)
+#define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1, quantised_##type_##_2, quantised_##type_##_4, quantised_##type_##_8, quantised_##type_##_16 },
+#elif defined(__AVX2__)
+#define EACH(X, ...)  X(__VA_ARGS__ 1) X(__VA_ARGS__ 2) X(__VA_ARGS__ 4)
+#define LIST(name)    { name##1, name##2, name##4 }
+#define QUANTISED_ALL(type_)  QUANTISED(type_, 1) QUANTISED(type_, 2) QUANTISED(type_, 4)
+#define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1, quantised_##type_##_2, quantised_##type_##_4 },
+#else
+#define EACH(X, ...)  X(__VA_ARGS__ 1)
+#define LIST(name)    { name##1 }
+#define QUANTISED_ALL(type_)  QUANTISED(type_, 1)
+#define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1 },
+#endif
+EACH(EXACT, )
+EACH(HALF, F16, 1, )
+EACH(HALF, F16, 2, )
+EACH(HALF, BF16, 1, )
+EACH(HALF, BF16, 2, )
+PANEL_TYPES(QUANTISED_ALL)
+static exact_kernel *const exact_kernels[4] = LIST(exact_tile_), *const half_kernels[2][2][4] = { { LIST(half_tile_F16_1_), LIST(half_tile_F16_2_) }, { LIST(half_tile_BF16_1_), LIST(half_tile_BF16_2_) } };
+static quantised_kernel *const quantised_kernels[BLOCK_TYPE_END][5] = { PANEL_TYPES(QUANTISED_LIST) };
 
 /* All rows against panels [from, to): a panel stays in cache while the rows go by. */
 static void multiply(const struct panel_job *j, int64_t from, int64_t to)
 {
-    const int half = j->type == BLOCK_F16 || j->type == BLOCK_BF16;
-    for (int64_t panel = from; panel < to;) {
-        const int panels = half && panel + 2 <= to ? 2 : 1;
-        if (!half && !j->exact && j->m == 1 && panel + 2 <= to) {
-            quantised_pair(j, panel);
-            panel += 2;
-            continue;
+    const int half = j->type == BLOCK_F16 || j->type == BLOCK_BF16, exact = half || j->exact;
+    for (int64_t panel = from, step; panel < to; panel += step) {
+        step = half ? panel + 2 <= to ? 2 : 1 : exact ? 1 : 2;
+        exact_kernel *const *kernels = half ? half_kernels[j->type == BLOCK_BF16][step - 1] : exact_kernels;
+        for (int64_t row = 0, rows; row < j->m; row += rows) {
+            rows = panel_tile_rows(exact ? EXACT_X : TILE_X, j->m - row);
+            const int at = __builtin_ctz((unsigned)rows);
+            if (exact) kernels[at](j, panel, row);
+            else
+                for (int64_t p = panel; p < panel + step && p < to; p += PANELS_OF(rows)) quantised_kernels[j->type][at](j, p, to, row);
         }
-        const struct tiles *t = half ? &half_tiles[j->type == BLOCK_BF16][panels - 1] : j->exact ? &exact_tiles : &quantised_tiles;
-        for (int64_t row = 0; row < j->m;) {
-            const int64_t rows = panel_tile_rows(TILE_X, TILE_SMALL, j->m - row);
-            t->tile[rows == 1 ? 0 : rows == TILE_SMALL ? 1 : 2](j, panel, row);
-            row += rows;
-        }
-        panel += panels;
     }
     const int64_t left = from * PANEL_ROWS, right = to * PANEL_ROWS < j->n ? to * PANEL_ROWS : j->n;
     for (int64_t r = 0; j->ep->act.kind != ACT_NONE && r < j->m; r++) activate_span(j->y + r * j->ldy + left, j->y + r * j->ldy + left, right - left, j->ep->act);

@@ -17,6 +17,9 @@ enum { GROUPS = 8 };
 #define TYPE_HIGH(type)    ((type) == BLOCK_Q5_0 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q5_K || (type) == BLOCK_Q3_K ? 1 : (type) == BLOCK_Q6_K ? 2 : 0)
 #define TYPE_TWO(type)     ((type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_Q2_K)
 #define TYPE_SCALES(type)  ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 ? 64 : (type) == BLOCK_MXFP4 || (type) == BLOCK_IQ4_XS ? 16 : 32)
+#define TYPE_HEAD(type)    ((type) == BLOCK_Q2_K || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K ? 64 : (type) == BLOCK_Q3_K || (type) == BLOCK_Q6_K || (type) == BLOCK_IQ4_XS ? 32 : 0)
+#define TYPE_BYTES(type)   (TYPE_SCALES(type) + (TYPE_LOW(type) + TYPE_HIGH(type)) * PANEL_BLOCK * PANEL_ROWS / 8)
+#define TYPE_WIDE(type)    ((type) == BLOCK_Q8_0 || (type) == BLOCK_IQ4_NL || (type) == BLOCK_IQ4_XS || (type) == BLOCK_MXFP4)      /* offset 128 */
 #define TYPE_MINIMUM(type) ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K)
 
 /* The 8 groups of a block: u, looked up where the type has a table. */

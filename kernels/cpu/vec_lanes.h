@@ -42,6 +42,7 @@ VEC_INLINE lanes_f lanes_f_mul(lanes_f a, lanes_f b) { return _mm512_mul_ps(a, b
 VEC_INLINE lanes_f lanes_f_add(lanes_f a, lanes_f b) { return _mm512_add_ps(a, b); }
 VEC_INLINE lanes_f lanes_f_sub(lanes_f a, lanes_f b) { return _mm512_sub_ps(a, b); }
 VEC_INLINE lanes_f lanes_f_fma(lanes_f a, lanes_f b, lanes_f c) { return _mm512_fmadd_ps(a, b, c); }
+VEC_INLINE lanes_f lanes_f_fnma(lanes_f a, lanes_f b, lanes_f c) { return _mm512_fnmadd_ps(a, b, c); }      /* c - a b */
 VEC_INLINE lanes_f lanes_f_f16(const uint8_t *p) { return vec_load_f16((const uint16_t *)(const void *)p); }
 VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p) { return vec_load_bf16((const uint16_t *)(const void *)p); }
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return vec_load_i8((const int8_t *)p); }
@@ -93,6 +94,7 @@ VEC_INLINE lanes_f lanes_f_mul(lanes_f a, lanes_f b) { return LANES_PAIR(lanes_f
 VEC_INLINE lanes_f lanes_f_add(lanes_f a, lanes_f b) { return LANES_PAIR(lanes_f, _mm256_add_ps(a.v[h], b.v[h])); }
 VEC_INLINE lanes_f lanes_f_sub(lanes_f a, lanes_f b) { return LANES_PAIR(lanes_f, _mm256_sub_ps(a.v[h], b.v[h])); }
 VEC_INLINE lanes_f lanes_f_fma(lanes_f a, lanes_f b, lanes_f c) { return LANES_PAIR(lanes_f, _mm256_fmadd_ps(a.v[h], b.v[h], c.v[h])); }
+VEC_INLINE lanes_f lanes_f_fnma(lanes_f a, lanes_f b, lanes_f c) { return LANES_PAIR(lanes_f, _mm256_fnmadd_ps(a.v[h], b.v[h], c.v[h])); }
 VEC_INLINE lanes_f lanes_f_f16(const uint8_t *p) { return LANES_PAIR(lanes_f, vec_load_f16((const uint16_t *)(const void *)p + 8 * h)); }
 VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p) { return LANES_PAIR(lanes_f, vec_load_bf16((const uint16_t *)(const void *)p + 8 * h)); }
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return LANES_PAIR(lanes_f, vec_load_i8((const int8_t *)p + 8 * h)); }
@@ -126,6 +128,7 @@ VEC_INLINE lanes_f lanes_f_mul(lanes_f a, lanes_f b) { return LANES_EACH(lanes_f
 VEC_INLINE lanes_f lanes_f_add(lanes_f a, lanes_f b) { return LANES_EACH(lanes_f, 16, a.v[l] + b.v[l]); }
 VEC_INLINE lanes_f lanes_f_sub(lanes_f a, lanes_f b) { return LANES_EACH(lanes_f, 16, a.v[l] - b.v[l]); }
 VEC_INLINE lanes_f lanes_f_fma(lanes_f a, lanes_f b, lanes_f c) { return LANES_EACH(lanes_f, 16, fmaf(a.v[l], b.v[l], c.v[l])); }
+VEC_INLINE lanes_f lanes_f_fnma(lanes_f a, lanes_f b, lanes_f c) { return LANES_EACH(lanes_f, 16, fmaf(-a.v[l], b.v[l], c.v[l])); }
 VEC_INLINE lanes_f lanes_f_f16(const uint8_t *p) { return LANES_EACH(lanes_f, 16, half_load_f16(p + 2 * l)); }
 VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p) { return LANES_EACH(lanes_f, 16, bf16_to_f32_one(half_load_16(p + 2 * l))); }
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return LANES_EACH(lanes_f, 16, (float)(int8_t)p[l]); }
@@ -142,7 +145,7 @@ VEC_INLINE lanes_i lanes_i_dot_signed(lanes_i sums, lanes_b w, const int8_t *x) 
 
 /* Loops over what ought to be registers; checked code is slow anyway and would take minutes to compile. */
 #if defined(__AVX2__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define LANES_UNROLL _Pragma("GCC unroll 8")
+#define LANES_UNROLL _Pragma("GCC unroll 16")
 #else
 #define LANES_UNROLL
 #endif

@@ -1,5 +1,5 @@
 /* Speed of single kernels at every level: GB/s and GFLOP/s, best of several runs, on one thread and on `--threads N` (2).
- *   kernels_bench [--threads N] [gemm|conv|chain|small|linear|attention]...
+ *   kernels_bench [--threads N] [--only-threads N] [--level L] [--type T] [gemm|conv|chain|small|linear|attention]...
  * `linear` streams 16 matrices of 4096 x 4096 so that weights come from memory; `attention` decodes and fills a cache of 2048 positions, 32 heads on 8.
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
  * come from. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
@@ -68,6 +68,8 @@ static const struct layer { const char *net; int in_c, out_c, groups, k, stride,
     { "mobilenet", 384, 64, 1, 1, 1, 14, 3, 1 }, { "mobilenet", 384, 96, 1, 1, 1, 14, 1, 0 }, { "mobilenet", 96, 576, 1, 1, 1, 14, 3, 0 }, { "mobilenet", 576, 576, 576, 3, 1, 14, 2, 0 }, { "mobilenet", 576, 96, 1, 1, 1, 14, 2, 1 }, { "mobilenet", 576, 576, 576, 3, 2, 14, 1, 0 },
     { "mobilenet", 576, 160, 1, 1, 1, 7, 1, 0 }, { "mobilenet", 160, 960, 1, 1, 1, 7, 3, 0 }, { "mobilenet", 960, 960, 960, 3, 1, 7, 3, 0 }, { "mobilenet", 960, 160, 1, 1, 1, 7, 2, 1 }, { "mobilenet", 960, 320, 1, 1, 1, 7, 1, 0 }, { "mobilenet", 320, 1280, 1, 1, 1, 7, 1, 0 },
     { "alexnet", 3, 64, 1, 11, 4, 224, 1, 0 }, { "alexnet", 64, 192, 1, 5, 1, 27, 1, 0 }, { "alexnet", 192, 384, 1, 3, 1, 13, 1, 0 }, { "alexnet", 384, 256, 1, 3, 1, 13, 1, 0 }, { "alexnet", 256, 256, 1, 3, 1, 13, 1, 0 },
+    { "vgg16", 3, 64, 1, 3, 1, 224, 1, 0 }, { "vgg16", 64, 64, 1, 3, 1, 224, 1, 0 }, { "vgg16", 64, 128, 1, 3, 1, 112, 1, 0 }, { "vgg16", 128, 128, 1, 3, 1, 112, 1, 0 }, { "vgg16", 128, 256, 1, 3, 1, 56, 1, 0 },
+    { "vgg16", 256, 256, 1, 3, 1, 56, 2, 0 }, { "vgg16", 256, 512, 1, 3, 1, 28, 1, 0 }, { "vgg16", 512, 512, 1, 3, 1, 28, 2, 0 }, { "vgg16", 512, 512, 1, 3, 1, 14, 3, 0 },
 };
 
 static double bench_layer(const struct kernels *k, int threads, const struct layer *l, enum conv_choice choice, char *name, size_t name_size)
@@ -105,7 +107,7 @@ static void bench_conv(const struct kernels *k, int threads)
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) {
         const struct layer *l = layers + i;
         char name[64], own[64], chosen[64];
-        double a = bench_layer(k, threads, l, CONV_BY_OWN, own, sizeof own), b = bench_layer(k, threads, l, CONV_BY_ONEDNN, name, sizeof name), c = bench_layer(k, threads, l, CONV_BY_RULE, chosen, sizeof chosen);
+        double a = bench_layer(k, threads, l, l->k == 3 && l->stride == 1 && l->groups == 1 ? CONV_BY_WINOGRAD : CONV_BY_OWN, own, sizeof own), b = bench_layer(k, threads, l, CONV_BY_ONEDNN, name, sizeof name), c = bench_layer(k, threads, l, CONV_BY_RULE, chosen, sizeof chosen);
         const int out = (l->size + 2 * ((l->k - 1) / 2) - l->k) / l->stride + 1;
         const double flop = 2.0 * out * out * l->out_c * (l->in_c / l->groups) * l->k * l->k;
         printf("conv    %-9s %4d>%4d g%-3d %2dx%-2d /%d at %3d%s x%d  own %7.3f ms %6.1f GFLOP/s (%s)  onednn %7.3f ms %6.1f GFLOP/s (%s)  rule %7.3f ms (%s)\n", l->net, l->in_c, l->out_c, l->groups, l->k, l->k, l->stride, l->size,
@@ -131,7 +133,7 @@ static void chain_open(struct link *c, const struct kernels *k, int threads, con
     struct err err = { 0 };
     *c = (struct link){ .l = l, .best = { 1e9, 1e9 } };
     for (int own = 0; own < 2; own++)
-        if (conv_layer_open_as(&c->layer[own], &s, weight, bias, k, threads, own ? CONV_BY_OWN : CONV_BY_ONEDNN, &err) || conv_plan_open(&c->plan[own], c->layer[own], &w, threads, &err)) {
+        if (conv_layer_open_as(&c->layer[own], &s, weight, bias, k, threads, !own ? CONV_BY_ONEDNN : l->k == 3 && l->stride == 1 && l->groups == 1 ? CONV_BY_WINOGRAD : CONV_BY_OWN, &err) || conv_plan_open(&c->plan[own], c->layer[own], &w, threads, &err)) {
             fprintf(stderr, "kernels_bench: %s\n", err.text);
             exit(1);
         }
@@ -145,7 +147,7 @@ static void bench_chain(const struct kernels *k, int threads, const char *net)
     if (k->level < cpu_level_detect()) return;
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
         for (int t = 0; t < layers[i].times && !strcmp(layers[i].net, net) && n < CHAIN_MAX; t++) chain_open(chain + n++, k, threads, layers + i);
-    const size_t largest = 2 << 20;
+    const size_t largest = 4 << 20;
     float *x = fresh(largest), *y = fresh(largest);
     char *scratch = aligned_alloc(64, 64 << 20);
     struct err err = { 0 };
@@ -202,7 +204,7 @@ enum { LINEAR_N = 4096, LINEAR_LAYERS = 16, LINEAR_M_MAX = 512 };
 
 static void bench_linear_mode(const struct kernels *k, int threads, int type, enum linear_mode mode, const void *weight, const float *x, float *y)
 {
-    static const int64_t rows[] = { 1, 2, 4, 8, 16, 32, 128, LINEAR_M_MAX };
+    static const int64_t rows[] = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, LINEAR_M_MAX };
     static const char *const modes[] = { "f32", "fast", "invariant" };
     const struct block_format *f = block_format(type);
     struct linear_layer *layers_[LINEAR_LAYERS];
@@ -230,6 +232,8 @@ static void bench_linear_mode(const struct kernels *k, int threads, int type, en
     for (int i = 0; i < LINEAR_LAYERS; i++) linear_close(layers_[i]);
 }
 
+static const char *only_type;            /* --type: of the weights */
+
 static void bench_linear(const struct kernels *k, int threads)
 {
     static const int types[] = { BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_Q4_0, BLOCK_Q5_K, BLOCK_F16, BLOCK_BF16, BLOCK_F32 };
@@ -238,6 +242,7 @@ static void bench_linear(const struct kernels *k, int threads)
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
         const struct block_format *f = block_format(types[t]);
         const size_t bytes = (size_t)(LINEAR_N / f->elements * f->bytes);
+        if (only_type && strcmp(only_type, f->name)) continue;
         f->encode(weight, row, LINEAR_N);
         for (size_t r = 1; r < LINEAR_N; r++) memcpy(weight + r * bytes, weight, bytes);
         bench_linear_mode(k, threads, types[t], LINEAR_FAST, weight, x, y);
@@ -273,22 +278,26 @@ static void bench_attention(const struct kernels *kernels, int threads)
 
 int main(int argc, char **argv)
 {
-    int threads = 2, all = 1;
+    int threads = 2, least = 1, all = 1;
+    enum cpu_level top = cpu_level_detect(), bottom = CPU_SCALAR;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--threads") && i + 1 < argc) threads = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--only-threads") && i + 1 < argc) threads = least = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--type") && i + 1 < argc) only_type = argv[++i];
+        else if (!strcmp(argv[i], "--level") && i + 1 < argc && cpu_level_from_name(argv[i + 1], &top)) bottom = top, i++;
         else all = 0;
     }
-    for (int level = (int)cpu_level_detect(); level >= 0; level--) {
+    for (int level = (int)top; level >= (int)bottom; level--) {
         struct kernels k;
         kernels_fill(&k, (enum cpu_level)level);
-        for (int t = 1; t <= threads; t += threads - 1 ? threads - 1 : 1) {
+        for (int t = least; t <= threads; t += threads - least ? threads - least : 1) {
             for (int i = 1; i < argc || (all && i == 1); i++) {
                 if (all || !strcmp(argv[i], "gemm")) bench_gemm(&k, t);
                 if (all || !strcmp(argv[i], "small")) bench_small(&k, t);
                 if (all || !strcmp(argv[i], "linear")) bench_linear(&k, t);
                 if (all || !strcmp(argv[i], "attention")) bench_attention(&k, t);
                 if (all || !strcmp(argv[i], "conv")) bench_conv(&k, t);
-                if (all || !strcmp(argv[i], "chain")) bench_chain(&k, t, "resnet50"), bench_chain(&k, t, "mobilenet");
+                if (all || !strcmp(argv[i], "chain")) bench_chain(&k, t, "resnet50"), bench_chain(&k, t, "mobilenet"), bench_chain(&k, t, "vgg16");
                 if (all) break;
             }
         }
