@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts llama-compat fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -108,7 +108,8 @@ $(B)/tests/bench/load: tests/bench/load.c
 	$(call say,CC,$<)
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -o $@ $< -lm -pthread
 
-faults: all $(B)/tests/bench/load  ## the fault plan in full: hot swap, overload, slow and vanishing clients, storms (about 20 min)
+faults: all $(B)/tests/bench/load  ## the fault plan in full: damaged files, hot swap, overload, slow and vanishing clients, storms (about 25 min)
+	@$(MAKE) --no-print-directory SAN=address build/address/tests/llm/corrupt_test && FAULTS=full build/address/tests/llm/corrupt_test
 	@tools/venv.sh && FAULTS=full build/venv/bin/python tests/e2e/faults_test.py
 
 $(B)/tests/bench/kernels_bench: $(B)/tests/bench/kernels_bench.o $(LIB)
@@ -129,6 +130,9 @@ bench-embeddings: all  ## sentences a second of all-MiniLM-L6-v2, inferd beside 
 
 bench-texts: all  ## language models: inferd and llama.cpp on the same GGUF files, in turns (TEXTS="--types q4_k_m --sequences 1,16")
 	@tools/bench_texts.py --inferd $(B)/inferd $(TEXTS)
+
+llama-compat: all  ## our quantised files in llama.cpp, and what either loses in its quick mode (COMPAT="--types Q4_K_M --venv DIR")
+	@tools/venv.sh gguf && build/venv/bin/python tools/llama_compat.py --inferd $(B)/inferd $(COMPAT)
 
 # The suite's nine whole networks hold one constant as all their weights; filled with seeded random ones they prove numbers.
 SUITE := build/onnx-suite/onnx/backend/test/data

@@ -40,7 +40,8 @@ struct openai_ask {
     int               prompt_count;
     struct openai_cursor *cursors;         /* [answers] */
     struct toolcall_reader *readers;       /* [answers]: part a chat's answers into reasoning, content and calls; NULL: the model's template has no marks for them */
-    bool              one_call;            /* parallel_tool_calls is false, or one function was named */
+    bool              old_calls;           /* asked with `functions`: the one call is told as function_call */
+    bool one_call;            /* parallel_tool_calls is false, or one function was named */
     char              prompt_end[OPENAI_PROMPT_END + 1];      /* of a rendered conversation: the last bytes */
     bool              done_sent;
     const char       *parameter;           /* after a failure: the field at fault, or NULL */
@@ -85,6 +86,12 @@ bool        openai_has_format(const struct json *root);
 enum status openai_format_read(struct openai_ask *a, struct arena *arena, const struct json *root, struct err *err);
 enum status openai_fields_read(struct openai_ask *a, struct request *r, const struct json *root, struct err *err);
 void        openai_usage_write(struct buf *out, const struct openai_ask *a);
-const char *openai_finish_text(const struct text_answer *x, const struct toolcall_reader *r /* or NULL */);
+const char *openai_finish_text(const struct openai_ask *a, const struct text_answer *x, const struct toolcall_reader *r /* or NULL */);
+/* The fields of before tools (functions, function_call, messages of the role function) become today's; false: no memory. */
+bool        openai_tools_modernise(struct openai_ask *a, struct arena *arena, struct json *root);
+/* A shallow copy of the value as the object's first member; NULL: no memory. */
+struct json *openai_add_member(struct json *object, struct arena *arena, const char *name, const struct json *value);
+/* What a refused request gets beside its sentence: the code and the field of a text that is too long. */
+void        openai_note_failure(struct openai_ask *a, const struct model_version *v);
 
 #endif

@@ -20,6 +20,48 @@ static const struct json *function_of(const struct json *tool)
     return f && f->type == JSON_OBJECT ? f : NULL;
 }
 
+/* {"type": "function", "function": value} */
+static struct json *as_tool(struct arena *arena, const struct json *value)
+{
+    static const struct json kind = { .type = JSON_STRING, .string = { "function", 8 } };
+    struct json *tool = arena_calloc(arena, 1, sizeof *tool);
+    if (!tool) return NULL;
+    tool->type = JSON_OBJECT;
+    return openai_add_member(tool, arena, "function", value) && openai_add_member(tool, arena, "type", &kind) ? tool : NULL;
+}
+
+/* A list of one: what an assistant called before. */
+static bool modernise_message(struct arena *arena, struct json *m)
+{
+    static const struct json tool_role = { .type = JSON_STRING, .string = { "tool", 4 } };
+    const struct json *call = json_get_value(m, "function_call");
+    struct json *role = (struct json *)(uintptr_t)json_get(m, "role");      /* the tree is the request's own */
+    if (role && json_is_string(role, "function")) role->string = tool_role.string;
+    if (!call || json_get_value(m, "tool_calls")) return true;
+    struct json list = { .type = JSON_ARRAY }, *tool = as_tool(arena, call);
+    if (!tool) return false;
+    list.list.first = tool;
+    list.list.count = 1;
+    return openai_add_member(m, arena, "tool_calls", &list) != NULL;
+}
+
+bool openai_tools_modernise(struct openai_ask *a, struct arena *arena, struct json *root)
+{
+    const struct json *functions = json_get_value(root, "functions"), *call = json_get_value(root, "function_call"), *messages = json_get_value(root, "messages");
+    for (struct json *m = messages && messages->type == JSON_ARRAY ? messages->list.first : NULL; m; m = m->next)
+        if (m->type == JSON_OBJECT && !modernise_message(arena, m)) return false;
+    if (!functions || functions->type != JSON_ARRAY || json_get_value(root, "tools")) return true;
+    struct json list = { .type = JSON_ARRAY }, **end = &list.list.first, *choice;
+    for (const struct json *f = functions->list.first; f; f = f->next, end = &(*end)->next, list.list.count++)
+        if (!(*end = as_tool(arena, f))) return false;
+    a->old_calls = true;
+    if (!openai_add_member(root, arena, "tools", &list)) return false;
+    if (!call || json_get_value(root, "tool_choice")) return true;
+    choice = call->type == JSON_OBJECT ? as_tool(arena, call) : NULL;
+    if (call->type == JSON_OBJECT && !choice) return false;
+    return openai_add_member(root, arena, "tool_choice", choice ? choice : call) != NULL;
+}
+
 static bool is_strict(const struct json *tools)
 {
     for (const struct json *t = tools && tools->type == JSON_ARRAY ? tools->list.first : NULL; t; t = t->next) {
@@ -113,7 +155,7 @@ enum status openai_tools_read(struct openai_ask *a, struct request *r, const str
     enum status st = read_choice(a, root, &tools, &wish, &forced, err);
     if (!st && tools) st = open_grammar(a, v, tools, &wish, forced, err);
     if (st) return st;
-    a->one_call = wish.single;
+    a->one_call = wish.single || a->old_calls;
     if (!toolcall_reader_open(&probe, text, length, a->prompt_end, strlen(a->prompt_end), tools)) return ST_OK;
     a->readers = arena_calloc(&r->arena, (uint64_t)a->job.answer_count, sizeof *a->readers);
     if (!a->readers) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
@@ -142,4 +184,15 @@ int64_t openai_reasoning_tokens(const struct openai_ask *a, int answer)
     }
     buf_free(&text);
     return count;
+}
+
+void openai_note_failure(struct openai_ask *a, const struct model_version *v)
+{
+    static const char *const names[] = { [OPENAI_CHAT] = "messages", [OPENAI_COMPLETION] = "prompt", [OPENAI_EMBEDDINGS] = "input", [OPENAI_RERANK] = "documents", [OPENAI_GENERATE] = "text_input" };
+    int64_t context = v->ops->text->context(v->engine), wanted = a->has_job && a->job.task == TEXT_GENERATE && a->job.max_tokens > 0 ? a->job.max_tokens : 0;
+    for (int p = 0; a->has_job && !a->parameter && p < a->job.prompt_count; p++)
+        if (a->job.prompts[p].count + wanted > context) {
+            a->parameter = names[a->kind];
+            a->code = "context_length_exceeded";
+        }
 }

@@ -33,9 +33,9 @@ void openai_model_write(struct buf *out, const char *name, int64_t created)
     buf_puts(out, ",\"owned_by\":\"inferd\"}");
 }
 
-const char *openai_finish_text(const struct text_answer *x, const struct toolcall_reader *r)
+const char *openai_finish_text(const struct openai_ask *a, const struct text_answer *x, const struct toolcall_reader *r)
 {
-    return x->finish == FINISH_LENGTH ? "length" : r && r->call_count ? "tool_calls" : "stop";
+    return x->finish == FINISH_LENGTH ? "length" : !r || !r->call_count ? "stop" : a->old_calls ? "function_call" : "tool_calls";
 }
 
 void openai_usage_write(struct buf *out, const struct openai_ask *a)
@@ -194,6 +194,14 @@ static void write_message(struct buf *out, const struct openai_ask *a, const str
         buf_puts(out, ",\"reasoning_content\":");
         write_buf(out, &r->reasoning, 0);
     }
+    if (a->old_calls && openai_calls_shown(a, r)) {
+        buf_puts(out, ",\"function_call\":{\"name\":");
+        json_write_text(out, r->calls[0].name);
+        buf_puts(out, ",\"arguments\":");
+        write_buf(out, &r->calls[0].arguments, 0);
+        buf_puts(out, "},\"refusal\":null,\"annotations\":[]}");
+        return;
+    }
     for (int i = 0; i < openai_calls_shown(a, r); i++) {
         buf_puts(out, i ? ",{" : ",\"tool_calls\":[{");
         write_call_head(out, a, x, i);
@@ -214,7 +222,7 @@ static void write_choice(struct buf *out, const struct openai_ask *a, const stru
     }
     buf_puts(out, ",\"logprobs\":");
     write_logprobs(out, a, x, 0, x->token_count);
-    buf_printf(out, ",\"finish_reason\":\"%s\"}", openai_finish_text(x, reader_of(a, x)));
+    buf_printf(out, ",\"finish_reason\":\"%s\"}", openai_finish_text(a, x, reader_of(a, x)));
 }
 
 /* The `wanted` likeliest of a prompt's choices, in their order. */
@@ -390,6 +398,16 @@ static void begin_delta(struct buf *out, const struct openai_ask *a, int index)
 /* A call: its name, then its arguments. */
 static void stream_call(struct buf *out, const struct openai_ask *a, const struct model_version *v, int index, const struct text_answer *x, int call)
 {
+    if (a->old_calls) {
+        begin_delta(out, a, index);
+        buf_puts(out, "\"function_call\":{\"name\":");
+        json_write_text(out, reader_of(a, x)->calls[call].name);
+        buf_puts(out, ",\"arguments\":");
+        write_buf(out, &reader_of(a, x)->calls[call].arguments, 0);
+        buf_puts(out, "}}");
+        end_delta(out, a, v, NULL, x, 0, 0);
+        return;
+    }
     begin_delta(out, a, index);
     buf_printf(out, "\"tool_calls\":[{\"index\":%d,", call);
     write_call_head(out, a, x, call);
@@ -454,7 +472,7 @@ static void stream_answer(struct buf *out, struct openai_ask *a, const struct re
     c->text = x->text.length;
     c->tokens = tokens;
     if (x->finish == FINISH_NONE) return;
-    write_delta(out, a, v, index, a->kind == OPENAI_CHAT ? NULL : "", 0, false, openai_finish_text(x, reader_of(a, x)), x, 0, 0);
+    write_delta(out, a, v, index, a->kind == OPENAI_CHAT ? NULL : "", 0, false, openai_finish_text(a, x, reader_of(a, x)), x, 0, 0);
     c->ended = true;
 }
 

@@ -30,6 +30,7 @@ struct text_ops {
     const struct tokenizer *(*tokenizer)(const struct engine *e);
     const struct template  *(*chat_template)(const struct engine *e);  /* NULL: the model has none, or one that cannot be read */
     const char *(*template_error)(const struct engine *e);             /* why its template cannot be read; NULL: it can, or there is none */
+    int       (*width)(const struct engine *e);                        /* of its vectors */
     int       (*context)(const struct engine *e);                      /* tokens of prompt and answer together */
     unsigned  (*abilities)(const struct engine *e);                    /* enum text_ability */
     struct text_stats *(*stats)(const struct engine *e);

@@ -73,7 +73,9 @@ static enum status submit(struct exchange *x, struct json *root, struct err *err
     enum status st = openai_read(&x->text, kind_of(x->route.route), &x->request, x->pin, root, (int64_t)time(NULL), err);
     if (x->route.route == ROUTE_GENERATE || x->route.route == ROUTE_GENERATE_STREAM) x->text.stream = x->route.route == ROUTE_GENERATE_STREAM;
     atomic_store(&x->in_job, false);      /* before it is queued: afterwards it may be over at any moment */
-    return st ? st : scheduler_submit(x->pin->scheduler, &x->request, err);
+    if (!st) st = scheduler_submit(x->pin->scheduler, &x->request, err);
+    if (st == ST_BAD_INPUT) openai_note_failure(&x->text, x->pin);
+    return st;
 }
 
 static void submit_in_job(void *argument)

@@ -330,10 +330,11 @@ static enum status instance_collect(struct engine_instance *i, struct err *err)
 static const struct tokenizer *engine_tokenizer(const struct engine *e) { return e->tokenizer; }
 static const struct template *engine_template(const struct engine *e) { return e->chat_template; }
 static const char *engine_template_error(const struct engine *e) { return e->template_error.status ? e->template_error.text : NULL; }
+static int engine_width(const struct engine *e) { return e->model.config.width; }
 static int engine_context(const struct engine *e) { return e->context; }
 static struct text_stats *engine_stats(const struct engine *e) { return (struct text_stats *)(uintptr_t)&e->stats; }      /* counters are no part of what is read only */
 
-static const struct text_ops text = { .tokenizer = engine_tokenizer, .chat_template = engine_template, .template_error = engine_template_error, .context = engine_context, .abilities = engine_abilities, .stats = engine_stats };
+static const struct text_ops text = { .tokenizer = engine_tokenizer, .chat_template = engine_template, .template_error = engine_template_error, .context = engine_context, .width = engine_width, .abilities = engine_abilities, .stats = engine_stats };
 
 const struct engine_ops llm_engine = {
     .name = "llm", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,

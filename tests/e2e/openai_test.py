@@ -197,8 +197,11 @@ def test_errors():
     error("/v1/chat/completions", {"model": "dictionary", "messages": ASK, "n": 17}, 400, "n")
     error("/v1/chat/completions", {"model": "digits", "messages": ASK}, 400, "model")
     error("/v1/rerank", {"model": "dictionary", "query": "a", "documents": ["b"]}, 400)
-    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "word " * 600}, 400)
-    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "a", "max_tokens": 600}, 400)
+    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "word " * 600}, 400, "prompt", "context_length_exceeded")
+    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "a", "max_tokens": 600}, 400, "prompt", "context_length_exceeded")
+    assert "512" in error("/v1/chat/completions", {"model": "dictionary", "messages": [{"role": "user", "content": "word " * 600}]}, 400, "messages", "context_length_exceeded")
+    error("/v1/completions", {"model": "dictionary", "prompt": "a", "suffix": "b"}, 400, "suffix")
+    error("/v1/embeddings", {"model": "dictionary", "input": "a", "dimensions": 100000}, 400, "dimensions")
     error("/v1/completions", {"model": "dictionary", "prompt": [99999]}, 400)
     status, _, body = server.call("POST", "/v1/chat/completions", "{")
     assert status == 400 and "message" in json.loads(body)["error"]
@@ -387,6 +390,19 @@ def test_calls_that_must_be_made():
     own = openai.OpenAI(base_url="http://%s/v1" % caller_server.address, api_key="none", max_retries=0)
     names = [t.function.name for chunk in own.chat.completions.create(model="caller", messages=ASK, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, temperature=0, stream=True) if chunk.choices for t in (chunk.choices[0].delta.tool_calls or []) if t.function.name]
     assert names == ["get_weather"], names
+
+
+def test_functions_as_they_were_before_tools():
+    functions = [t["function"] for t in TOOLS]
+    m, finish, usage = one_call({"functions": functions})
+    assert finish == "function_call" and m["content"] == "I look." and "tool_calls" not in m and m["function_call"]["name"] == "get_weather", m
+    m, finish, usage = one_call({"functions": functions, "function_call": {"name": "noop"}})
+    assert m["function_call"] == {"name": "noop", "arguments": "{}"} and finish == "function_call", m
+    m, finish, usage = one_call({"functions": functions, "function_call": "none"})
+    assert "function_call" not in m and finish == "stop", m
+    data = caller("/v1/chat/completions", {"messages": ASK + [{"role": "assistant", "content": None, "function_call": {"name": "noop", "arguments": "{}"}}, {"role": "function", "name": "noop", "content": "done"}], "functions": functions}, stream=True)
+    calls = [d["choices"][0]["delta"]["function_call"] for d in map(json.loads, data[:-1]) if d["choices"][0]["delta"].get("function_call")]
+    assert [c["name"] for c in calls] == ["get_weather"] and json.loads(calls[0]["arguments"]) == {"city": "Paris</tool_call>"}, data
 
 
 def test_choices_that_cannot_be_enforced_are_refused():
