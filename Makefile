@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts llama-compat fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts bench-stream llama-compat fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -128,11 +128,14 @@ bench-peers: all  ## inferd and onnxruntime side by side: ResNet-50, MobileNetV2
 bench-embeddings: all  ## sentences a second of all-MiniLM-L6-v2, inferd beside transformers on PyTorch (EMBEDDINGS="--threads 2 --length 100")
 	@tools/venv.sh torch transformers && build/venv/bin/python tools/bench_embeddings.py --inferd $(B)/inferd $(EMBEDDINGS)
 
-bench-texts: all  ## language models: inferd and llama.cpp on the same GGUF files, in turns (TEXTS="--types q4_k_m --sequences 1,16")
+bench-texts: all $(B)/tests/bench/kernels_bench  ## language models: inferd and llama.cpp on the same GGUF files, in turns (TEXTS="--types q4_k_m --sequences 1,16")
 	@tools/bench_texts.py --inferd $(B)/inferd $(TEXTS)
 
 llama-compat: all  ## our quantised files in llama.cpp, and what either loses in its quick mode (COMPAT="--types Q4_K_M --venv DIR")
 	@tools/venv.sh gguf && build/venv/bin/python tools/llama_compat.py --inferd $(B)/inferd $(COMPAT)
+
+bench-stream: all  ## a language model through the server: 16 streaming clients beside the library (STREAM="build/texts/q4_k_m.gguf --clients 16"; files come from bench-texts)
+	@tools/bench_stream.py --inferd $(B)/inferd $(or $(STREAM),build/texts/q4_k_m.gguf)
 
 # The suite's nine whole networks hold one constant as all their weights; filled with seeded random ones they prove numbers.
 SUITE := build/onnx-suite/onnx/backend/test/data

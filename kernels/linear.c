@@ -18,7 +18,9 @@ enum {
     SLAB_STEP = 32,                      /* columns: a whole number of panels at every level */
     SLAB_BYTES = 1 << 20,
     DECODE_BYTES = 4 * 256 * SLAB_STEP,  /* 256 numbers of each row of a step */
-    TILES_ROWS_MIN = 16,                 /* of x: from here on tiles win */
+    BYTES_ROWS_MIN = 32,                 /* of x: from here on tiles of bytes win against the vector units' dot products */
+    TILES_ROWS_MIN = 32,                 /* and bfloat16 tiles against either */
+    TILES_HALVES_MIN = 9,                /* the same for 16-bit weights, against floats */
     EXACT_ROWS = 8                       /* of x: up to here weights become floats as they are used, in registers */
 };
 static const int64_t PARALLEL_MIN = 150000;      /* multiply-adds below which waking a team costs more than it saves */
@@ -190,12 +192,43 @@ static void panels_run(const struct linear_job *d, int threads)
     parallel_for(parts, parts, panels_part, &w);
 }
 
+/* ---- tiles of bytes ---- */
+
+/* AMX: the same bits as panels. With a scale for each 16 of k the way between tile and vector units costs more than tiles save. */
+static bool by_bytes(const struct linear_layer *l, int64_t m) { return l->k.level >= CPU_AMX && l->layout && !l->layout->two && !is_exact(l) && m >= BYTES_ROWS_MIN; }
+
+struct bytes_work { struct panel_job job; struct panel_rows *x; char *lanes; };
+
+static void bytes_round_part(void *ctx, int part, int parts)
+{
+    const struct bytes_work *w = ctx;
+    const int64_t blocks = (w->job.m + 15) / 16;
+    panel_bytes_round(w->x, &w->job, blocks * part / parts, blocks * (part + 1) / parts);
+}
+
+static void bytes_part(void *ctx, int part, int parts)
+{
+    const struct bytes_work *w = ctx;
+    const int64_t count = (w->job.n + PANEL_ROWS - 1) / PANEL_ROWS, pairs = (count + 1) / 2, end = pairs * (part + 1) / parts * 2;
+    panel_bytes_multiply(&w->job, w->x, w->lanes + (int64_t)TILES_BYTES_LANE * part, pairs * part / parts * 2, end < count ? end : count);
+}
+
+static void bytes_run(const struct linear_job *d, int threads)
+{
+    const struct linear_spec *s = &d->l->spec;
+    struct bytes_work w = { .x = (struct panel_rows *)(void *)d->scratch, .lanes = d->scratch + panel_bytes_rows(d->m, s->k) };
+    w.job = panel_job_of(d);
+    const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
+    parallel_for(parts, parts, bytes_round_part, &w);
+    parallel_for(parts, parts, bytes_part, &w);
+}
+
 /* ---- tiles ---- */
 
 /* AMX, FAST only: another rounding of x than that of few rows. */
 static bool by_tiles(const struct linear_layer *l, int64_t m)
 {
-    return l->k.level >= CPU_AMX && l->spec.mode == LINEAR_FAST && l->layout && m >= TILES_ROWS_MIN;
+    return l->k.level >= CPU_AMX && l->spec.mode == LINEAR_FAST && l->layout && m >= (is_half(l) ? TILES_HALVES_MIN : TILES_ROWS_MIN);
 }
 
 struct tiles_work { struct panel_job job; uint16_t *a; char *lanes; };
@@ -311,6 +344,7 @@ uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 {
     if (l->spec.type == BLOCK_F32) return 0;
     if (by_tiles(l, m)) return panel_tiles_bytes(l->spec.type, m, l->spec.k) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
+    if (by_bytes(l, m)) return panel_bytes_rows(m, l->spec.k) + (uint64_t)TILES_BYTES_LANE * (uint64_t)(threads < 1 ? 1 : threads);
     if (by_panels(l, m)) return is_exact(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
     return decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);
 }
@@ -324,6 +358,7 @@ void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float
     const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep, .scratch = scratch };
     if (l->spec.type == BLOCK_F32) l->k.gemm_f32(y, ldy, x, ldx, l->packed, m, l->spec.n, l->spec.k, ep, threads);
     else if (by_tiles(l, m)) tiles_run(&j, threads);
+    else if (by_bytes(l, m)) bytes_run(&j, threads);
     else if (by_panels(l, m)) panels_run(&j, threads);
     else decoded_run(&j, threads);
 }

@@ -97,10 +97,22 @@ static inline uint64_t panel_rows_bytes(const struct panel_kernels *p, int64_t m
 const struct panel_kernels *panel_kernels(enum cpu_level level);
 extern const struct panel_kernels panel_kernels_scalar, panel_kernels_avx2, panel_kernels_avx512vnni;
 
+/* ---- tiles of bytes (AMX): the bits of panel_kernels_avx512vnni for many rows ---- */
+
+/* A block of 16 rows of x; those beyond the last are zeros. */
+struct panel_rows { int8_t numbers[16][PANEL_BLOCK]; float scale[16], moment[2][16]; };
+
+enum { TILES_BYTES_X = 128, TILES_BYTES_LANE = 48 << 10 };         /* rows of x at a time; scratch of a thread */
+static inline uint64_t panel_bytes_rows(int64_t m, int64_t k) { return (uint64_t)((m + 15) / 16) * (uint64_t)(k / PANEL_BLOCK) * sizeof(struct panel_rows); }
+/* x's rows 16 first .. 16 end as rows [m / 16][k / 32] */
+void panel_bytes_round(struct panel_rows *to, const struct panel_job *j, int64_t first, int64_t end);
+/* y's columns of panels [from, to), from even; all rows, epilogue and all; lane: TILES_BYTES_LANE, 64-byte aligned. Only where cpu_level_detect() is CPU_AMX. */
+void panel_bytes_multiply(const struct panel_job *j, const struct panel_rows *x, void *lane, int64_t from, int64_t to);
+
 /* ---- bfloat16 tiles (AMX): x and W rounded to bfloat16, sums in float. For many rows.
  * F16 weights are not rounded: each is the sum of two bfloat16, exactly, and x of two to 16 bits; of the four products the one of both lower parts is left out. ---- */
 
-enum { TILES_K_MAX = 2048, TILES_X = 256, TILES_LANE_BYTES = 2 * TILES_K_MAX * 32 * 2 + 32 * 32 * 4 };      /* k and rows of x at a time; scratch of a thread */
+enum { TILES_K = 512, TILES_X = 256, TILES_LANE_BYTES = 2 * TILES_K * 32 * 2 + TILES_X * 32 * 4 };      /* k (a multiple of 256) and rows of x at a time; scratch of a thread */
 static inline int64_t panel_tiles_k(int64_t k) { return (k + 31) / 32 * 32; }
 static inline uint64_t panel_tiles_part(int64_t m, int64_t k) { return (uint64_t)((m + 15) / 16 * 16) * (uint64_t)panel_tiles_k(k); }
 static inline uint64_t panel_tiles_bytes(int type, int64_t m, int64_t k) { return panel_tiles_part(m, k) * (type == BLOCK_F16 ? 4 : 2); }

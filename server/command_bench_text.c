@@ -117,7 +117,7 @@ enum status bench_text(const char *model, const struct engine_options *options, 
         struct rusage u;
         getrusage(RUSAGE_SELF, &u);
         double read = read_s > 0 ? b.prompt * b.sequences / read_s : 0, written = write_s > 0 ? b.generate * b.sequences / write_s : 0, load = (double)m.load_ns / 1e6, rss = (double)u.ru_maxrss / 1024;
-        const char *mode = options->precision == PRECISION_F32 ? "f32" : "fast";
+        const char *mode = options->precision == PRECISION_F32 ? "f32" : options->batch_invariant || e->graph.device.kernels.level < CPU_AMX ? "batch invariant" : "fast";     /* only tiles have two ways */
         if (ask->json)
             printf("{\"prefill_tokens_per_s\":%.2f,\"decode_tokens_per_s\":%.2f,\"mode\":\"%s\",\"threads\":%d,\"prompt\":%d,\"generate\":%d,\"sequences\":%d,\"load_ms\":%.1f,\"peak_rss_mb\":%.1f}\n",
                    read, written, mode, options->threads, b.prompt, b.generate, b.sequences, load, rss);

@@ -2,8 +2,10 @@
 """inferd and llama.cpp on the same GGUF files of Llama-3.2-1B's shape (random weights), same threads, in turns: prefill of 512 tokens, decode, several sequences.
 
 llama-cpp-python is built from its source with the machine's own flags (some 15 minutes, once), its AMX tile configuration made safe for GCC 12, which otherwise drops
-stores to it. Both sides as llama-bench counts: no sampling, no tokenising; llama.cpp with flash attention off and on, the better of the two.
-usage: bench_texts.py [--types q4_k_m,q6_k,q8_0,q4_0,f16] [--sequences 1,16] [--rounds 3] [--threads 2] [--inferd build/release/inferd]
+stores to it. Both sides as llama-bench counts: no sampling, no tokenising; llama.cpp with flash attention off and on and with its repacked weights and without, the
+best of the four. Beside decode stands the rate at which weights were read, and what memory gives in the same minute (`kernels_bench memory`).
+The files have a vocabulary of made-up syllables, so that text goes in and out of a server (tools/bench_stream.py).
+usage: bench_texts.py [--types q4_k_m,q6_k,q8_0,q4_0,f16,bf16] [--sequences 1,16] [--rounds 3] [--threads 2] [--inferd build/release/inferd]
 """
 import argparse
 import glob
@@ -49,6 +51,22 @@ def inside(what, *arguments):
     return json.loads(out.strip().splitlines()[-1])
 
 
+def made_up_words(count):
+    """Byte-level tokens and the merges that make them: the bytes, then pairs, triples and fours of letters, the first of which may be a space; BOS and EOS last.
+    Few are lone bytes or control tokens, which come out of a server without text."""
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    printable = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
+    tokens = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    merges, level = [], ["\u0120"] + letters
+    while len(tokens) < count - 2:
+        level = [(a, b) for a in level for b in letters][: count - 2 - len(tokens)]
+        merges += ["%s %s" % pair for pair in level]
+        level = [a + b for a, b in level]
+        tokens += level
+    kinds = [1] * len(tokens) + [3] * 2
+    return tokens + ["<|begin|>", "<|end|>"], kinds, merges
+
+
 def make_files(path, types):
     import gguf
     import llama_cpp
@@ -63,7 +81,14 @@ def make_files(path, types):
         w.add_rope_freq_base(500000.0)
         w.add_rope_dimension_count(64)
         w.add_file_type(1)
-        w.add_tokenizer_model("no_vocab")
+        tokens, kinds, merges = made_up_words(128256)
+        w.add_tokenizer_model("gpt2")
+        w.add_tokenizer_pre("gpt-2")
+        w.add_token_list(tokens)
+        w.add_token_types(kinds)
+        w.add_token_merges(merges)
+        w.add_bos_token_id(128254)
+        w.add_eos_token_id(128255)
         w.add_vocab_size(128256)
         rng = np.random.default_rng(1)
         base = (rng.standard_normal(1 << 22) * 0.02).astype(np.float16)
@@ -91,13 +116,15 @@ def make_files(path, types):
             os.rename(out + ".part", out)
 
 
-def time_llama(path, threads, sequences, flash, generate):
+def time_llama(path, threads, sequences, flash, repack, generate):
     import time
 
     import llama_cpp as L
     import numpy as np
     L.llama_backend_init()
-    model = L.llama_model_load_from_file(path.encode(), L.llama_model_default_params())
+    m = L.llama_model_default_params()
+    m.use_extra_bufts = bool(repack)
+    model = L.llama_model_load_from_file(path.encode(), m)
     p = L.llama_context_default_params()
     p.n_ctx, p.n_batch, p.n_ubatch, p.n_threads, p.n_threads_batch, p.n_seq_max, p.flash_attn_type = 1024 * sequences, 512, 512, threads, threads, sequences, flash
     context = L.llama_init_from_model(model, p)
@@ -127,9 +154,19 @@ def time_llama(path, threads, sequences, flash, generate):
     return out
 
 
+def memory_rate(o):
+    out = run(os.path.join(os.path.dirname(o.inferd), "tests/bench/kernels_bench"), "--only-threads", str(o.threads), "memory", stdout=subprocess.PIPE, text=True).stdout
+    return float(out.split()[-2])
+
+
+def time_inferd(o, path, sequences):
+    return json.loads(run(o.inferd, "bench", path, "--threads", str(o.threads), "--prompt", "512" if sequences == 1 else "0", "--generate", str(o.generate), "--sequences", str(sequences),
+                          "--seconds", "2", "--json", stdout=subprocess.PIPE, text=True).stdout)
+
+
 def main():
     a = argparse.ArgumentParser()
-    a.add_argument("--types", default="q4_k_m,q6_k,q8_0,q4_0,f16")
+    a.add_argument("--types", default="q4_k_m,q6_k,q8_0,q4_0,f16,bf16")
     a.add_argument("--sequences", default="1,16")
     a.add_argument("--rounds", type=int, default=3)
     a.add_argument("--threads", type=int, default=2)
@@ -142,20 +179,26 @@ def main():
     for name in o.types.split(","):
         path = os.path.join(WORK, name + ".gguf")
         for sequences in map(int, o.sequences.split(",")):
-            ours, theirs = {"prefill": [], "decode": []}, {"prefill": [], "decode": []}
+            ours, theirs, memory, flags = {"prefill": [], "decode": []}, {"prefill": [], "decode": []}, [], {}
             for _ in range(o.rounds):
-                text = run(o.inferd, "bench", path, "--threads", str(o.threads), "--prompt", "512" if sequences == 1 else "0", "--generate", str(o.generate), "--sequences", str(sequences), "--seconds", "2", "--json", stdout=subprocess.PIPE, text=True).stdout
-                mine = json.loads(text)
+                if sequences == 1:
+                    memory.append(memory_rate(o))
+                mine = time_inferd(o, path, sequences)
                 ours["prefill"].append(mine["prefill_tokens_per_s"])
                 ours["decode"].append(mine["decode_tokens_per_s"])
-                best = [inside("llama", path, o.threads, sequences, flash, o.generate) for flash in (0, 1)]
+                runs = {(f, r): inside("llama", path, o.threads, sequences, f, r, o.generate) for f in (0, 1) for r in (0, 1)}
                 for key in theirs:
-                    if key in best[0]:
-                        theirs[key].append(max(b[key] for b in best))
+                    if key in runs[0, 0]:
+                        flags[key] = max(runs, key=lambda x: runs[x][key])
+                        theirs[key].append(runs[flags[key]][key])
             for key in ("prefill", "decode"):
                 if theirs[key]:
                     x, y = statistics.median(ours[key]), statistics.median(theirs[key])
-                    print("%-8s %9d %-8s %12.1f %12.1f %7.2f" % (name, sequences, key, x, y, x / y), flush=True)
+                    print("%-8s %9d %-8s %12.1f %12.1f %7.2f   mode %s; llama.cpp with flash attention %d, repacking %d" % (name, sequences, key, x, y, x / y, mine["mode"], *flags[key]), end="")
+                    if key == "decode" and sequences == 1:
+                        rate, best = x * os.path.getsize(path) * 1e-9, statistics.median(memory)
+                        print("; %.1f GB/s of weights, %.0f %% of memory's %.1f" % (rate, 100 * rate / best, best), end="")
+                    print(flush=True)
 
 
 if "--inside" in sys.argv:

@@ -1,6 +1,7 @@
 /* Speed of single kernels at every level: GB/s and GFLOP/s, best of several runs, on one thread and on `--threads N` (2).
- *   kernels_bench [--threads N] [--only-threads N] [--level L] [--type T] [gemm|conv|chain|small|linear|attention]...
+ *   kernels_bench [--threads N] [--only-threads N] [--level L] [--type T] [gemm|conv|chain|small|linear|attention|memory]...
  * `linear` streams 16 matrices of 4096 x 4096 so that weights come from memory; `attention` decodes and fills a cache of 2048 positions, 32 heads on 8.
+ * `memory` is what the memory gives to as many readers as there are threads, the rate that decoding weights is held against.
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
  * come from. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
  * layer the best time of many rounds counts, own and oneDNN in turns. */
@@ -276,6 +277,44 @@ static void bench_attention(const struct kernels *kernels, int threads)
     free(q), free(y), free(kv);
 }
 
+/* Two streams a thread, as the kernels that decode have. */
+enum { MEMORY_BYTES = 512 << 20 };
+struct memory { const char *bytes; uint64_t sums[64]; };
+
+static void memory_part(void *ctx, int part, int parts)
+{
+    struct memory *m = ctx;
+    const size_t each = (size_t)MEMORY_BYTES / (size_t)parts & ~(size_t)4095, half = each / 2;
+    const char *from = m->bytes + (size_t)part * each;
+    uint64_t sum[16] = { 0 };
+    for (size_t at = 0; at < half; at += 64) {
+        __builtin_prefetch(from + at + 4096, 0, 3), __builtin_prefetch(from + half + at + 4096, 0, 3);
+        for (int i = 0; i < 8; i++) {
+            uint64_t a, b;
+            memcpy(&a, from + at + 8 * i, 8), memcpy(&b, from + half + at + 8 * i, 8);
+            sum[i] += a, sum[8 + i] += b;
+        }
+    }
+    for (int i = 0; i < 16; i++) m->sums[part] += sum[i];
+}
+
+static void bench_memory(int threads)
+{
+    static struct memory m;
+    char *bytes = aligned_alloc(4096, MEMORY_BYTES);
+    if (!bytes || threads > 64) abort();
+    memset(bytes, 1, MEMORY_BYTES);
+    m.bytes = bytes;
+    double best = 1e9;
+    for (int i = 0; i < 8; i++) {
+        const double started = now();
+        parallel_for(threads, threads, memory_part, &m);
+        if (now() - started < best) best = now() - started;
+    }
+    printf("memory threads %d  read %.1f GB/s\n", threads, 1e-9 * MEMORY_BYTES / best);
+    free(bytes);
+}
+
 int main(int argc, char **argv)
 {
     int threads = 2, least = 1, all = 1;
@@ -291,6 +330,8 @@ int main(int argc, char **argv)
         struct kernels k;
         kernels_fill(&k, (enum cpu_level)level);
         for (int t = least; t <= threads; t += threads - least ? threads - least : 1) {
+            for (int i = 1; i < argc && level == (int)top; i++)
+                if (!strcmp(argv[i], "memory")) bench_memory(t);
             for (int i = 1; i < argc || (all && i == 1); i++) {
                 if (all || !strcmp(argv[i], "gemm")) bench_gemm(&k, t);
                 if (all || !strcmp(argv[i], "small")) bench_small(&k, t);

@@ -206,6 +206,31 @@ TEST(invariant_mode_gives_a_row_the_same_bits_alone_and_among_others)
     }
 }
 
+/* More rows than any tile kernel takes at a time, with all that an epilogue has. */
+TEST(invariant_mode_among_very_many_rows)
+{
+    enum { N = 45, K = 512 + 256, M = 150 };
+    static const int types[] = { BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_Q5_1, BLOCK_Q6_K, BLOCK_IQ4_XS };
+    float *x = malloc(M * K * sizeof *x), *alone = malloc(M * N * sizeof *alone), *among = malloc(M * N * sizeof *among), *residual = malloc(M * N * sizeof *residual), bias[N];
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        struct sample s = sample_make(types[t], N, K);
+        test_fill(x, M * K, -1, 1);
+        test_fill(residual, M * N, -1, 1);
+        test_fill(bias, N, -1, 1);
+        struct linear_layer *l = open_sample(&s, types[t], LINEAR_INVARIANT, CPU_AMX);
+        struct gemm_epilogue ep = { .bias = bias, .ldr = N, .act = { .kind = ACT_SILU } };
+        memcpy(alone, residual, M * N * sizeof *alone);
+        memcpy(among, residual, M * N * sizeof *among);
+        for (int i = 0; i < M; i++) ep.residual = alone + i * N, run(l, alone + i * N, N, x + i * K, K, 1, &ep, 1);
+        ep.residual = among;
+        run(l, among, N, x, K, M, &ep, 2);
+        if (memcmp(alone, among, M * N * sizeof *among)) test_fail(__FILE__, __LINE__, "%s: %d rows differ from one", linear_kernel(l), M);
+        linear_close(l);
+        sample_free(&s);
+    }
+    free(x), free(alone), free(among), free(residual);
+}
+
 TEST(what_is_not_finite_shows)
 {
     static const int types[] = { BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_BF16, BLOCK_F16 };

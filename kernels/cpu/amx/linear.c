@@ -1,26 +1,11 @@
-/* Products of many rows with bfloat16 tiles: W's panels are turned into tiles two at a time (32 columns of y), TILES_K_MAX of k at a time, and meet
- * TILES_X rows of x before the next two are; those rows stay in the second-level cache as tiles, the 32 columns nearly in the first. A step of
- * 32 of k takes 2 tiles of x, 2 of W and 4 products. Sums wait in y while k goes on elsewhere; a residual that is y itself is what they start from.
+/* Products of many rows with bfloat16 tiles: W's panels are turned into tiles two at a time (32 columns of y), TILES_K of k at a time so that they stay in the
+ * first-level cache, and meet TILES_X rows of x, which stay in the second-level cache as tiles. A step of 32 of k takes 2 tiles of x, 2 of W and 4 products. Sums
+ * of 32 rows and columns wait as tiles until all of k is done.
  *
- * Tile instructions are written as asm with all that they touch named: the compiler's own wrappers do not say which memory they read. The configuration is loaded by
- * each part and released at its end, so that a parked thread keeps no tile state. */
+ * The configuration is loaded by each part and released at its end, so that a parked thread keeps no tile state. */
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/linear_unpack.h"
 #include "kernels/cpu/vec_math.h"
-
-struct tile_config { uint8_t palette, start_row, reserved[14]; uint16_t row_bytes[16]; uint8_t rows[16]; };
-
-static void tiles_begin(void)
-{
-    struct tile_config c = { .palette = 1 };
-    for (int t = 0; t < 8; t++) c.row_bytes[t] = 64, c.rows[t] = 16;
-    __asm__ volatile("ldtilecfg %0" : : "m"(c));
-}
-static void tiles_end(void) { __asm__ volatile("tilerelease" : : : "memory"); }
-
-#define TILE_ZERO(t)              __asm__ volatile("tilezero %%tmm" #t : : : "memory")
-#define TILE_LOAD(t, p, stride)   __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t : : "r"(p), "r"((int64_t)(stride)) : "memory")
-#define TILE_STORE(t, p, stride)  __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" : : "r"(p), "r"((int64_t)(stride)) : "memory")
-#define TILE_DOT(c, a, b)         __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 
 enum { TILE_NUMBERS = 16 * 32, C_STRIDE = 32 * 4 };
 
@@ -35,11 +20,11 @@ static void tiles_product_32(float *c, const uint16_t *a, int64_t apart, const u
         TILE_LOAD(4, a, 64);
         TILE_LOAD(6, b, 64);
         TILE_LOAD(7, b + TILE_NUMBERS, 64);
-        TILE_DOT(0, 4, 6);
+        TILE_DOT_BF16(0, 4, 6);
         TILE_LOAD(5, a + apart, 64);
-        TILE_DOT(1, 4, 7);
-        TILE_DOT(2, 5, 6);
-        TILE_DOT(3, 5, 7);
+        TILE_DOT_BF16(1, 4, 7);
+        TILE_DOT_BF16(2, 5, 6);
+        TILE_DOT_BF16(3, 5, 7);
     }
     TILE_STORE(0, c, C_STRIDE);
     TILE_STORE(1, c + 16, C_STRIDE);
@@ -56,8 +41,8 @@ static void tiles_product_16(float *c, const uint16_t *a, const uint16_t *b, int
         TILE_LOAD(4, a, 64);
         TILE_LOAD(6, b, 64);
         TILE_LOAD(7, b + TILE_NUMBERS, 64);
-        TILE_DOT(0, 4, 6);
-        TILE_DOT(1, 4, 7);
+        TILE_DOT_BF16(0, 4, 6);
+        TILE_DOT_BF16(1, 4, 7);
     }
     TILE_STORE(0, c, C_STRIDE);
     TILE_STORE(1, c + 16, C_STRIDE);
@@ -122,19 +107,19 @@ static void tiles_of_f16(uint16_t *b, uint16_t *low, const uint8_t *panel, int64
     }
 }
 
-/* A panel beyond the last leaves zeros. The lower parts of F16 weights lie TILES_K_MAX * 32 numbers behind. */
+/* A panel beyond the last leaves zeros. The lower parts of F16 weights lie TILES_K * 32 numbers behind. */
 static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int64_t panels, int64_t from, int64_t k)
 {
     const uint8_t *at = j->panels + panel * j->panel_bytes;
     if (panel >= panels) {
         for (int64_t s = 0; s < k / 32; s++) {
             memset(b + s * 2 * TILE_NUMBERS, 0, TILE_NUMBERS * sizeof *b);
-            memset(b + TILES_K_MAX * 32 + s * 2 * TILE_NUMBERS, 0, TILE_NUMBERS * sizeof *b);
+            memset(b + TILES_K * 32 + s * 2 * TILE_NUMBERS, 0, TILE_NUMBERS * sizeof *b);
         }
         return;
     }
     if (j->type == BLOCK_F16) {
-        tiles_of_f16(b, b + TILES_K_MAX * 32, at, from, k, j->k);
+        tiles_of_f16(b, b + TILES_K * 32, at, from, k, j->k);
         return;
     }
     if (j->type == BLOCK_BF16) tiles_of_bf16(b, at, from, k, j->k);
@@ -155,16 +140,9 @@ void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, in
         }
 }
 
-/* ---- the 32 x 32 sums between their tiles and y ---- */
+/* ---- the 32 x 32 sums to y ---- */
 
-static void sums_take(float *c, const struct panel_job *j, int64_t row, int64_t column, int rows, int columns)
-{
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < 32; v += 16) vec_store(c + r * 32 + v, columns > v ? vec_load_n(j->y + (row + r) * j->ldy + column + v, columns - v < 16 ? columns - v : 16) : vec_set(0.0f));
-    memset(c + rows * 32, 0, (size_t)(32 - rows) * 32 * sizeof *c);
-}
-
-static void sums_put(const float *c, const struct panel_job *j, int64_t row, int64_t column, int rows, int columns, int last)
+static void sums_put(const float *c, const struct panel_job *j, int64_t row, int64_t column, int rows, int columns)
 {
     const struct gemm_epilogue *ep = j->ep;
     for (int r = 0; r < rows; r++) {
@@ -172,30 +150,25 @@ static void sums_put(const float *c, const struct panel_job *j, int64_t row, int
         for (int v = 0; v < columns; v += 16) {
             const int n = columns - v < 16 ? columns - v : 16;
             vec sum = vec_load(c + r * 32 + v);
-            if (last && ep->bias) sum = sum + vec_load_n(ep->bias + column + v, n);
-            if (last && ep->residual && ep->residual != j->y) sum = sum + vec_load_n(ep->residual + (row + r) * ep->ldr + column + v, n);
+            if (ep->bias) sum = sum + vec_load_n(ep->bias + column + v, n);
+            if (ep->residual) sum = sum + vec_load_n(ep->residual + (row + r) * ep->ldr + column + v, n);
             vec_store_n(y + v, sum, n);
         }
-        if (last && ep->act.kind != ACT_NONE) activate_span(y, y, columns, ep->act);
+        if (ep->act.kind != ACT_NONE) activate_span(y, y, columns, ep->act);
     }
 }
 
-/* k [from, from + k) of two panels, whose tiles are b, against rows [row, end) */
-static void columns_of_32(const struct panel_job *j, const uint16_t *a, const uint16_t *b, float *c, int64_t column, int64_t row, int64_t end, int64_t from, int64_t k)
+/* k [from, from + k) of two panels, whose tiles are b, into the sums c of rows [row, end) */
+static void columns_of_32(const struct panel_job *j, const uint16_t *a, const uint16_t *b, float *c, int64_t row, int64_t end, int64_t from, int64_t k)
 {
     const int64_t steps = panel_tiles_k(j->k) / 32;
-    const int columns = j->n - column < 32 ? (int)(j->n - column) : 32;
-    for (; row < end; row += 32) {
-        const int rows = end - row < 32 ? (int)(end - row) : 32;
+    for (; row < end; row += 32, c += 32 * 32) {
         const uint16_t *tiles = a + (row / 16 * steps + from / 32) * TILE_NUMBERS;
-        if (from || j->ep->residual == j->y) sums_take(c, j, row, column, rows, columns);
-        else memset(c, 0, 32 * 32 * sizeof *c);
         for (int part = 0; part < (j->type == BLOCK_F16 ? 3 : 1); part++) {      /* upper by upper, upper by lower, lower by upper */
-            const uint16_t *x = part == 2 ? tiles + panel_tiles_part(j->m, j->k) : tiles, *w = part == 1 ? b + TILES_K_MAX * 32 : b;
-            if (rows > 16) tiles_product_32(c, x, steps * TILE_NUMBERS, w, k / 32);
+            const uint16_t *x = part == 2 ? tiles + panel_tiles_part(j->m, j->k) : tiles, *w = part == 1 ? b + TILES_K * 32 : b;
+            if (end - row > 16) tiles_product_32(c, x, steps * TILE_NUMBERS, w, k / 32);
             else tiles_product_16(c, x, w, k / 32);
         }
-        sums_put(c, j, row, column, rows, columns, from + k >= j->k);
     }
 }
 
@@ -203,16 +176,22 @@ void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *la
 {
     const int64_t k = panel_tiles_k(j->k), panels = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
     uint16_t *b = lane;
-    float *c = (float *)(void *)(b + 2 * TILES_K_MAX * 32);
-    tiles_begin();
-    for (int64_t row = 0; row < j->m; row += TILES_X)
-        for (int64_t at = 0; at < k; at += TILES_K_MAX) {
-            const int64_t depth = k - at < TILES_K_MAX ? k - at : TILES_K_MAX, end = row + TILES_X < j->m ? row + TILES_X : j->m;
-            for (int64_t panel = from; panel < to; panel += 2) {
+    float *c = (float *)(void *)(b + 2 * TILES_K * 32);
+    const struct tile_config whole = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
+    tiles_begin(&whole);
+    for (int64_t row = 0; row < j->m; row += TILES_X) {
+        const int64_t end = row + TILES_X < j->m ? row + TILES_X : j->m;
+        for (int64_t panel = from; panel < to; panel += 2) {
+            const int columns = j->n - panel * PANEL_ROWS < 32 ? (int)(j->n - panel * PANEL_ROWS) : 32;
+            memset(c, 0, (size_t)((end - row + 31) / 32 * 32 * 32) * sizeof *c);
+            for (int64_t at = 0; at < k; at += TILES_K) {
+                const int64_t depth = k - at < TILES_K ? k - at : TILES_K;
                 tiles_of(j, b, panel, panels, at, depth);
                 tiles_of(j, b + TILE_NUMBERS, panel + 1, panels, at, depth);
-                columns_of_32(j, a, b, c, panel * PANEL_ROWS, row, end, at, depth);
+                columns_of_32(j, a, b, c, row, end, at, depth);
             }
+            for (int64_t r = row; r < end; r += 32) sums_put(c + (r - row) * 32, j, r, panel * PANEL_ROWS, end - r < 32 ? (int)(end - r) : 32, columns);
         }
+    }
     tiles_end();
 }

@@ -1,0 +1,19 @@
+/* Tile instructions, written as asm with all that they touch named: the compiler's own wrappers do not say which memory they read. */
+#ifndef KERNELS_CPU_AMX_TILES_H
+#define KERNELS_CPU_AMX_TILES_H
+
+#include <stdint.h>
+
+struct tile_config { uint8_t palette, start_row, reserved[14]; uint16_t row_bytes[16]; uint8_t rows[16]; };
+
+static inline void tiles_begin(const struct tile_config *c) { __asm__ volatile("ldtilecfg %0" : : "m"(*c)); }
+static inline void tiles_end(void) { __asm__ volatile("tilerelease" : : : "memory"); }
+
+#define TILE_ZERO(t)              __asm__ volatile("tilezero %%tmm" #t : : : "memory")
+#define TILE_LOAD(t, p, stride)   __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t : : "r"(p), "r"((int64_t)(stride)) : "memory")
+#define TILE_STORE(t, p, stride)  __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" : : "r"(p), "r"((int64_t)(stride)) : "memory")
+#define TILE_DOT_BF16(c, a, b)    __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
+/* signed bytes by signed bytes */
+#define TILE_DOT_I8(c, a, b)      __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
+
+#endif
