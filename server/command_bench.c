@@ -22,12 +22,8 @@ static void usage(FILE *to)
 {
     fprintf(to, "usage: inferd bench MODEL [--batch N] [--threads N] [--precision P] [--seconds S] [--json] [--trace] [--size N] [--cpu-level L]\n"
                 "Free dimensions but the first are --size (224). --json prints one line; --trace lists the slowest nodes of the last run.\n"
-<<<<<<< HEAD
-                "On a language model: [--prompt 512] [--generate 128] [--sequences 1] [--precision f32|auto].\n"
+                "On a language model: [--prompt 512] [--generate 128] [--sequences 1] [--precision f32|auto] [--batch-invariant].\n"
                 "On a model of pictures: [--size 512x512] [--steps N] [--guidance G] [--batch PICTURES] [--precision f32|auto].\n");
-=======
-                "On a language model: [--prompt 512] [--generate 128] [--sequences 1] [--precision f32|auto] [--batch-invariant].\n");
->>>>>>> hc
 }
 
 static enum status make_inputs(const struct signature *s, const struct bench *b, struct request_tensor *inputs, struct arena *arena, struct err *err)
