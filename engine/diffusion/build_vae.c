@@ -156,7 +156,7 @@ static void read_kind(struct vae *v, struct autoencoder *out, const char *class)
     if (out->tiny && network_int(b, "upsampling_scaling_factor", 2) != 2) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "upsampling_scaling_factor must be 2"));
     if (strcmp(network_text(b, "norm_type", "group"), "group")) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "norm_type '%.60s' is not computed", network_text(b, "norm_type", "")));
     if (out->channels < 1 || out->channels > 4 || out->latents < 1 || out->latents > 256 || !(out->scale > 0)) network_fail(b, err_set(b->err, ST_BAD_INPUT, "an autoencoder of %d channels and %d latents, scaled by %g", out->channels, out->latents, (double)out->scale));
-    out->factor = 1 << (v->levels - 1);
+    if (!b->st) out->factor = 1 << (v->levels - 1);
 }
 
 static void read_codebook(struct network *b, struct autoencoder *out)
