@@ -493,4 +493,16 @@ def test_an_encoder_beside_a_decoder():
         assert status == 400 and "encoder" in body["error"]["message"], body
 
 
+def test_the_heap_for_texts_that_give_way_has_its_range():
+    made = make_store(())
+    values = {"none": "0", "most": "16777216", "negative": "-1", "above": "16777217", "word": "much"}
+    for name, value in values.items():
+        make_caller(os.path.join(made, name, "1"))
+        open(os.path.join(made, name, "config.pbtxt"), "w").write('parameters { key: "kv_swap_mib" value { string_value: "%s" } }' % value)
+    with Server(store=made) as s:
+        assert {m["id"] for m in s.json("GET", "/v1/models")[1]["data"]} == {"none", "most"}
+        for name in ("negative", "above", "word"):
+            assert any("kv_swap_mib" in l.get("message", "") and values[name] in l["message"] for l in s.logs()), name
+
+
 run(globals())
