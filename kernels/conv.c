@@ -121,9 +121,16 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: Winograd takes 3x3 kernels of stride 1 in one group");
         goto close;
     }
-    if (choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level))) l->kind = CONV_WINOGRAD;
-    else if (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))) {
-        st = conv_onednn_open(&l->onednn, spec, weight, bias, k->level, threads, err);
+    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && (choice == CONV_BY_RULE || choice == CONV_BY_ONEDNN);
+    const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
+    if (l->spec.bf16 || (!winograd && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
+        st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);
+        if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel on tiles: as in f32 */
+            conv_layer_close(l);
+            struct conv_spec plain = *spec;
+            plain.bf16 = false;
+            return conv_layer_open_as(out, &plain, weight, bias, k, threads, choice, err);
+        }
         if (st == ST_OK && !(l->spare = calloc(1, sizeof *l->spare))) {
             st = err_set(err, ST_NO_MEMORY, "convolution layer");
             goto close;
@@ -138,6 +145,7 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         }
         if (st != ST_UNSUPPORTED || choice == CONV_BY_ONEDNN) goto close;
     }
+    if (winograd) l->kind = CONV_WINOGRAD;
     snprintf(l->name, sizeof l->name, "%s", kind_names[l->kind]);
     switch (l->kind) {
     case CONV_WINOGRAD:  st = conv_winograd_pack(&l->packed, &l->packed_stride, &l->bytes, spec, weight, k, err); break;
@@ -200,7 +208,9 @@ static enum status spare_layer(const struct conv_layer **out, const struct conv_
         const float *bias = NULL;
         float *weight = mem_alloc_array((uint64_t)depth_of(&l->spec) * sizeof(float), (uint64_t)l->spec.out_c);
         st = weight ? conv_onednn_unpack(l->onednn, weight, &bias, err) : err_set(err, ST_NO_MEMORY, "convolution weights");
-        if (!st) st = conv_layer_open_as(&l->spare->own, &l->spec, weight, bias, &l->k, 1, CONV_BY_OWN, err);
+        struct conv_spec plain = l->spec;
+        plain.bf16 = false;
+        if (!st) st = conv_layer_open_as(&l->spare->own, &plain, weight, bias, &l->k, 1, CONV_BY_OWN, err);
         free(weight);
     }
     *out = l->spare->own;
@@ -256,9 +266,12 @@ void conv_plan_close(struct conv_plan *p)
     free(p);
 }
 
+static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }
+
 uint64_t conv_plan_scratch(const struct conv_plan *p)
 {
     if (p->l->kind == CONV_WINOGRAD) return p->blocks.scratch;
+    if (p->onednn && p->l->spec.bf16) return round_up(conv_onednn_plan_scratch(p->onednn)) + (uint64_t)(p->w.n * p->w.h * p->w.w * p->w.c) * sizeof(uint16_t);
     return p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads;
 }
 
@@ -372,7 +385,12 @@ enum status conv_plan_run(struct conv_plan *p, float *y, const float *x, const f
         l->k.depthwise2d_f32(y, x, l->packed, l->bias, residual, &p->w, s->act, p->threads);
         return ST_OK;
     }
-    if (l->kind == CONV_ONEDNN) return conv_onednn_plan_run(p->onednn, y, x, residual, scratch, err);
+    if (l->kind == CONV_ONEDNN && !s->bf16) return conv_onednn_plan_run(p->onednn, y, x, residual, scratch, err);
+    if (l->kind == CONV_ONEDNN) {
+        void *rounded = (char *)scratch + round_up(conv_onednn_plan_scratch(p->onednn));
+        l->k.round_bf16(rounded, x, p->w.n * p->w.h * p->w.w * p->w.c, p->threads);
+        return conv_onednn_plan_run(p->onednn, y, rounded, residual, scratch, err);
+    }
     if (l->kind == CONV_WINOGRAD) {
         const struct conv_winograd_run r = { .spec = s, .k = &l->k, .w = &p->w, .blocks = &p->blocks, .packed = l->packed, .stride = l->packed_stride, .y = y, .x = x,
                                              .ep = { .bias = l->bias, .residual = residual, .act = s->act }, .scratch = scratch };

@@ -15,6 +15,7 @@ struct conv_spec {
     int     kh, kw, stride_h, stride_w, dilation_h, dilation_w;
     bool    has_residual;                /* y = act(conv + bias + residual): residual has y's shape */
     struct activation_spec act;
+    bool    bf16;                        /* where the machine has tiles: inputs and weights are rounded to bfloat16, sums are float */
     /* typical spatial size, for choosing a kernel; 0: unknown */
     int64_t hint_h, hint_w, hint_n_max;
     int64_t hint_out_h, hint_out_w;      /* the output of it and the padding before it; 0: as large as the input divided by the strides, padded evenly */

@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "kernels/half.h"
 
 enum { APART_PRODUCTS_MAX = 1000000, ALIGN = 64, PRIMITIVES_CACHED = 128, NAME_MAX_ = 48, KERNELS_TRIED = 8 };
 static const int64_t VERIFY_MACS = 400000000;           /* a batch for the check is cut to about this much work: some 2 ms */
@@ -97,7 +98,7 @@ static bool eltwise_of(struct activation_spec act, dnnl_alg_kind_t *alg, float *
     }
 }
 
-static bool plain_md(dnnl_memory_desc_t *md, int n, const dnnl_dims_t dims, dnnl_format_tag_t tag) { return dnnl_memory_desc_init_by_tag(md, n, dims, dnnl_f32, tag) == dnnl_success; }
+static bool plain_md(dnnl_memory_desc_t *md, int n, const dnnl_dims_t dims, dnnl_data_type_t type, dnnl_format_tag_t tag) { return dnnl_memory_desc_init_by_tag(md, n, dims, type, tag) == dnnl_success; }
 
 static void weight_dims(const struct conv_spec *s, int *n, dnnl_dims_t dims)
 {
@@ -112,9 +113,10 @@ static dnnl_status_t describe(dnnl_convolution_desc_t *cd, const struct conv_spe
     dnnl_memory_desc_t x, y, any, bias;
     dnnl_dims_t dims;
     int rank;
+    const dnnl_data_type_t in = s->bf16 ? dnnl_bf16 : dnnl_f32;
     weight_dims(s, &rank, dims);
-    if (!plain_md(&x, 4, (dnnl_dims_t){ n, s->in_c, w->h, w->w }, dnnl_nhwc) || !plain_md(&y, 4, (dnnl_dims_t){ n, s->out_c, w->out_h, w->out_w }, dnnl_nhwc) ||
-        !plain_md(&any, rank, dims, dnnl_format_tag_any) || !plain_md(&bias, 1, (dnnl_dims_t){ s->out_c }, dnnl_a)) return dnnl_invalid_arguments;
+    if (!plain_md(&x, 4, (dnnl_dims_t){ n, s->in_c, w->h, w->w }, in, dnnl_nhwc) || !plain_md(&y, 4, (dnnl_dims_t){ n, s->out_c, w->out_h, w->out_w }, dnnl_f32, dnnl_nhwc) ||
+        !plain_md(&any, rank, dims, in, dnnl_format_tag_any) || !plain_md(&bias, 1, (dnnl_dims_t){ s->out_c }, dnnl_f32, dnnl_a)) return dnnl_invalid_arguments;
     const dnnl_dims_t strides = { s->stride_h, s->stride_w }, dilates = { s->dilation_h - 1, s->dilation_w - 1 }, before = { w->pad_top, w->pad_left };
     /* oneDNN wants the padding that the output really uses; a rest at the lower right that no window reaches is cut off. */
     const dnnl_dims_t after = { (w->out_h - 1) * s->stride_h + (s->kh - 1) * s->dilation_h + 1 - w->h - w->pad_top, (w->out_w - 1) * s->stride_w + (s->kw - 1) * s->dilation_w + 1 - w->w - w->pad_left };
@@ -262,7 +264,7 @@ static void copy_part(void *ctx, int part, int parts)
     memcpy(j->y + from, j->x + from, (to - from) * sizeof(float));
 }
 
-struct run_job { const struct conv_onednn_plan *p; float *y; const float *x; char *scratch; atomic_bool failed; };
+struct run_job { const struct conv_onednn_plan *p; float *y; const char *x; size_t x_picture; char *scratch; atomic_bool failed; };      /* x_picture in bytes */
 
 /* Calls [calls part / parts, calls (part + 1) / parts) with the part's own lane. */
 static void run_part(void *ctx, int part, int parts)
@@ -280,20 +282,20 @@ static void run_part(void *ctx, int part, int parts)
     }
     for (int64_t i = p->calls * part / parts, end = p->calls * (part + 1) / parts; well && i < end; i++) {
         /* The library's types know no const; it only reads x. */
-        union { const float *given; void *taken; } in = { .given = j->x + (size_t)i * p->x_picture };
+        union { const char *given; void *taken; } in = { .given = j->x + (size_t)i * j->x_picture };
         well = dnnl_memory_set_data_handle(l->x, in.taken) == dnnl_success && dnnl_memory_set_data_handle(l->y, j->y + (size_t)i * p->y_picture) == dnnl_success &&
                dnnl_primitive_execute(p->primitive, l->stream, count, args) == dnnl_success && dnnl_stream_wait(l->stream) == dnnl_success;
     }
     if (!well) atomic_store_explicit(&j->failed, true, memory_order_relaxed);
 }
 
-enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const float *x, const float *residual, void *scratch, struct err *err)
+enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const void *x, const float *residual, void *scratch, struct err *err)
 {
     if (residual && residual != y) {
         struct copy_job j = { y, residual, p->y_floats };
         parallel_for(p->threads, p->threads, copy_part, &j);
     }
-    struct run_job j = { .p = p, .y = y, .x = x, .scratch = scratch };
+    struct run_job j = { .p = p, .y = y, .x = x, .x_picture = p->x_picture * (p->c->spec.bf16 ? sizeof(uint16_t) : sizeof(float)), .scratch = scratch };
     const int parts = p->calls < p->lane_count ? (int)p->calls : p->lane_count;
     parallel_set_threads(p->c->apart ? 1 : p->threads);
     parallel_for(parts, parts, run_part, &j);
@@ -323,7 +325,7 @@ static bool plain_weights_md(dnnl_memory_desc_t *md, const struct conv_spec *s)
     dnnl_dims_t dims;
     int rank;
     weight_dims(s, &rank, dims);
-    return plain_md(md, rank, dims, rank == 5 ? dnnl_goihw : dnnl_oihw);
+    return plain_md(md, rank, dims, dnnl_f32, rank == 5 ? dnnl_goihw : dnnl_oihw);
 }
 
 /* ONNX order into the kernel's layout, which may pad channels. */
@@ -363,7 +365,7 @@ static struct window2d typical_window(const struct conv_spec *s)
     return w;
 }
 
-static enum status run_once(const struct conv_onednn *c, const struct window2d *w, int threads, float *y, const float *x, struct err *err)
+static enum status run_once(const struct conv_onednn *c, const struct window2d *w, int threads, float *y, const void *x, struct err *err)
 {
     struct conv_onednn_plan *p;
     enum status st = conv_onednn_plan_open(&p, c, w, threads, err);
@@ -388,7 +390,13 @@ static enum status verify(const struct conv_onednn *c, struct window2d w, int th
     if (!st) {
         uint32_t state = 12345;
         for (size_t i = 0; i < (size_t)n * in; i++) x[i] = (float)((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f;
-        memcpy(x + (size_t)(n - 1) * in, x, in * sizeof(float));
+        if (c->spec.bf16)      /* in place, from the front */
+            for (size_t i = 0; i < (size_t)n * in; i++) {
+                const uint16_t rounded = f32_to_bf16_one(x[i]);
+                memcpy((char *)x + i * sizeof rounded, &rounded, sizeof rounded);
+            }
+        const size_t one = in * (c->spec.bf16 ? sizeof(uint16_t) : sizeof(float));
+        memcpy((char *)x + (size_t)(n - 1) * one, x, one);
         st = run_once(c, &w, threads, alone, x, err);
         w.n = n;
         if (!st) st = run_once(c, &w, threads, batch, x, err);
@@ -487,7 +495,7 @@ enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct co
 }
 void conv_onednn_plan_close(struct conv_onednn_plan *p) { (void)p; }
 uint64_t conv_onednn_plan_scratch(const struct conv_onednn_plan *p) { return (void)p, 0; }
-enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const float *x, const float *residual, void *scratch, struct err *err)
+enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const void *x, const float *residual, void *scratch, struct err *err)
 {
     (void)p, (void)y, (void)x, (void)residual, (void)scratch;
     return err_set(err, ST_UNSUPPORTED, "convolution: this build has no oneDNN");

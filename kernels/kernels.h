@@ -82,6 +82,8 @@ struct kernels {
     void (*lrn_f32)(float *y, const float *x, int64_t rows, int64_t c, int size, float alpha, float beta, float bias, int threads);
 
     /* ---- moving ---- */
+    /* to bfloat16, to nearest even; what is no number stays none */
+    void (*round_bf16)(void *y, const float *x, int64_t n, int threads);
     /* [n, rows, columns] -> [n, columns, rows], elements of 1, 2, 4 or 8 bytes: NCHW <-> NHWC among others. */
     void (*transpose_2d)(void *y, const void *x, int64_t n, int64_t rows, int64_t columns, int element_bytes, int threads);
 };

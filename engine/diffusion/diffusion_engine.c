@@ -81,7 +81,7 @@ static enum status check_texts(const struct engine *e, struct err *err)
 
 static enum status build(struct engine *e, struct err *err)
 {
-    const enum linear_mode mode = e->options.precision == PRECISION_F32 ? LINEAR_F32 : LINEAR_INVARIANT;
+    const enum linear_mode mode = e->options.precision == PRECISION_F32 ? LINEAR_F32 : LINEAR_FAST;
     struct diffusion_model *m = &e->model;
     enum status st = open_texts(e, mode, err);
     if (st) return st;

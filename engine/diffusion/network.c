@@ -254,6 +254,32 @@ static bool charge(struct network *b, uint64_t bytes)
     return false;
 }
 
+/* The layer of these rows. Where bfloat16 will do and tiles are there, f16 and f32 weights are rounded to it: one product each instead of three, or of none on tiles. */
+static enum status open_linear(struct network *b, const struct linear_spec *spec, struct linear_layer **out)
+{
+    const struct block_format *from = block_format(spec->type), *to = block_format(BLOCK_BF16);
+    if (spec->mode == LINEAR_F32 || spec->level < CPU_AMX || (spec->type != BLOCK_F16 && spec->type != BLOCK_F32)) return linear_open(out, spec, b->err);
+    struct linear_spec own = *spec;
+    float *row = mem_alloc_array((uint64_t)spec->k, sizeof *row);
+    uint8_t *rounded = mem_alloc_array((uint64_t)spec->n * (uint64_t)spec->k, (uint64_t)to->bytes);
+    enum status st = row && rounded ? ST_OK : err_set(b->err, ST_NO_MEMORY, "rounding a weight");
+    for (int64_t r = 0; r < spec->n && !st; r++) {
+        from->decode(row, (const uint8_t *)spec->weight + r * spec->row_bytes, spec->k);
+        to->encode(rounded + r * spec->k * to->bytes, row, spec->k);
+    }
+    own.type = BLOCK_BF16;
+    own.weight = rounded;
+    own.row_bytes = spec->k * to->bytes;
+    if (!st) st = linear_open(out, &own, b->err);
+    if (!st && linear_borrows(*out)) {      /* it would read what is freed here */
+        linear_close(*out);
+        st = linear_open(out, spec, b->err);
+    }
+    free(row);
+    free(rounded);
+    return st;
+}
+
 static int linear_of(struct network *b, int x, int residual, struct activation_spec act, const struct weight_tensor *t, int64_t first, int64_t count, const float *bias)
 {
     const struct block_format *f = block_format(t->type);
@@ -262,7 +288,7 @@ static int linear_of(struct network *b, int x, int residual, struct activation_s
     struct linear_layer *l;
     struct node *n;
     if (!charge(b, (uint64_t)count * (uint64_t)k * (uint64_t)f->bytes)) return -1;
-    enum status st = linear_open(&l, &spec, b->err);
+    enum status st = open_linear(b, &spec, &l);
     if (st) return network_fail(b, st);
     b->g->packed_bytes += linear_bytes(l);
     if (!linear_borrows(l) && t->name != TURNED) let_go(spec.weight, (uint64_t)count * (uint64_t)spec.row_bytes);
@@ -317,7 +343,7 @@ static enum status open_conv(struct network *b, const struct weight_tensor *t, c
 {
     const struct block_format *f = block_format(t->type);
     const struct conv_spec spec = { .in_c = t->dims[1], .out_c = t->dims[0], .groups = 1, .kh = (int)t->dims[2], .kw = (int)t->dims[3], .stride_h = stride, .stride_w = stride, .dilation_h = 1, .dilation_w = 1,
-                                    .has_residual = residual, .act = act, .hint_n_max = b->g->max_rows };
+                                    .has_residual = residual, .act = act, .bf16 = b->mode != LINEAR_F32, .hint_n_max = b->g->max_rows };
     float *w = mem_alloc_array((uint64_t)count_of(t), sizeof *w);
     if (!w) return err_set(b->err, ST_NO_MEMORY, "unpacking a weight");
     f->decode(w, t->data, count_of(t));

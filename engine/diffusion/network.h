@@ -25,7 +25,7 @@ struct network {
     struct graph      *g;
     struct network_source *source;
     const struct json *config;
-    enum linear_mode   mode;
+    enum linear_mode   mode;           /* LINEAR_F32: everything in f32; else convolutions too are rounded to bfloat16 where that is quicker */
     struct err        *err;
     enum status        st;             /* the first failure sticks: every function below then does nothing and gives -1 or NULL */
 };

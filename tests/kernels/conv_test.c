@@ -109,9 +109,10 @@ static bool run(const struct conv_layer *l, struct window2d w, int64_t n, int th
     return st == ST_OK;
 }
 
-static void check_shape(const struct kernels *k, const struct shape *t, enum conv_choice choice)
+static void check_shape(const struct kernels *k, const struct shape *t, enum conv_choice choice, bool bf16)
 {
     struct bench b = bench_make(t);
+    b.s.bf16 = bf16;
     struct err err = { 0 };
     struct conv_layer *l;
     enum status st = conv_layer_open_as(&l, &b.s, b.weight, b.bias, k, 2, choice, &err);
@@ -124,13 +125,14 @@ static void check_shape(const struct kernels *k, const struct shape *t, enum con
         bench_free(&b);
         return;
     }
-    CHECK(conv_layer_bytes(l) >= (uint64_t)(t->out_c * (t->in_c / t->groups) * t->kh * t->kw) * sizeof(float));
+    CHECK(conv_layer_bytes(l) >= (uint64_t)(t->out_c * (t->in_c / t->groups) * t->kh * t->kw) * (bf16 ? sizeof(uint16_t) : sizeof(float)));
     float *want = fresh(b.out), *alone = fresh(b.out * PICTURES), *batch = fresh(b.out * PICTURES);
     const int64_t most = k->level == CPU_SCALAR || SANITIZED ? PICTURES_FEW : PICTURES;
     for (size_t i = 0; i < (size_t)most; i++) run(l, b.w, 1, 1, alone + i * b.out, b.x + i * b.in, t->residual ? b.residual + i * b.out : NULL);
     /* sums of `depth` products: their size, and what f32 loses of them, grow with its root */
     const int depth = t->in_c / t->groups * t->kh * t->kw;
-    const float within = 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
+    /* bfloat16 turns each number by up to 2^-9 of it: five deviations of a sum of such products */
+    const float within = bf16 && k->level >= CPU_AMX ? 5 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
     reference(&b, want, b.x, t->residual ? b.residual : NULL);
     CHECK_CLOSE(alone, want, b.out, within);
     reference(&b, want, b.x + 2 * b.in, t->residual ? b.residual + 2 * b.out : NULL);
@@ -176,8 +178,9 @@ TEST(a_picture_has_the_same_bits_alone_and_in_every_batch_at_every_level)
     kernels_fill(&k, level);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int choice = CONV_BY_RULE; choice <= CONV_BY_ONEDNN; choice++) {
+            if (choice == CONV_BY_RULE && level >= CPU_AMX) check_shape(&k, shapes + i, CONV_BY_RULE, true);
             if ((level == CPU_SCALAR || SANITIZED) && choice == CONV_BY_OWN) continue;      /* scalar: what the rule takes */
-            check_shape(&k, shapes + i, (enum conv_choice)choice);
+            check_shape(&k, shapes + i, (enum conv_choice)choice, false);
         }
 }
 
