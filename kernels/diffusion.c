@@ -16,6 +16,7 @@ void diffusion_kernels_fill(struct diffusion_kernels *k, enum cpu_level cap)
     diffusion_fill_scalar(k);
     if (level >= CPU_AVX2) diffusion_fill_avx2(k);
     if (level >= CPU_AVX512) diffusion_fill_avx512(k);
+    if (level >= CPU_AMX) diffusion_fill_amx(k);
 }
 
 static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }

@@ -63,7 +63,7 @@ static enum status start_registry(struct server *s, struct err *err)
     struct registry_options o = {
         .store = c->store, .control = !strcmp(c->control, "poll") ? CONTROL_POLL : !strcmp(c->control, "explicit") ? CONTROL_EXPLICIT : CONTROL_NONE,
         .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_model_count ? c->load_models : NULL, .load_at_start_count = c->load_model_count,
-        .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = PRECISION_AUTO,
+        .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = strcmp(c->precision, "f32") ? PRECISION_AUTO : PRECISION_F32,
         .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .inspector = s->inspector,
         .log = s->log, .progress = isatty(2) ? show_progress : NULL,
     };

@@ -24,7 +24,7 @@ static const struct setting settings[] = {
     { "poll-ms", NUMBER, AT(poll_ms), 50, 3600000, "N", "poll mode: look at the store every N milliseconds (1000)" },
     { "threads", NUMBER, AT(threads), 0, 1024, "N", "cores to compute on (0: all this process may use)" },
     { "cpu-level", TEXT, AT(cpu_level), 0, 0, "LEVEL", "use no instructions beyond scalar, avx2, avx512 or amx" },
-    { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: f32" },
+    { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: auto (what a model's kind makes of it) or f32; a model's parameter `precision` comes first" },
     { "api-keys", TEXT, AT(api_keys), 0, 0, "FILE", "keys: lines of sha256-hex scopes name, scopes from infer,read,admin; read again on SIGHUP" },
     { "insecure-no-auth", SWITCH, AT(insecure_no_auth), 0, 0, NULL, "listen beyond loopback without keys (logged as a warning at every start)" },
     { "allowed-hosts", TEXT, AT(allowed_hosts), 0, 0, "NAMES", "more names that a Host header may carry on loopback, comma-separated" },
@@ -153,7 +153,7 @@ static enum status check(const struct server_config *c, struct err *err)
 
 enum status config_read(struct server_config *c, int argc, char **argv, bool *help, struct err *err)
 {
-    *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "f32", .allowed_hosts = "", .http_port = 8000, .grpc_port = PORT_OFF, .metrics_port = 8002,
+    *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .allowed_hosts = "", .http_port = 8000, .grpc_port = PORT_OFF, .metrics_port = 8002,
                                  .poll_ms = 1000, .exit_timeout_s = 30, .connections_max = 10000, .body_max = 64 << 20, .request_memory_max = 512 << 20,
                                  .model_memory_max = INT64_C(8) << 30, .header_timeout_ms = 10000, .idle_timeout_ms = 75000, .stall_timeout_ms = 30000,
                                  .strict_readiness = true, .access_log = true };

@@ -417,7 +417,7 @@ int network_rms_norm(struct network *b, int x, int64_t width, double epsilon, co
 
 int network_attention(struct network *b, int q, int k, int v, int counts, int heads, int head_dim, double scale, bool causal)
 {
-    const struct attention_dense_op_spec s = { .heads = heads, .head_dim = head_dim, .scale = scale > 0 ? (float)scale : 1 / sqrtf((float)head_dim), .causal = causal };
+    const struct attention_dense_op_spec s = { .heads = heads, .head_dim = head_dim, .scale = scale > 0 ? (float)scale : 1 / sqrtf((float)head_dim), .causal = causal, .bf16 = b->mode != LINEAR_F32 };
     struct node *n;
     if (!b->st && (heads < 1 || head_dim < 1)) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "attention of %d heads of %d", heads, head_dim));
     int y = network_add(b, &op_attention, (int[]){ q, k, v, counts }, 4, &s, sizeof s, &n);

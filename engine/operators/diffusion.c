@@ -121,9 +121,12 @@ static enum status infer_attention(struct call *c, struct err *err)
     return call_set(c, 0, DT_F32, dims, q->rank, err);
 }
 
+static bool on_tiles(const struct call *c, const struct attention_dense *a) { return ((const struct attention_dense_op_spec *)c->node->spec)->bf16 && c->diffusion->attention_tiles && !a->distance; }
+
 static uint64_t scratch_attention(const struct call *c)
 {
     const struct attention_dense a = attention_of(c);
+    if (on_tiles(c, &a)) return c->diffusion->attention_tiles_scratch(&a, c->threads);
     return attention_dense_scratch(&a, c->threads);
 }
 
@@ -131,7 +134,8 @@ static enum status eval_attention(struct call *c, struct err *err)
 {
     const struct attention_dense a = attention_of(c);
     (void)err;
-    attention_dense_f32(&a, c->k, c->diffusion, c->scratch, c->threads);
+    if (on_tiles(c, &a)) c->diffusion->attention_tiles(&a, c->diffusion, c->scratch, c->threads);
+    else attention_dense_f32(&a, c->k, c->diffusion, c->scratch, c->threads);
     return ST_OK;
 }
 const struct op op_attention = { "Attention", "inferd", 1, 0, 3, 4, 1, 1, 0, 0, infer_attention, eval_attention, scratch_attention, NULL, NULL, NULL };

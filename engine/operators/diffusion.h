@@ -15,7 +15,7 @@ struct group_norm_op_spec { int64_t channels, groups; const float *scale, *bias;
 extern const struct op op_group_norm;
 
 /* Attention: q [n, ..., *], k, v [n, ..., *] (may be one value), optional key counts int32 [n] -> [n, ..., heads * head_dim] with q's leading dimensions. */
-struct attention_dense_op_spec { int heads, head_dim; float scale; bool causal; int64_t q_column, k_column, v_column; const float *distance; /* as in kernels/attention_dense.h, for exactly `tokens` queries and keys */ int64_t tokens; };
+struct attention_dense_op_spec { int heads, head_dim; float scale; bool causal; bool bf16; /* may be rounded to bfloat16 */ int64_t q_column, k_column, v_column; const float *distance; /* as in kernels/attention_dense.h, for exactly `tokens` queries and keys */ int64_t tokens; };
 extern const struct op op_attention;
 
 /* Upsample: x [n, h, w, c], optional y whose height and width are wanted -> nearest; without it twice the size. */
