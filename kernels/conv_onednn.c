@@ -47,6 +47,7 @@ struct conv_onednn_plan {
     const struct conv_onednn *c;
     dnnl_primitive_t primitive;
     bool borrowed;                       /* the primitive is the layer's */
+    void *weights;                       /* bfloat16: laid out anew for a shape that the layer's layout does not serve; NULL: the layer's */
     struct lane *lanes; int lane_count;
     uint64_t scratch_bytes;              /* of one lane */
     int64_t calls;                       /* 1, or n when the primitive takes one picture */
@@ -177,12 +178,31 @@ void conv_onednn_plan_close(struct conv_onednn_plan *p)
     }
     if (p->primitive && !p->borrowed) dnnl_primitive_destroy(p->primitive);
     free(p->lanes);
+    free(p->weights);
     free(p);
 }
 
 static bool bind(dnnl_memory_t *m, const dnnl_memory_desc_t *md, void *data)
 {
     return md && dnnl_memory_create(m, md, engine, data ? data : DNNL_MEMORY_NONE) == dnnl_success;
+}
+
+static bool reorder(void *to_data, const dnnl_memory_desc_t *to_md, void *from_data, const dnnl_memory_desc_t *from_md)
+{
+    dnnl_memory_t from = NULL, to = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_primitive_t primitive = NULL;
+    dnnl_stream_t stream = NULL;
+    bool done = dnnl_memory_create(&from, from_md, engine, from_data) == dnnl_success && dnnl_memory_create(&to, to_md, engine, to_data) == dnnl_success &&
+                dnnl_reorder_primitive_desc_create(&pd, from_md, engine, to_md, engine, NULL) == dnnl_success && dnnl_primitive_create(&primitive, pd) == dnnl_success &&
+                dnnl_stream_create(&stream, engine, dnnl_stream_default_flags) == dnnl_success &&
+                dnnl_primitive_execute(primitive, stream, 2, (dnnl_exec_arg_t[]){ { DNNL_ARG_FROM, from }, { DNNL_ARG_TO, to } }) == dnnl_success && dnnl_stream_wait(stream) == dnnl_success;
+    if (stream) dnnl_stream_destroy(stream);
+    if (primitive) dnnl_primitive_destroy(primitive);
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    if (to) dnnl_memory_destroy(to);
+    if (from) dnnl_memory_destroy(from);
+    return done;
 }
 
 static bool open_lanes(struct conv_onednn_plan *p, const_dnnl_primitive_desc_t pd)
@@ -197,7 +217,7 @@ static bool open_lanes(struct conv_onednn_plan *p, const_dnnl_primitive_desc_t p
     for (int i = 0; made && i < p->lane_count; i++) {
         struct lane *l = &p->lanes[i];
         made = dnnl_stream_create(&l->stream, engine, dnnl_stream_default_flags) == dnnl_success && bind(&l->x, dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0), NULL) &&
-               bind(&l->y, dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0), NULL) && bind(&l->weights, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), c->weights) &&
+               bind(&l->y, dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0), NULL) && bind(&l->weights, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), p->weights ? p->weights : c->weights) &&
                (!p->scratch_bytes || bind(&l->scratch, scratch, NULL)) && (!c->bias || bind(&l->bias, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1), c->bias));
     }
     return made;
@@ -223,6 +243,18 @@ static dnnl_primitive_desc_t describe_plan(struct conv_onednn_plan *p, const str
     return one;
 }
 
+/* In bfloat16 large pictures ask for another layout of the weights than small ones: then the plan has its own. */
+static dnnl_primitive_desc_t describe_anew(struct conv_onednn_plan *p, const struct window2d *w)
+{
+    const struct conv_onednn *c = p->c;
+    dnnl_primitive_desc_t pd = c->spec.bf16 ? find_kernel(&c->spec, w, w->n, c->bias, NULL, NULL, 0) : NULL;
+    const dnnl_memory_desc_t *md = pd ? dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0) : NULL;
+    p->calls = 1;
+    if (md && (p->weights = mem_alloc_aligned(dnnl_memory_desc_get_size(md), ALIGN)) && reorder(p->weights, md, c->weights, &c->weights_md)) return pd;
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    return NULL;
+}
+
 enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct conv_onednn *c, const struct window2d *w, int threads, struct err *err)
 {
     parallel_set_threads(c->apart ? 1 : threads);       /* a kernel is made for the team that will run it */
@@ -239,8 +271,9 @@ enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct co
         made = dnnl_primitive_get_primitive_desc(c->one, &pd) == dnnl_success && open_lanes(p, pd);
     } else {
         dnnl_primitive_desc_t pd = describe_plan(p, w);
+        if (!pd) pd = describe_anew(p, w);
         if (!pd) {
-            free(p);
+            conv_onednn_plan_close(p);
             return err_set(err, ST_UNSUPPORTED, "convolution: kernel %s does not take an input of %lld x %lld", c->name, (long long)w->h, (long long)w->w);
         }
         made = dnnl_primitive_create(&p->primitive, pd) == dnnl_success && open_lanes(p, pd);
@@ -300,24 +333,6 @@ enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const voi
     parallel_set_threads(p->c->apart ? 1 : p->threads);
     parallel_for(parts, parts, run_part, &j);
     return j.failed ? err_set(err, ST_INTERNAL, "convolution: kernel %s failed", p->c->name) : ST_OK;
-}
-
-static bool reorder(void *to_data, const dnnl_memory_desc_t *to_md, void *from_data, const dnnl_memory_desc_t *from_md)
-{
-    dnnl_memory_t from = NULL, to = NULL;
-    dnnl_primitive_desc_t pd = NULL;
-    dnnl_primitive_t primitive = NULL;
-    dnnl_stream_t stream = NULL;
-    bool done = dnnl_memory_create(&from, from_md, engine, from_data) == dnnl_success && dnnl_memory_create(&to, to_md, engine, to_data) == dnnl_success &&
-                dnnl_reorder_primitive_desc_create(&pd, from_md, engine, to_md, engine, NULL) == dnnl_success && dnnl_primitive_create(&primitive, pd) == dnnl_success &&
-                dnnl_stream_create(&stream, engine, dnnl_stream_default_flags) == dnnl_success &&
-                dnnl_primitive_execute(primitive, stream, 2, (dnnl_exec_arg_t[]){ { DNNL_ARG_FROM, from }, { DNNL_ARG_TO, to } }) == dnnl_success && dnnl_stream_wait(stream) == dnnl_success;
-    if (stream) dnnl_stream_destroy(stream);
-    if (primitive) dnnl_primitive_destroy(primitive);
-    if (pd) dnnl_primitive_desc_destroy(pd);
-    if (to) dnnl_memory_destroy(to);
-    if (from) dnnl_memory_destroy(from);
-    return done;
 }
 
 static bool plain_weights_md(dnnl_memory_desc_t *md, const struct conv_spec *s)
