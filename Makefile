@@ -42,7 +42,7 @@ ISA_avx512  := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-v
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 ISA_amx     := $(ISA_avx512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
 
-FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/onnx engine/llm model_store monitor api server
+FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/onnx engine/llm engine/diffusion model_store monitor api server
 SRC     := $(filter-out server/main.c,$(foreach d,$(FOLDERS),$(wildcard $(d)/*.c)))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 LIB     := $(B)/libinferd.a
@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts bench-stream fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts bench-stream llama-compat fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -108,7 +108,8 @@ $(B)/tests/bench/load: tests/bench/load.c
 	$(call say,CC,$<)
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -o $@ $< -lm -pthread
 
-faults: all $(B)/tests/bench/load  ## the fault plan in full: hot swap, overload, slow and vanishing clients, storms (about 20 min)
+faults: all $(B)/tests/bench/load  ## the fault plan in full: damaged files, hot swap, overload, slow and vanishing clients, storms (about 25 min)
+	@$(MAKE) --no-print-directory SAN=address build/address/tests/llm/corrupt_test && FAULTS=full build/address/tests/llm/corrupt_test
 	@tools/venv.sh && FAULTS=full build/venv/bin/python tests/e2e/faults_test.py
 
 $(B)/tests/bench/kernels_bench: $(B)/tests/bench/kernels_bench.o $(LIB)
@@ -129,6 +130,9 @@ bench-embeddings: all  ## sentences a second of all-MiniLM-L6-v2, inferd beside 
 
 bench-texts: all $(B)/tests/bench/kernels_bench  ## language models: inferd and llama.cpp on the same GGUF files, in turns (TEXTS="--types q4_k_m --sequences 1,16")
 	@tools/bench_texts.py --inferd $(B)/inferd $(TEXTS)
+
+llama-compat: all  ## our quantised files in llama.cpp, and what either loses in its quick mode (COMPAT="--types Q4_K_M --venv DIR")
+	@tools/venv.sh gguf && build/venv/bin/python tools/llama_compat.py --inferd $(B)/inferd $(COMPAT)
 
 bench-stream: all  ## a language model through the server: 16 streaming clients beside the library (STREAM="build/texts/q4_k_m.gguf --clients 16"; files come from bench-texts)
 	@tools/bench_stream.py --inferd $(B)/inferd $(or $(STREAM),build/texts/q4_k_m.gguf)
@@ -165,5 +169,5 @@ dist:  ## a source archive of HEAD
 clean:  ## remove build/
 	rm -rf build
 
--include $(OBJ:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
+-include $(OBJ:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
 .SECONDARY:

@@ -14,7 +14,7 @@
 
 enum openai_kind { OPENAI_CHAT, OPENAI_COMPLETION, OPENAI_EMBEDDINGS, OPENAI_RERANK, OPENAI_GENERATE /* Triton's generate extension */ };
 
-enum { OPENAI_PROMPT_END = 64 };
+enum { OPENAI_PROMPT_END = 64, OPENAI_TOOLS_MAX = 128 };
 
 /* How far an answer has been streamed; the last three where a reader parts it. */
 struct openai_cursor { size_t text; int tokens; bool begun, ended; size_t content, reasoning; int calls; };
@@ -40,6 +40,8 @@ struct openai_ask {
     int               prompt_count;
     struct openai_cursor *cursors;         /* [answers] */
     struct toolcall_reader *readers;       /* [answers]: part a chat's answers into reasoning, content and calls; NULL: the model's template has no marks for them */
+    bool              old_calls;           /* asked with `functions`: the one call is told as function_call */
+    bool one_call;            /* parallel_tool_calls is false, or one function was named */
     char              prompt_end[OPENAI_PROMPT_END + 1];      /* of a rendered conversation: the last bytes */
     bool              done_sent;
     const char       *parameter;           /* after a failure: the field at fault, or NULL */
@@ -72,13 +74,24 @@ enum status openai_template_render(struct template_output *out, struct arena *ar
 enum status openai_render(struct token_list *tokens, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
 /* The same; `end` (or NULL) gets the last OPENAI_PROMPT_END bytes of its text and a NUL. */
 enum status openai_render_end(struct token_list *tokens, char *end, struct arena *arena, const struct model_version *v, struct json *root, struct err *err);
-/* Readers for the answers of a chat, once the job is open: for reasoning always, for calls when the request has tools that may be called. */
-enum status openai_readers_open(struct openai_ask *a, struct request *r, const struct model_version *v, const struct json *root, struct err *err);
+/* Tools and tool_choice of a chat, once the job and its format are open: the grammar of calls that must be made, and readers for the answers: for reasoning always, for
+ * calls when the request has tools that may be called. */
+enum status openai_tools_read(struct openai_ask *a, struct request *r, const struct model_version *v, const struct json *root, struct err *err);
+/* Must or may calls be held to a grammar? As for openai_has_format. */
+bool        openai_has_forced_tools(const struct json *root);
+int         openai_calls_shown(const struct openai_ask *a, const struct toolcall_reader *r /* or NULL */);      /* of the calls that were read */
+int64_t     openai_reasoning_tokens(const struct openai_ask *a, int answer);                                   /* of an answer that its reader has read */
 /* Does the request say what its text must look like? Compiling that may take a second of CPU time: not on a listener's thread. */
 bool        openai_has_format(const struct json *root);
 enum status openai_format_read(struct openai_ask *a, struct arena *arena, const struct json *root, struct err *err);
 enum status openai_fields_read(struct openai_ask *a, struct request *r, const struct json *root, struct err *err);
 void        openai_usage_write(struct buf *out, const struct openai_ask *a);
-const char *openai_finish_text(const struct text_answer *x, const struct toolcall_reader *r /* or NULL */);
+const char *openai_finish_text(const struct openai_ask *a, const struct text_answer *x, const struct toolcall_reader *r /* or NULL */);
+/* The fields of before tools (functions, function_call, messages of the role function) become today's; false: no memory. */
+bool        openai_tools_modernise(struct openai_ask *a, struct arena *arena, struct json *root);
+/* A shallow copy of the value as the object's first member; NULL: no memory. */
+struct json *openai_add_member(struct json *object, struct arena *arena, const char *name, const struct json *value);
+/* What a refused request gets beside its sentence: the code and the field of a text that is too long. */
+void        openai_note_failure(struct openai_ask *a, const struct model_version *v);
 
 #endif

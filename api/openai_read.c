@@ -180,6 +180,9 @@ enum status openai_read(struct openai_ask *a, enum openai_kind kind, struct requ
     *a = (struct openai_ask){ .kind = kind, .created = now, .model = model && model->type == JSON_STRING ? model->string.text : v->name, .wanted = 1, .logprobs = -1, .tokenizer = v->ops->text->tokenizer(v->engine) };
     make_id(a);
     enum status st = ST_OK;
+    if (kind == OPENAI_CHAT && !openai_tools_modernise(a, &r->arena, root)) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
+    const struct json *suffix = json_get_value(root, "suffix");
+    if (kind == OPENAI_COMPLETION && suffix && !(suffix->type == JSON_STRING && !suffix->string.length)) return fault(a, "suffix", err, "'suffix' is not taken: the model writes what follows a prompt, not what stands between two texts");
     if (kind == OPENAI_CHAT) st = read_chat(a, r, v, root, err);
     else if (kind == OPENAI_RERANK) st = read_rerank(a, r, root, err);
     else st = read_prompts(a, r, root, kind == OPENAI_COMPLETION ? "prompt" : kind == OPENAI_GENERATE ? "text_input" : "input", err);
@@ -192,13 +195,17 @@ enum status openai_read(struct openai_ask *a, enum openai_kind kind, struct requ
     if (text) {
         if (kind == OPENAI_COMPLETION) a->job.max_tokens = COMPLETION_TOKENS_DEFAULT;
         st = openai_fields_read(a, r, root, err);
-        if (!st && kind == OPENAI_CHAT) st = openai_readers_open(a, r, v, root, err);
+        if (!st && kind == OPENAI_CHAT) st = openai_tools_read(a, r, v, root, err);
         if (!st && choices > a->wanted) {
             if (a->stream) st = fault(a, "best_of", err, "'best_of' cannot be streamed");
             if (a->job.logprobs < 0) a->job.logprobs = 0;      /* the best is the likeliest */
         }
     }
     if (!st && kind == OPENAI_EMBEDDINGS) st = read_embedding_fields(a, root, err);
+    if (!st && a->dimensions > v->ops->text->width(v->engine)) {
+        a->parameter = "dimensions";
+        st = err_set(err, ST_BAD_INPUT, "'dimensions' must be at most %d, the length of this model's vectors", v->ops->text->width(v->engine));
+    }
     if (st) return st;
     a->cursors = arena_calloc(&r->arena, (uint64_t)a->job.answer_count, sizeof *a->cursors);
     if (!a->cursors) return err_set(err, ST_NO_MEMORY, "the request's memory budget");

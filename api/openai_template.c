@@ -79,7 +79,7 @@ static enum status prepare_messages(struct json *messages, struct arena *arena, 
     return st;
 }
 
-static struct json *add_member(struct json *object, struct arena *arena, const char *name, const struct json *value)
+struct json *openai_add_member(struct json *object, struct arena *arena, const char *name, const struct json *value)
 {
     struct json *m = arena_calloc(arena, 1, sizeof *m);
     if (!m) return NULL;
@@ -109,12 +109,14 @@ static enum status make_variables(struct json *out, struct arena *arena, const s
     if (tools && (!tools->list.count || (choice && json_is_string(choice, "none")))) tools = NULL;
     *out = (struct json){ .type = JSON_OBJECT };
     struct json bos = text_of(t, ids ? ids->bos : -1), eos = text_of(t, ids ? ids->eos : -1);
-    bool room = add_member(out, arena, "messages", get(root, "messages")) && add_member(out, arena, "tools", tools ? tools : &none) && add_member(out, arena, "documents", documents ? documents : &none) &&
-                add_member(out, arena, "add_generation_prompt", prompt ? prompt : &yes) && add_member(out, arena, "bos_token", &bos) && add_member(out, arena, "eos_token", &eos);
+    bool room = openai_add_member(out, arena, "messages", get(root, "messages")) && openai_add_member(out, arena, "tools", tools ? tools : &none) && openai_add_member(out, arena, "documents", documents ? documents : &none) &&
+                openai_add_member(out, arena, "add_generation_prompt", prompt ? prompt : &yes) && openai_add_member(out, arena, "bos_token", &bos) && openai_add_member(out, arena, "eos_token", &eos);
+    const struct json *effort = json_get_value(root, "reasoning_effort");
+    if (effort) room = room && openai_add_member(out, arena, "reasoning_effort", effort);
     if (more && more->type != JSON_OBJECT) return err_set(err, ST_BAD_INPUT, "'chat_template_kwargs' must be an object");
     for (struct json *m = more ? more->list.first : NULL; m && room; m = m->next) {
         if (json_get(out, m->key)) return err_set(err, ST_BAD_INPUT, "'chat_template_kwargs' may add variables, but '%.40s' is there already", m->key);
-        room = add_member(out, arena, m->key, m) != NULL;
+        room = openai_add_member(out, arena, m->key, m) != NULL;
     }
     return room ? ST_OK : err_set(err, ST_NO_MEMORY, "the request's memory budget");
 }
@@ -149,22 +151,6 @@ enum status openai_render_end(struct token_list *tokens, char *end, struct arena
 }
 
 enum status openai_render(struct token_list *tokens, struct arena *arena, const struct model_version *v, struct json *root, struct err *err) { return openai_render_end(tokens, NULL, arena, v, root, err); }
-
-enum status openai_readers_open(struct openai_ask *a, struct request *r, const struct model_version *v, const struct json *root, struct err *err)
-{
-    const struct template *template = v->ops->text->chat_template(v->engine);
-    const struct json *tools = json_get(root, "tools"), *choice = json_get(root, "tool_choice");
-    struct toolcall_reader probe;
-    size_t length;
-    const char *text = template_text(template, &length);
-    if (!tools || tools->type != JSON_ARRAY || !tools->list.count || (choice && json_is_string(choice, "none"))) tools = NULL;
-    if (!toolcall_reader_open(&probe, text, length, a->prompt_end, strlen(a->prompt_end), tools)) return ST_OK;
-    a->readers = arena_calloc(&r->arena, (uint64_t)a->job.answer_count, sizeof *a->readers);
-    if (!a->readers) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
-    for (int i = 0; i < a->job.answer_count; i++) toolcall_reader_open(&a->readers[i], text, length, a->prompt_end, strlen(a->prompt_end), tools);
-    a->job.skip_special = false;      /* marks are often control tokens */
-    return ST_OK;
-}
 
 enum status openai_apply_template(struct buf *out, struct arena *arena, const struct model_version *v, struct json *root, struct err *err)
 {

@@ -33,24 +33,27 @@ void openai_model_write(struct buf *out, const char *name, int64_t created)
     buf_puts(out, ",\"owned_by\":\"inferd\"}");
 }
 
-const char *openai_finish_text(const struct text_answer *x, const struct toolcall_reader *r)
+const char *openai_finish_text(const struct openai_ask *a, const struct text_answer *x, const struct toolcall_reader *r)
 {
-    return x->finish == FINISH_LENGTH ? "length" : r && r->call_count ? "tool_calls" : "stop";
+    return x->finish == FINISH_LENGTH ? "length" : !r || !r->call_count ? "stop" : a->old_calls ? "function_call" : "tool_calls";
 }
 
 void openai_usage_write(struct buf *out, const struct openai_ask *a)
 {
-    int64_t prompt = 0, completion = 0, cached = 0;
+    int64_t prompt = 0, completion = 0, cached = 0, reasoning = 0;
     bool text = a->job.task == TEXT_GENERATE;
     for (int p = 0; p < a->job.prompt_count; p++) {
         prompt += a->job.prompts[p].count;
         cached += a->job.answers[p * a->job.choices].cached_tokens;
     }
-    for (int i = 0; i < a->job.answer_count; i++) completion += a->job.answers[i].id_count;
+    for (int i = 0; i < a->job.answer_count; i++) {
+        completion += a->job.answers[i].id_count;
+        if (text) reasoning += openai_reasoning_tokens(a, i);
+    }
     buf_printf(out, "{\"prompt_tokens\":%lld,", (long long)prompt);
     if (text) buf_printf(out, "\"completion_tokens\":%lld,", (long long)completion);
     buf_printf(out, "\"total_tokens\":%lld", (long long)(prompt + completion));
-    if (text) buf_printf(out, ",\"prompt_tokens_details\":{\"cached_tokens\":%lld},\"completion_tokens_details\":{\"reasoning_tokens\":0}", (long long)cached);
+    if (text) buf_printf(out, ",\"prompt_tokens_details\":{\"cached_tokens\":%lld},\"completion_tokens_details\":{\"reasoning_tokens\":%lld}", (long long)cached, (long long)reasoning);
     buf_putc(out, '}');
 }
 
@@ -191,7 +194,15 @@ static void write_message(struct buf *out, const struct openai_ask *a, const str
         buf_puts(out, ",\"reasoning_content\":");
         write_buf(out, &r->reasoning, 0);
     }
-    for (int i = 0; r && i < r->call_count; i++) {
+    if (a->old_calls && openai_calls_shown(a, r)) {
+        buf_puts(out, ",\"function_call\":{\"name\":");
+        json_write_text(out, r->calls[0].name);
+        buf_puts(out, ",\"arguments\":");
+        write_buf(out, &r->calls[0].arguments, 0);
+        buf_puts(out, "},\"refusal\":null,\"annotations\":[]}");
+        return;
+    }
+    for (int i = 0; i < openai_calls_shown(a, r); i++) {
         buf_puts(out, i ? ",{" : ",\"tool_calls\":[{");
         write_call_head(out, a, x, i);
         write_buf(out, &r->calls[i].arguments, 0);
@@ -211,7 +222,7 @@ static void write_choice(struct buf *out, const struct openai_ask *a, const stru
     }
     buf_puts(out, ",\"logprobs\":");
     write_logprobs(out, a, x, 0, x->token_count);
-    buf_printf(out, ",\"finish_reason\":\"%s\"}", openai_finish_text(x, reader_of(a, x)));
+    buf_printf(out, ",\"finish_reason\":\"%s\"}", openai_finish_text(a, x, reader_of(a, x)));
 }
 
 /* The `wanted` likeliest of a prompt's choices, in their order. */
@@ -246,18 +257,6 @@ static void write_texts(struct buf *out, const struct openai_ask *a, const struc
     buf_putc(out, '}');
 }
 
-static void write_base64(struct buf *out, const uint8_t *bytes, size_t n)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    buf_putc(out, '"');
-    for (size_t i = 0; i < n; i += 3) {
-        uint32_t x = (uint32_t)bytes[i] << 16 | (i + 1 < n ? (uint32_t)bytes[i + 1] << 8 : 0) | (i + 2 < n ? bytes[i + 2] : 0);
-        const char four[4] = { digits[x >> 18], digits[x >> 12 & 63], i + 1 < n ? digits[x >> 6 & 63] : '=', i + 2 < n ? digits[x & 63] : '=' };
-        buf_append(out, four, 4);
-    }
-    buf_putc(out, '"');
-}
-
 static void write_embeddings(struct buf *out, const struct openai_ask *a)
 {
     buf_puts(out, "{\"object\":\"list\",\"data\":[");
@@ -271,7 +270,7 @@ static void write_embeddings(struct buf *out, const struct openai_ask *a)
         }
         buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%d,\"embedding\":", i ? "," : "", i);
         if (a->base64) {
-            write_base64(out, (const uint8_t *)x->vector, (size_t)width * sizeof(float));
+            json_write_base64(out, "", x->vector, (size_t)width * sizeof(float));
         } else {
             buf_putc(out, '[');
             for (int k = 0; k < width; k++) {
@@ -399,6 +398,16 @@ static void begin_delta(struct buf *out, const struct openai_ask *a, int index)
 /* A call: its name, then its arguments. */
 static void stream_call(struct buf *out, const struct openai_ask *a, const struct model_version *v, int index, const struct text_answer *x, int call)
 {
+    if (a->old_calls) {
+        begin_delta(out, a, index);
+        buf_puts(out, "\"function_call\":{\"name\":");
+        json_write_text(out, reader_of(a, x)->calls[call].name);
+        buf_puts(out, ",\"arguments\":");
+        write_buf(out, &reader_of(a, x)->calls[call].arguments, 0);
+        buf_puts(out, "}}");
+        end_delta(out, a, v, NULL, x, 0, 0);
+        return;
+    }
     begin_delta(out, a, index);
     buf_printf(out, "\"tool_calls\":[{\"index\":%d,", call);
     write_call_head(out, a, x, call);
@@ -433,7 +442,7 @@ static void stream_parts(struct buf *out, struct openai_ask *a, const struct mod
         buf_putc(out, '}');
         end_delta(out, a, v, NULL, x, c->tokens, tokens);
     }
-    for (; c->calls < r->call_count; c->calls++) stream_call(out, a, v, index, x, c->calls);
+    for (; c->calls < openai_calls_shown(a, r); c->calls++) stream_call(out, a, v, index, x, c->calls);
     c->reasoning = r->reasoning.length;
     c->content = r->content.length;
 }
@@ -463,7 +472,7 @@ static void stream_answer(struct buf *out, struct openai_ask *a, const struct re
     c->text = x->text.length;
     c->tokens = tokens;
     if (x->finish == FINISH_NONE) return;
-    write_delta(out, a, v, index, a->kind == OPENAI_CHAT ? NULL : "", 0, false, openai_finish_text(x, reader_of(a, x)), x, 0, 0);
+    write_delta(out, a, v, index, a->kind == OPENAI_CHAT ? NULL : "", 0, false, openai_finish_text(a, x, reader_of(a, x)), x, 0, 0);
     c->ended = true;
 }
 

@@ -228,8 +228,8 @@ static void pixel_rgb(const struct decode *d, const uint8_t *p, uint8_t rgb[3])
     for (int i = 0; i < 3; i++) rgb[i] = has_alpha ? over_black(p[grey ? 0 : i], p[d->channels - 1]) : p[grey ? 0 : i];
 }
 
-/* The decoded rows as `channels` (1 or 3) and turned upright. */
-static enum status finish(struct image *out, const struct decode *d, int channels, struct err *err)
+/* The decoded rows as `channels` (1 or 3) and turned upright; with `clear` how transparent each pixel is instead. */
+static enum status finish(struct image *out, const struct decode *d, int channels, int clear, struct err *err)
 {
     const int turned = d->orientation >= 5;
     struct image r = { .width = turned ? d->height : d->width, .height = turned ? d->width : d->height, .channels = channels };
@@ -249,7 +249,12 @@ static enum status finish(struct image *out, const struct decode *d, int channel
             default: break;
             }
             uint8_t rgb[3];
-            pixel_rgb(d, d->pixels + ((size_t)sy * (size_t)d->width + (size_t)sx) * (size_t)d->channels, rgb);
+            const uint8_t *from = d->pixels + ((size_t)sy * (size_t)d->width + (size_t)sx) * (size_t)d->channels;
+            if (clear) {
+                *to = !d->cmyk && (d->channels == 2 || d->channels == 4) ? (uint8_t)(255 - from[d->channels - 1]) : 0;
+                continue;
+            }
+            pixel_rgb(d, from, rgb);
             if (channels == 3) memcpy(to, rgb, 3);
             else if (d->channels < 3) *to = rgb[0];
             else *to = (uint8_t)((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 32768u) >> 16);      /* BT.601 luma */
@@ -258,7 +263,7 @@ static enum status finish(struct image *out, const struct decode *d, int channel
     return ST_OK;
 }
 
-enum status image_decode(struct image *out, const uint8_t *bytes, size_t length, int channels, const struct image_limits *limits, struct err *err)
+static enum status decode(struct image *out, const uint8_t *bytes, size_t length, int channels, int clear, const struct image_limits *limits, struct err *err)
 {
     static int (*const decoders[])(struct decode *) = { [IMAGE_JPEG] = decode_jpeg, [IMAGE_PNG] = decode_png, [IMAGE_WEBP] = decode_webp };
     static const char *const names[] = { [IMAGE_JPEG] = "JPEG", [IMAGE_PNG] = "PNG", [IMAGE_WEBP] = "WebP" };
@@ -273,9 +278,19 @@ enum status image_decode(struct image *out, const uint8_t *bytes, size_t length,
         else if (d.no_memory) st = err_set(err, ST_NO_MEMORY, "no memory for the pixels of the %s", names[format]);
         else st = err_set(err, ST_BAD_INPUT, "the %s is damaged, cut short or of a kind that is not supported", names[format]);
     }
-    if (!st) st = finish(out, &d, channels ? channels : d.channels < 3 ? 1 : 3, err);
+    if (!st) st = finish(out, &d, channels ? channels : d.channels < 3 ? 1 : 3, clear, err);
     free(d.pixels);
     return st;
+}
+
+enum status image_decode(struct image *out, const uint8_t *bytes, size_t length, int channels, const struct image_limits *limits, struct err *err)
+{
+    return decode(out, bytes, length, channels, 0, limits, err);
+}
+
+enum status image_decode_clear(struct image *out, const uint8_t *bytes, size_t length, const struct image_limits *limits, struct err *err)
+{
+    return decode(out, bytes, length, 1, 1, limits, err);
 }
 
 /* ---- resampling ---- */
@@ -436,20 +451,5 @@ enum status image_crop(struct image *out, const struct image *in, int x, int y, 
         if (from < 0 || from >= in->height || right <= left) continue;
         memcpy(out->pixels + (size_t)((row * width + left) * in->channels), in->pixels + (size_t)((from * in->width + x + left) * in->channels), (size_t)((right - left) * in->channels));
     }
-    return ST_OK;
-}
-
-enum status image_encode_png(uint8_t **out, size_t *length, const struct image *in, struct err *err)
-{
-    png_image png = { .version = PNG_IMAGE_VERSION, .width = (png_uint_32)in->width, .height = (png_uint_32)in->height, .format = in->channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB };
-    png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(png);
-    uint8_t *bytes = mem_alloc_array(size, 1);
-    if (!bytes) return err_set(err, ST_NO_MEMORY, "PNG of %d x %d", in->width, in->height);
-    if (!png_image_write_to_memory(&png, bytes, &size, 0, in->pixels, 0, NULL)) {
-        free(bytes);
-        return err_set(err, ST_INTERNAL, "a picture of %d x %d pixels could not be written as PNG", in->width, in->height);
-    }
-    *out = bytes;
-    *length = size;
     return ST_OK;
 }

@@ -1,11 +1,12 @@
 /* Pictures from outside: JPEG (libjpeg-turbo), PNG (libpng) and WebP (libwebp), decoded to 8-bit RGB or grey within limits (R18), and
- * resized. The only file that names those libraries is image.c; jump buffers stay inside it. */
+ * resized, and encoded again. The only files that name those libraries are image.c and image_encode.c; jump buffers stay inside them. */
 #ifndef BASE_IMAGE_H
 #define BASE_IMAGE_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 
 struct image {
@@ -29,8 +30,12 @@ enum image_filter { IMAGE_NEAREST, IMAGE_BILINEAR, IMAGE_BICUBIC };
 enum status image_resize(struct image *out, const struct image *in, int width, int height, enum image_filter filter, struct err *err);
 /* Cuts [y, y+height) x [x, x+width); parts outside are zero. */
 enum status image_crop(struct image *out, const struct image *in, int x, int y, int width, int height, struct err *err);
-/* 8-bit PNG of the picture; *out is from malloc. */
-enum status image_encode_png(uint8_t **out, size_t *length, const struct image *in, struct err *err);
+/* Where it is transparent, as a grey picture: 255 where nothing is seen, 0 where the file is opaque (everywhere, when it has no alpha). Limits and errors as above. */
+enum status image_decode_clear(struct image *out, const uint8_t *bytes, size_t length, const struct image_limits *limits, struct err *err);
+
+struct image_text { const char *key, *value; };      /* UTF-8; the key at most 79 bytes of Latin letters */
+/* Appends the picture (8 bits a channel) in one of the three formats. quality 0..100 of JPEG and WebP; the texts go into PNG alone. ST_NO_MEMORY, ST_INTERNAL. */
+enum status image_encode(struct buf *out, const struct image *in, enum image_format format, int quality, const struct image_text *texts, int text_count, struct err *err);
 void        image_free(struct image *i);
 
 #endif

@@ -101,6 +101,21 @@ static void write_decimal(struct buf *b, bool negative, uint64_t digits, int e)
     b->length += (size_t)(o - start);
 }
 
+void json_write_base64(struct buf *b, const char *prefix, const void *data, size_t n)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *bytes = data;
+    buf_reserve(b, n / 3 * 4 + 8);
+    buf_putc(b, '"');
+    buf_puts(b, prefix);
+    for (size_t i = 0; i < n; i += 3) {
+        uint32_t x = (uint32_t)bytes[i] << 16 | (i + 1 < n ? (uint32_t)bytes[i + 1] << 8 : 0) | (i + 2 < n ? bytes[i + 2] : 0);
+        const char four[4] = { digits[x >> 18], digits[x >> 12 & 63], i + 1 < n ? digits[x >> 6 & 63] : '=', i + 2 < n ? digits[x & 63] : '=' };
+        buf_append(b, four, 4);
+    }
+    buf_putc(b, '"');
+}
+
 void json_write_float(struct buf *b, float v)
 {
     uint32_t bits;

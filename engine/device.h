@@ -3,12 +3,14 @@
 #ifndef ENGINE_DEVICE_H
 #define ENGINE_DEVICE_H
 
+#include "kernels/diffusion.h"
 #include "kernels/llm.h"
 
 struct device {
     const char    *name;       /* "cpu" */
     struct kernels kernels;
     struct llm_kernels llm;
+    struct diffusion_kernels diffusion;
     int            threads;    /* >= 1 */
 };
 

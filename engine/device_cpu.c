@@ -6,4 +6,5 @@ void device_cpu_open(struct device *d, int cap, int threads)
     enum cpu_level level = cap < 0 || cap >= CPU_LEVEL_COUNT ? CPU_AMX : (enum cpu_level)cap;
     kernels_fill(&d->kernels, level);
     llm_kernels_fill(&d->llm, level);
+    diffusion_kernels_fill(&d->diffusion, level);
 }

@@ -13,6 +13,7 @@
 #include "engine/signature.h"
 
 struct text_ops;
+struct image_ops;
 struct engine;             /* each engine defines its own */
 struct engine_instance;
 
@@ -33,6 +34,7 @@ struct engine_options {
     bool           passes_off;         /* run the graph as written (conformance) */
     /* language models */
     uint64_t       kv_bytes;           /* budget of the KV cache; 0: 2 GiB */
+    uint64_t       kv_swap_bytes;      /* heap for keys and values of texts that give way; 0: they are computed again */
     int            kv_type;            /* 0: f32 in f32, else f16; otherwise 1 + ggml's type number: F32, F16, BF16, Q8_0 or Q4_0 */
     bool           batch_invariant;    /* quantised weights too give a text the same bits whoever shares its steps */
 };
@@ -72,6 +74,8 @@ struct engine_ops {
     void (*retire)(struct engine_instance *i, struct slot *s);
     /* An engine of texts: what engine/text_ops.h says. NULL for all others, which refuse requests with a text job. */
     const struct text_ops *text;
+    /* An engine of pictures: what engine/image_ops.h says. NULL for all others, which refuse requests with an image job. */
+    const struct image_ops *image;
 };
 
 #endif

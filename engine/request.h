@@ -37,6 +37,7 @@ struct request_times {
 };
 
 struct text_job;
+struct image_job;
 
 struct request {
     atomic_int references;
@@ -50,6 +51,7 @@ struct request {
     const char **wanted;            int wanted_count;     /* names of outputs; 0: all */
     const struct parameter *parameters; int parameter_count;
     struct text_job *text;                 /* what is asked of a language model (engine/text_job.h); NULL: tensors only */
+    struct image_job *image;               /* what is asked of an engine of pictures (engine/image_job.h), or NULL */
     uint32_t    priority;                  /* 0: the model's default; 1 is highest */
     uint64_t    queue_timeout_us;          /* 0: the model's policy; bounds the time in the queue only */
     uint64_t    deadline_ns;               /* CLOCK_MONOTONIC; 0: none; bounds the whole request */

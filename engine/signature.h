@@ -22,6 +22,7 @@ struct signature {
     const struct port *outputs; int output_count;
     bool               batchable;          /* first dimension of every port is one free row dimension, and rows were proven independent */
     bool               text;               /* a language model: requests carry a text job, and many ride together */
+    bool               image;              /* a model of pictures: requests carry an image job */
 };
 
 const struct port *signature_input(const struct signature *s, const char *name);     /* NULL if none */

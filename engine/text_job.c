@@ -63,7 +63,7 @@ static enum status check_sampling(const struct sampling *s, struct err *err)
     return check_ranges(ranges, sizeof ranges / sizeof ranges[0], err);
 }
 
-enum status text_job_check(const struct text_job *j, int64_t vocabulary, int64_t context, struct err *err)
+enum status text_job_check(const struct text_job *j, int64_t vocabulary, int64_t context, bool apart, struct err *err)
 {
     enum status st = check_sampling(&j->sampling, err);
     if (st) return st;
@@ -84,7 +84,8 @@ enum status text_job_check(const struct text_job *j, int64_t vocabulary, int64_t
         for (int i = 0; i < t->count; i++)
             if (t->tokens[i] < 0 || t->tokens[i] >= vocabulary) return err_set(err, ST_BAD_INPUT, "prompt: %d is not a token of this model (0 to %lld)", t->tokens[i], (long long)vocabulary - 1);
         int64_t wanted = j->task == TEXT_GENERATE && j->max_tokens > 0 ? j->max_tokens : 0;
-        if (t->count + wanted > context)
+        if (apart && wanted > context) return err_set(err, ST_BAD_INPUT, "This model writes at most %lld tokens. However, you requested %lld. Please reduce the length of the completion.", (long long)context, (long long)wanted);
+        if (t->count + (apart ? 0 : wanted) > context)
             return wanted ? err_set(err, ST_BAD_INPUT, "This model's maximum context length is %lld tokens. However, you requested %lld tokens (%d in the prompt, %lld in the completion). Please reduce the length of the prompt or completion.",
                                     (long long)context, (long long)t->count + (long long)wanted, t->count, (long long)wanted)
                           : err_set(err, ST_BAD_INPUT, "This model's maximum context length is %lld tokens, but the prompt has %d. Please reduce the length of the prompt.", (long long)context, t->count);

@@ -108,6 +108,7 @@ struct sampling sampling_default(void);         /* temperature 1, everything els
 enum status text_job_open(struct text_job *j, enum text_task task, const struct text_prompt *prompts, int prompt_count, int choices, struct err *err);
 void        text_job_close(struct text_job *j);
 /* Every number in its range, every token id below `vocabulary`, prompts within `context`: ST_BAD_INPUT with the field's name as the OpenAI API has it. */
-enum status text_job_check(const struct text_job *j, int64_t vocabulary, int64_t context, struct err *err);
+/* `apart`: a prompt and its answer have the context each to themselves. */
+enum status text_job_check(const struct text_job *j, int64_t vocabulary, int64_t context, bool apart, struct err *err);
 
 #endif

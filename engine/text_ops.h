@@ -19,7 +19,7 @@ struct text_stats {
     atomic_int_fast64_t  running, waiting;          /* sequences [num_requests_running, num_requests_waiting] */
     atomic_int_fast64_t  pages, pages_used;         /* of the KV cache [kv_cache_usage_perc] */
     atomic_uint_fast64_t prefix_queries, prefix_hits;        /* tokens */
-    atomic_uint_fast64_t prompt_tokens, generated_tokens, preemptions;
+    atomic_uint_fast64_t prompt_tokens, generated_tokens, preemptions, swaps /* preemptions that kept the pages on the heap */;
     atomic_uint_fast64_t finished[FINISHED_COUNT];
     struct stat_histogram first_token, between_tokens, whole, queued, prefill, decode;
 };
@@ -29,6 +29,8 @@ enum text_ability { TEXT_CAN_GENERATE = 1, TEXT_CAN_EMBED = 2, TEXT_CAN_SCORE = 
 struct text_ops {
     const struct tokenizer *(*tokenizer)(const struct engine *e);
     const struct template  *(*chat_template)(const struct engine *e);  /* NULL: the model has none, or one that cannot be read */
+    const char *(*template_error)(const struct engine *e);             /* why its template cannot be read; NULL: it can, or there is none */
+    int       (*width)(const struct engine *e);                        /* of its vectors */
     int       (*context)(const struct engine *e);                      /* tokens of prompt and answer together */
     unsigned  (*abilities)(const struct engine *e);                    /* enum text_ability */
     struct text_stats *(*stats)(const struct engine *e);

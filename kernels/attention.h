@@ -27,6 +27,8 @@ struct attention_spec {
     bool  causal;                        /* p sees keys up to p; else all keys of the sequence, up to position + count - 1 */
     const float *sinks;                  /* [heads] a score that takes weight and gives no value, or NULL */
     const float *alibi;                  /* [heads] slopes: slope * (key - p) is added to a score, or NULL */
+    const float *relative;               /* [heads, 2 * span + 1]: element span + (key - p), that held to +-span, is added to a score; or NULL */
+    int   relative_span;
 };
 
 /* Rows first .. first + count - 1 of q (k, v) are positions position .. position + count - 1 of one sequence. pages[p / 16] is the page of position p:

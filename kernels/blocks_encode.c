@@ -2,16 +2,24 @@
  * The K formats and IQ4 leave a choice: here a sub-block's scale (and minimum) is the best of a row of candidates in the sense of
  * least squares; the sub-block scales are then rounded to the few bits they have, and the numbers rounded once more against those. */
 #include <math.h>
+#include <stdbool.h>
 
 #include "kernels/blocks_types.h"
 
-/* NaN becomes the low end. */
+/* NaN becomes the low end; halves are rounded away from 0. Held to the ends first, so that what is cut off fits an int; without a call or a branch, so that it can be done for several at once. */
+static inline float nearest_number(float v, float low, float high)
+{
+    v = v > low ? v : low;
+    v = v < high ? v : high;
+    const float whole = (float)(int)v, rest = v - whole;
+    return whole + (rest >= 0.5f ? 1.0f : 0.0f) - (rest <= -0.5f ? 1.0f : 0.0f);
+}
+static int nearest(float v, int low, int high) { return (int)nearest_number(v, (float)low, (float)high); }
 static int clamped(float v, int low, int high)
 {
     if (!(v > (float)low)) return low;
     return v >= (float)high ? high : (int)v;
 }
-static int nearest(float v, int low, int high) { return clamped(roundf(v), low, high); }
 static float inverse(float d) { return d == 0 ? 0 : 1.0f / d; }
 static void put_f16(uint8_t *y, float d) { half_store_16(y, f32_to_f16(d)); }
 static float get_f16(const uint8_t *y) { return half_load_f16(y); }
@@ -97,36 +105,37 @@ void block_encode_q8_0(uint8_t *y, const float *x)
 
 /* ---- best fits ---- */
 
-enum { CANDIDATES = 9 };
+/* Candidates are tried side by side, each adding up in the order of the numbers; the first of the best is taken. */
+enum { CANDIDATES = 9, TRIED = 2 * CANDIDATES + 1, LANES = 20 /* a whole number of vectors; the last repeats another */ };
 
 /* scale with x ~ scale q, q integral in [-depth, depth - 1] */
 static float fit_scale(const float *x, int n, int depth)
 {
-    const float top = extreme(x, n);
-    float best = top / (float)-depth, least = INFINITY;
+    const float top = extreme(x, n), low = (float)-depth, high = (float)(depth - 1);
+    float best = top / (float)-depth, least = INFINITY, id[LANES], xq[LANES] = { 0 }, qq[LANES] = { 0 }, d[LANES], error[LANES] = { 0 }, q[BLOCK_SMALL][LANES];
     if (top == 0) return 0;
-    for (int c = -CANDIDATES; c <= CANDIDATES; c++) {
-        const float id = -((float)depth + 0.1f * (float)c) / top;
-        float xq = 0, qq = 0, error = 0;
-        for (int i = 0; i < n; i++) {
-            const float q = (float)nearest(x[i] * id, -depth, depth - 1);
-            xq += x[i] * q, qq += q * q;
+    for (int c = 0; c < LANES; c++) id[c] = -((float)depth + 0.1f * (float)((c < TRIED ? c : 0) - CANDIDATES)) / top;
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < LANES; c++) {
+            q[i][c] = nearest_number(x[i] * id[c], low, high);
+            xq[c] += x[i] * q[i][c], qq[c] += q[i][c] * q[i][c];
         }
-        if (qq == 0) continue;
-        const float d = xq / qq;
-        for (int i = 0; i < n; i++) {
-            const float off = x[i] - d * (float)nearest(x[i] * id, -depth, depth - 1);
-            error += off * off;
+    for (int c = 0; c < LANES; c++) d[c] = xq[c] / qq[c];
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < LANES; c++) {
+            const float off = x[i] - d[c] * q[i][c];
+            error[c] += off * off;
         }
-        if (error < least) least = error, best = d;
-    }
+    for (int c = 0; c < TRIED; c++)
+        if (qq[c] != 0 && error[c] < least) least = error[c], best = d[c];
     return best;
 }
 
 /* scale and min >= 0 with x ~ scale q - min, q integral in [0, top] */
 static void fit_line(const float *x, int n, int top, float *scale, float *min)
 {
-    float low, high, least = INFINITY;
+    float low, high, least = INFINITY, sx = 0, id[LANES], sq[LANES] = { 0 }, qq[LANES] = { 0 }, xq[LANES] = { 0 }, a[LANES], b[LANES], error[LANES] = { 0 }, q[BLOCK_SMALL][LANES];
+    bool fits[LANES];
     range(x, n, &low, &high);
     if (low > 0) low = 0;
     *scale = (high - low) / (float)top, *min = -low;
@@ -134,23 +143,27 @@ static void fit_line(const float *x, int n, int top, float *scale, float *min)
         *scale = 0;
         return;
     }
-    for (int c = -CANDIDATES; c <= CANDIDATES; c++) {
-        const float id = ((float)top + 0.1f * (float)c) / (high - low);
-        float sq = 0, qq = 0, sx = 0, xq = 0, error = 0;
-        for (int i = 0; i < n; i++) {
-            const float q = (float)nearest((x[i] - low) * id, 0, top);
-            sq += q, qq += q * q, sx += x[i], xq += x[i] * q;
+    for (int c = 0; c < LANES; c++) id[c] = ((float)top + 0.1f * (float)((c < TRIED ? c : 0) - CANDIDATES)) / (high - low);
+    for (int i = 0; i < n; i++) {
+        sx += x[i];
+        for (int c = 0; c < LANES; c++) {
+            q[i][c] = nearest_number((x[i] - low) * id[c], 0, (float)top);
+            sq[c] += q[i][c], qq[c] += q[i][c] * q[i][c], xq[c] += x[i] * q[i][c];
         }
-        const float det = (float)n * qq - sq * sq;
-        if (!(det > 0)) continue;
-        float a = ((float)n * xq - sx * sq) / det, b = (qq * sx - sq * xq) / det;
-        if (b > 0) a = xq / qq, b = 0;
-        for (int i = 0; i < n; i++) {
-            const float off = a * (float)nearest((x[i] - low) * id, 0, top) + b - x[i];
-            error += off * off;
-        }
-        if (a > 0 && error < least) least = error, *scale = a, *min = -b;
     }
+    for (int c = 0; c < LANES; c++) {
+        const float det = (float)n * qq[c] - sq[c] * sq[c];
+        fits[c] = det > 0;
+        a[c] = ((float)n * xq[c] - sx * sq[c]) / det, b[c] = (qq[c] * sx - sq[c] * xq[c]) / det;
+        if (b[c] > 0) a[c] = xq[c] / qq[c], b[c] = 0;
+    }
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < LANES; c++) {
+            const float off = a[c] * q[i][c] + b[c] - x[i];
+            error[c] += off * off;
+        }
+    for (int c = 0; c < TRIED; c++)
+        if (fits[c] && a[c] > 0 && error[c] < least) least = error[c], *scale = a[c], *min = -b[c];
 }
 
 /* d and the rounded sub-block scales: the one of largest magnitude becomes -depth */
@@ -268,22 +281,25 @@ static int nearest_iq4(float v)
 static float fit_iq4(const float *x, int n)
 {
     const float top = extreme(x, n);
-    float best = top / -127.0f, least = INFINITY;
+    float best = top / -127.0f, least = INFINITY, id[LANES], xq[LANES] = { 0 }, qq[LANES] = { 0 }, d[LANES], error[LANES] = { 0 }, q[BLOCK_SMALL][LANES];
     if (top == 0) return 0;
-    for (int c = -CANDIDATES; c <= CANDIDATES; c++) {
-        const float id = (-127.0f + 2.0f * (float)c) / top;
-        float xq = 0, qq = 0, error = 0;
-        for (int i = 0; i < n; i++) {
-            const float q = (float)block_values_iq4[nearest_iq4(x[i] * id)];
-            xq += x[i] * q, qq += q * q;
+    for (int c = 0; c < LANES; c++) id[c] = (-127.0f + 2.0f * (float)((c < TRIED ? c : 0) - CANDIDATES)) / top;
+    for (int i = 0; i < n; i++) {
+        for (int c = 0; c < LANES; c++) q[i][c] = (float)block_values_iq4[0];
+        for (int k = 0; k < 15; k++) {      /* as nearest_iq4: one step up for each middle that is passed */
+            const float from = (float)block_values_iq4[k], to = (float)block_values_iq4[k + 1];
+            for (int c = 0; c < LANES; c++) q[i][c] += x[i] * id[c] - from > to - x[i] * id[c] ? to - from : 0.0f;
         }
-        const float d = xq / qq;
-        for (int i = 0; i < n; i++) {
-            const float off = x[i] - d * (float)block_values_iq4[nearest_iq4(x[i] * id)];
-            error += off * off;
-        }
-        if (error < least) least = error, best = d;
+        for (int c = 0; c < LANES; c++) xq[c] += x[i] * q[i][c], qq[c] += q[i][c] * q[i][c];
     }
+    for (int c = 0; c < LANES; c++) d[c] = xq[c] / qq[c];
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < LANES; c++) {
+            const float off = x[i] - d[c] * q[i][c];
+            error[c] += off * off;
+        }
+    for (int c = 0; c < TRIED; c++)
+        if (error[c] < least) least = error[c], best = d[c];
     return best;
 }
 

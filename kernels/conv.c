@@ -1,6 +1,6 @@
 /* The convolution layer: packs weights once, chooses the kernel once, and runs it on any shape.
  *
- * Own kernels: a 1x1 convolution of stride 1 is gemm_f32 on the rows of pixels; a depthwise one is depthwise2d_f32; everything else goes by im2col: a band of output pixels
+ * Own kernels: a 1x1 convolution of stride 1 is gemm_f32 on the rows of pixels; a depthwise one is depthwise2d_f32; a large 3x3 one goes by Winograd (conv_winograd.c); everything else goes by im2col: a band of output pixels
  * becomes rows [pixels, kh kw in_c / groups] in scratch and is multiplied by the packed weights. Bands are shared out to threads and sized to stay in the
  * second-level cache. All of them add in an order that knows nothing of bands, threads or batch. What oneDNN does is in conv_onednn.c;
  * a shape that its kernel does not take (whatever the batch: so rows stay equal) gets our own kernel, whose weights are packed when the first such shape comes. */
@@ -14,11 +14,12 @@
 
 #include "base/checked.h"
 #include "kernels/conv_onednn.h"
+#include "kernels/conv_winograd.h"
 
 enum { BAND_FLOATS = 96 * 1024, BAND_PIXELS_MIN = 14, ALIGN = 64 };
 
-enum conv_kind { CONV_IM2COL, CONV_GEMM1X1, CONV_DEPTHWISE, CONV_ONEDNN, CONV_KIND_COUNT };
-static const char *const kind_names[CONV_KIND_COUNT] = { "im2col", "gemm1x1", "depthwise", "onednn" };
+enum conv_kind { CONV_IM2COL, CONV_GEMM1X1, CONV_DEPTHWISE, CONV_WINOGRAD, CONV_ONEDNN, CONV_KIND_COUNT };
+static const char *const kind_names[CONV_KIND_COUNT] = { "im2col", "gemm1x1", "depthwise", "winograd4x4", "onednn" };
 
 struct conv_spare { pthread_mutex_t lock; struct conv_layer *own; };    /* own: NULL until a shape needs it */
 
@@ -26,9 +27,9 @@ struct conv_layer {
     struct conv_spec spec;
     struct kernels k;
     enum conv_kind kind;
-    void *packed;                        /* per group a packed b [kh kw in_c/groups, out_c/groups]; depthwise: [kh, kw, c] */
+    void *packed;                        /* per group a packed b [kh kw in_c/groups, out_c/groups]; depthwise: [kh, kw, c]; Winograd: 36 packed b [in_c, out_c] */
     float *bias;                         /* [out_c] or NULL */
-    uint64_t packed_stride;              /* bytes of one group */
+    uint64_t packed_stride;              /* bytes of one group, or of one of the 36 */
     uint64_t bytes;
     struct conv_onednn *onednn;
     struct conv_spare *spare;            /* with onednn only */
@@ -41,6 +42,7 @@ struct conv_plan {
     int threads;
     int64_t band;                        /* output pixels per band */
     uint64_t lane_bytes;                 /* scratch of one thread */
+    struct conv_winograd_blocks blocks;
     struct conv_onednn_plan *onednn;
 };
 
@@ -115,7 +117,12 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
     l->spec = *spec;
     l->k = *k;
     l->kind = choice == CONV_BY_IM2COL ? CONV_IM2COL : own_kind(spec);
-    if (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))) {
+    if (choice == CONV_BY_WINOGRAD && !conv_winograd_can(spec)) {
+        st = err_set(err, ST_UNSUPPORTED, "convolution: Winograd takes 3x3 kernels of stride 1 in one group");
+        goto close;
+    }
+    if (choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level))) l->kind = CONV_WINOGRAD;
+    else if (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))) {
         st = conv_onednn_open(&l->onednn, spec, weight, bias, k->level, threads, err);
         if (st == ST_OK && !(l->spare = calloc(1, sizeof *l->spare))) {
             st = err_set(err, ST_NO_MEMORY, "convolution layer");
@@ -132,7 +139,11 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         if (st != ST_UNSUPPORTED || choice == CONV_BY_ONEDNN) goto close;
     }
     snprintf(l->name, sizeof l->name, "%s", kind_names[l->kind]);
-    st = l->kind == CONV_DEPTHWISE ? pack_depthwise(l, weight, err) : pack_gemm(l, weight, err);
+    switch (l->kind) {
+    case CONV_WINOGRAD:  st = conv_winograd_pack(&l->packed, &l->packed_stride, &l->bytes, spec, weight, k, err); break;
+    case CONV_DEPTHWISE: st = pack_depthwise(l, weight, err); break;
+    default:             st = pack_gemm(l, weight, err);
+    }
     if (!st) st = copy_bias(l, bias, err);
     if (st) goto close;
     *out = l;
@@ -218,6 +229,10 @@ enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, c
             return st;
         }
     }
+    if (l->kind == CONV_WINOGRAD && (st = conv_winograd_plan(&p->blocks, &l->spec, w, p->threads, err))) {
+        free(p);
+        return st;
+    }
     if (l->kind == CONV_IM2COL || (l->kind == CONV_GEMM1X1 && is_padded(w))) {
         const int64_t depth = depth_of(&l->spec), pixels = w->out_h * w->out_w, each = (pixels + p->threads - 1) / p->threads;
         p->band = BAND_FLOATS / depth / BAND_PIXELS_MIN * BAND_PIXELS_MIN;
@@ -241,23 +256,79 @@ void conv_plan_close(struct conv_plan *p)
     free(p);
 }
 
-uint64_t conv_plan_scratch(const struct conv_plan *p) { return p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads; }
+uint64_t conv_plan_scratch(const struct conv_plan *p)
+{
+    if (p->l->kind == CONV_WINOGRAD) return p->blocks.scratch;
+    return p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads;
+}
 
-/* Output pixels [first, first + count) of picture n as rows [count, kh, kw, channels] of input channels [from, from + channels). */
+/* `count` floats: short runs, of which im2col is full, as two halves that may overlap. */
+static inline void copy_floats(float *to, const float *from, int64_t count)
+{
+    if (count > 32) {
+        memcpy(to, from, (size_t)count * sizeof *to);
+    } else if (count >= 16) {
+        memcpy(to, from, 16 * sizeof *to);
+        memcpy(to + count - 16, from + count - 16, 16 * sizeof *to);
+    } else if (count >= 8) {
+        memcpy(to, from, 8 * sizeof *to);
+        memcpy(to + count - 8, from + count - 8, 8 * sizeof *to);
+    } else if (count >= 4) {
+        memcpy(to, from, 4 * sizeof *to);
+        memcpy(to + count - 4, from + count - 4, 4 * sizeof *to);
+    } else {
+        for (int64_t i = 0; i < count; i++) to[i] = from[i];
+    }
+}
+
+static inline void zero_floats(float *to, int64_t count)
+{
+    if (count > 16) memset(to, 0, (size_t)count * sizeof *to);
+    else
+        for (int64_t i = 0; i < count; i++) to[i] = 0;
+}
+
+/* The taps of one pixel whose window begins at line `top`, column `left`, some of which lie outside. */
+static void gather_edge(float *rows, const float *x, const struct window2d *w, int64_t top, int64_t left, int64_t channels, bool side_by_side)
+{
+    int kx0 = 0, kx1 = w->kw;                                             /* the taps of a line that lie inside */
+    while (kx0 < kx1 && left + (int64_t)kx0 * w->dilation_w < 0) kx0++;
+    while (kx1 > kx0 && left + (int64_t)(kx1 - 1) * w->dilation_w >= w->w) kx1--;
+    for (int ky = 0; ky < w->kh; ky++, rows += w->kw * channels) {
+        const int64_t y = top + (int64_t)ky * w->dilation_h;
+        if (y < 0 || y >= w->h) {
+            zero_floats(rows, w->kw * channels);
+            continue;
+        }
+        const float *at = x + (y * w->w + left) * w->c;
+        zero_floats(rows, kx0 * channels);
+        if (side_by_side) copy_floats(rows + kx0 * channels, at + kx0 * channels, (kx1 - kx0) * channels);
+        else
+            for (int kx = kx0; kx < kx1; kx++) copy_floats(rows + kx * channels, at + kx * w->dilation_w * w->c, channels);
+        zero_floats(rows + kx1 * channels, (w->kw - kx1) * channels);
+    }
+}
+
+/* Output pixels [first, first + count) of picture n as rows [count, kh, kw, channels] of input channels [from, from + channels). Where the taps of a line lie side
+ * by side, they are one run. */
 static void gather_rows(float *rows, const float *x, const struct window2d *w, int64_t n, int64_t first, int64_t count, int64_t from, int64_t channels)
 {
-    const size_t bytes = (size_t)channels * sizeof(float);
-    for (int64_t i = first; i < first + count; i++) {
-        const int64_t top = i / w->out_w * w->stride_h - w->pad_top, left = i % w->out_w * w->stride_w - w->pad_left;
-        for (int ky = 0; ky < w->kh; ky++) {
-            const int64_t y = top + (int64_t)ky * w->dilation_h;
-            const float *line = x + (n * w->h + y) * w->w * w->c + from;
-            for (int kx = 0; kx < w->kw; kx++, rows += channels) {
-                const int64_t at = left + (int64_t)kx * w->dilation_w;
-                if (y < 0 || y >= w->h || at < 0 || at >= w->w) memset(rows, 0, bytes);
-                else memcpy(rows, line + at * w->c, bytes);
-            }
+    const bool side_by_side = channels == w->c && w->dilation_w == 1;
+    const int64_t run = side_by_side ? channels * w->kw : channels, runs = side_by_side ? 1 : w->kw, step = w->dilation_w * w->c, line = w->dilation_h * w->w * w->c;
+    const int64_t last_top = w->h - 1 - (int64_t)(w->kh - 1) * w->dilation_h, last_left = w->w - 1 - (int64_t)(w->kw - 1) * w->dilation_w, depth = channels * w->kh * w->kw;
+    int64_t top = first / w->out_w * w->stride_h - w->pad_top, column = first % w->out_w;
+    x += n * w->h * w->w * w->c + from;
+    for (int64_t i = 0; i < count; i++, rows += depth) {
+        const int64_t left = column * w->stride_w - w->pad_left;
+        if (top >= 0 && top <= last_top && left >= 0 && left <= last_left) {
+            const float *at = x + (top * w->w + left) * w->c;
+            float *to = rows;
+            for (int ky = 0; ky < w->kh; ky++, at += line)
+                for (int64_t r = 0; r < runs; r++, to += run) copy_floats(to, at + r * step, run);
+        } else {
+            gather_edge(rows, x, w, top, left, channels, side_by_side);
         }
+        if (++column == w->out_w) column = 0, top += w->stride_h;
     }
 }
 
@@ -302,6 +373,12 @@ enum status conv_plan_run(struct conv_plan *p, float *y, const float *x, const f
         return ST_OK;
     }
     if (l->kind == CONV_ONEDNN) return conv_onednn_plan_run(p->onednn, y, x, residual, scratch, err);
+    if (l->kind == CONV_WINOGRAD) {
+        const struct conv_winograd_run r = { .spec = s, .k = &l->k, .w = &p->w, .blocks = &p->blocks, .packed = l->packed, .stride = l->packed_stride, .y = y, .x = x,
+                                             .ep = { .bias = l->bias, .residual = residual, .act = s->act }, .scratch = scratch };
+        conv_winograd_run(&r, p->threads);
+        return ST_OK;
+    }
     struct im2col_job j = { .p = p, .y = y, .x = x, .residual = residual, .scratch = scratch };
     parallel_for(p->threads, p->threads, im2col_part, &j);
     return ST_OK;

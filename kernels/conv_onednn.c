@@ -6,6 +6,9 @@
  * kernel at its batch size runs the kernel of batch size 1 once per picture instead. When a layer opens, a picture alone and the
  * same picture within a batch must come out equal in bits, else the layer is refused and conv.c takes our own kernel.
  *
+ * A small layer (under a million products a picture) always takes its pictures one by one, each on one thread, and threads share out the pictures: the kernel is made once with
+ * the layer and serves every batch size, since making one costs more than such a layer's run.
+ *
  * oneDNN is capped to our CPU level once per process, at the first layer (dnnl_set_max_cpu_isa works only once); a layer of another
  * level is then refused. Executing makes a few small heap allocations inside the library; there is none of ours. */
 #include "kernels/conv_onednn.h"
@@ -14,13 +17,14 @@
 
 #include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
 
-enum { ALIGN = 64, PRIMITIVES_CACHED = 128, NAME_MAX_ = 48, KERNELS_TRIED = 8 };
+enum { APART_PRODUCTS_MAX = 1000000, ALIGN = 64, PRIMITIVES_CACHED = 128, NAME_MAX_ = 48, KERNELS_TRIED = 8 };
 static const int64_t VERIFY_MACS = 400000000;           /* a batch for the check is cut to about this much work: some 2 ms */
 
 struct conv_onednn {
@@ -30,14 +34,20 @@ struct conv_onednn {
     float *bias;
     uint64_t bytes;
     char name[NAME_MAX_];
+    bool apart;                          /* pictures one by one, each on one thread */
+    struct window2d window;              /* with `apart`: the shape that `one` is for */
+    dnnl_primitive_t one;
 };
+
+/* What one call is given; with pictures apart each thread has its own. */
+struct lane { dnnl_stream_t stream; dnnl_memory_t x, y, weights, bias, scratch; };
 
 struct conv_onednn_plan {
     const struct conv_onednn *c;
     dnnl_primitive_t primitive;
-    dnnl_stream_t stream;
-    dnnl_memory_t x, y, weights, bias, scratch;
-    uint64_t scratch_bytes;
+    bool borrowed;                       /* the primitive is the layer's */
+    struct lane *lanes; int lane_count;
+    uint64_t scratch_bytes;              /* of one lane */
     int64_t calls;                       /* 1, or n when the primitive takes one picture */
     size_t x_picture, y_picture;         /* floats of one picture */
     size_t y_floats;                     /* floats of the whole output */
@@ -156,48 +166,84 @@ static dnnl_primitive_desc_t find_kernel(const struct conv_spec *s, const struct
 void conv_onednn_plan_close(struct conv_onednn_plan *p)
 {
     if (!p) return;
-    dnnl_memory_t memories[] = { p->x, p->y, p->weights, p->bias, p->scratch };
-    for (size_t i = 0; i < sizeof memories / sizeof *memories; i++)
-        if (memories[i]) dnnl_memory_destroy(memories[i]);
-    if (p->primitive) dnnl_primitive_destroy(p->primitive);
-    if (p->stream) dnnl_stream_destroy(p->stream);
+    for (int i = 0; i < p->lane_count; i++) {
+        const struct lane *l = &p->lanes[i];
+        dnnl_memory_t memories[] = { l->x, l->y, l->weights, l->bias, l->scratch };
+        for (size_t k = 0; k < sizeof memories / sizeof *memories; k++)
+            if (memories[k]) dnnl_memory_destroy(memories[k]);
+        if (l->stream) dnnl_stream_destroy(l->stream);
+    }
+    if (p->primitive && !p->borrowed) dnnl_primitive_destroy(p->primitive);
+    free(p->lanes);
     free(p);
 }
 
-static bool bind(dnnl_memory_t *m, const_dnnl_primitive_desc_t pd, dnnl_query_t what, void *data)
+static bool bind(dnnl_memory_t *m, const dnnl_memory_desc_t *md, void *data)
 {
-    const dnnl_memory_desc_t *md = dnnl_primitive_desc_query_md(pd, what, 0);
     return md && dnnl_memory_create(m, md, engine, data ? data : DNNL_MEMORY_NONE) == dnnl_success;
+}
+
+static bool open_lanes(struct conv_onednn_plan *p, const_dnnl_primitive_desc_t pd)
+{
+    const struct conv_onednn *c = p->c;
+    const dnnl_memory_desc_t *scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    p->scratch_bytes = scratch ? (dnnl_memory_desc_get_size(scratch) + ALIGN - 1) & ~(uint64_t)(ALIGN - 1) : 0;
+    p->lane_count = c->apart ? p->threads : 1;
+    p->lanes = mem_calloc_array((uint64_t)p->lane_count, sizeof *p->lanes);
+    bool made = p->lanes != NULL;
+    if (!made) p->lane_count = 0;
+    for (int i = 0; made && i < p->lane_count; i++) {
+        struct lane *l = &p->lanes[i];
+        made = dnnl_stream_create(&l->stream, engine, dnnl_stream_default_flags) == dnnl_success && bind(&l->x, dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0), NULL) &&
+               bind(&l->y, dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0), NULL) && bind(&l->weights, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), c->weights) &&
+               (!p->scratch_bytes || bind(&l->scratch, scratch, NULL)) && (!c->bias || bind(&l->bias, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1), c->bias));
+    }
+    return made;
+}
+
+static bool same_picture(const struct window2d *a, const struct window2d *b)
+{
+    return a->h == b->h && a->w == b->w && a->out_h == b->out_h && a->out_w == b->out_w && a->pad_top == b->pad_top && a->pad_left == b->pad_left;
+}
+
+/* The kernel for this window, for one picture or for all. Whether the layer's kernel takes the shape must not hang on the batch: one picture is asked for first. */
+static dnnl_primitive_desc_t describe_plan(struct conv_onednn_plan *p, const struct window2d *w)
+{
+    const struct conv_onednn *c = p->c;
+    dnnl_primitive_desc_t one = find_kernel(&c->spec, w, 1, c->bias, &c->weights_md, c->name, 0), all;
+    p->calls = c->apart ? w->n : 1;
+    if (!one || c->apart || w->n <= 1) return one;
+    if ((all = find_kernel(&c->spec, w, w->n, c->bias, &c->weights_md, c->name, 0))) {
+        dnnl_primitive_desc_destroy(one);
+        return all;
+    }
+    p->calls = w->n;
+    return one;
 }
 
 enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct conv_onednn *c, const struct window2d *w, int threads, struct err *err)
 {
-    parallel_set_threads(threads);       /* a kernel is made for the team that will run it */
+    parallel_set_threads(c->apart ? 1 : threads);       /* a kernel is made for the team that will run it */
     struct conv_onednn_plan *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "convolution plan");
-    *p = (struct conv_onednn_plan){ .c = c, .calls = 1, .threads = threads, .x_picture = (size_t)(w->h * w->w * w->c), .y_picture = (size_t)(w->out_h * w->out_w * c->spec.out_c) };
+    *p = (struct conv_onednn_plan){ .c = c, .threads = threads, .x_picture = (size_t)(w->h * w->w * w->c), .y_picture = (size_t)(w->out_h * w->out_w * c->spec.out_c) };
     p->y_floats = p->y_picture * (size_t)w->n;
-    /* Whether the kernel takes this shape must not hang on the batch: ask for one picture first. */
-    dnnl_primitive_desc_t one = find_kernel(&c->spec, w, 1, c->bias, &c->weights_md, c->name, 0), pd = one;
-    if (one && w->n > 1) {
-        pd = find_kernel(&c->spec, w, w->n, c->bias, &c->weights_md, c->name, 0);
-        if (pd) dnnl_primitive_desc_destroy(one);
-        else pd = one, p->calls = w->n;
+    bool made;
+    if (c->one && same_picture(w, &c->window)) {
+        const_dnnl_primitive_desc_t pd = NULL;
+        p->primitive = c->one;
+        p->borrowed = true;
+        p->calls = w->n;
+        made = dnnl_primitive_get_primitive_desc(c->one, &pd) == dnnl_success && open_lanes(p, pd);
+    } else {
+        dnnl_primitive_desc_t pd = describe_plan(p, w);
+        if (!pd) {
+            free(p);
+            return err_set(err, ST_UNSUPPORTED, "convolution: kernel %s does not take an input of %lld x %lld", c->name, (long long)w->h, (long long)w->w);
+        }
+        made = dnnl_primitive_create(&p->primitive, pd) == dnnl_success && open_lanes(p, pd);
+        dnnl_primitive_desc_destroy(pd);
     }
-    if (!pd) {
-        free(p);
-        return err_set(err, ST_UNSUPPORTED, "convolution: kernel %s does not take an input of %lld x %lld", c->name, (long long)w->h, (long long)w->w);
-    }
-    const dnnl_memory_desc_t *scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-    p->scratch_bytes = scratch ? dnnl_memory_desc_get_size(scratch) : 0;
-    bool made = dnnl_primitive_create(&p->primitive, pd) == dnnl_success && dnnl_stream_create(&p->stream, engine, dnnl_stream_default_flags) == dnnl_success &&
-                bind(&p->x, pd, dnnl_query_src_md, NULL) && bind(&p->y, pd, dnnl_query_dst_md, NULL) && bind(&p->weights, pd, dnnl_query_weights_md, c->weights) &&
-                (!p->scratch_bytes || bind(&p->scratch, pd, dnnl_query_scratchpad_md, NULL));
-    if (made && c->bias) {
-        const dnnl_memory_desc_t *md = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1);
-        made = md && dnnl_memory_create(&p->bias, md, engine, c->bias) == dnnl_success;
-    }
-    dnnl_primitive_desc_destroy(pd);
     if (!made) {
         conv_onednn_plan_close(p);
         return err_set(err, ST_NO_MEMORY, "convolution: kernel %s could not be made", c->name);
@@ -206,7 +252,7 @@ enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct co
     return ST_OK;
 }
 
-uint64_t conv_onednn_plan_scratch(const struct conv_onednn_plan *p) { return p->scratch_bytes; }
+uint64_t conv_onednn_plan_scratch(const struct conv_onednn_plan *p) { return p->scratch_bytes * (uint64_t)p->lane_count; }
 
 struct copy_job { float *y; const float *x; size_t n; };
 static void copy_part(void *ctx, int part, int parts)
@@ -216,28 +262,42 @@ static void copy_part(void *ctx, int part, int parts)
     memcpy(j->y + from, j->x + from, (to - from) * sizeof(float));
 }
 
+struct run_job { const struct conv_onednn_plan *p; float *y; const float *x; char *scratch; atomic_bool failed; };
+
+/* Calls [calls part / parts, calls (part + 1) / parts) with the part's own lane. */
+static void run_part(void *ctx, int part, int parts)
+{
+    struct run_job *j = ctx;
+    const struct conv_onednn_plan *p = j->p;
+    const struct lane *l = &p->lanes[part];
+    dnnl_exec_arg_t args[5] = { { DNNL_ARG_SRC, l->x }, { DNNL_ARG_WEIGHTS, l->weights }, { DNNL_ARG_DST, l->y } };
+    int count = 3;
+    bool well = true;
+    if (l->bias) args[count++] = (dnnl_exec_arg_t){ DNNL_ARG_BIAS, l->bias };
+    if (l->scratch) {
+        well = dnnl_memory_set_data_handle(l->scratch, j->scratch + (uint64_t)part * p->scratch_bytes) == dnnl_success;
+        args[count++] = (dnnl_exec_arg_t){ DNNL_ARG_SCRATCHPAD, l->scratch };
+    }
+    for (int64_t i = p->calls * part / parts, end = p->calls * (part + 1) / parts; well && i < end; i++) {
+        /* The library's types know no const; it only reads x. */
+        union { const float *given; void *taken; } in = { .given = j->x + (size_t)i * p->x_picture };
+        well = dnnl_memory_set_data_handle(l->x, in.taken) == dnnl_success && dnnl_memory_set_data_handle(l->y, j->y + (size_t)i * p->y_picture) == dnnl_success &&
+               dnnl_primitive_execute(p->primitive, l->stream, count, args) == dnnl_success && dnnl_stream_wait(l->stream) == dnnl_success;
+    }
+    if (!well) atomic_store_explicit(&j->failed, true, memory_order_relaxed);
+}
+
 enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const float *x, const float *residual, void *scratch, struct err *err)
 {
     if (residual && residual != y) {
         struct copy_job j = { y, residual, p->y_floats };
         parallel_for(p->threads, p->threads, copy_part, &j);
     }
-    parallel_set_threads(p->threads);
-    dnnl_exec_arg_t args[5] = { { DNNL_ARG_SRC, p->x }, { DNNL_ARG_WEIGHTS, p->weights }, { DNNL_ARG_DST, p->y } };
-    int count = 3;
-    if (p->bias) args[count++] = (dnnl_exec_arg_t){ DNNL_ARG_BIAS, p->bias };
-    if (p->scratch) {
-        if (dnnl_memory_set_data_handle(p->scratch, scratch) != dnnl_success) return err_set(err, ST_INTERNAL, "convolution: scratch refused");
-        args[count++] = (dnnl_exec_arg_t){ DNNL_ARG_SCRATCHPAD, p->scratch };
-    }
-    for (int64_t i = 0; i < p->calls; i++) {
-        /* The library's types know no const; it only reads x. */
-        union { const float *given; void *taken; } in = { .given = x + (size_t)i * p->x_picture };
-        if (dnnl_memory_set_data_handle(p->x, in.taken) != dnnl_success || dnnl_memory_set_data_handle(p->y, y + (size_t)i * p->y_picture) != dnnl_success ||
-            dnnl_primitive_execute(p->primitive, p->stream, count, args) != dnnl_success || dnnl_stream_wait(p->stream) != dnnl_success)
-            return err_set(err, ST_INTERNAL, "convolution: kernel %s failed", p->c->name);
-    }
-    return ST_OK;
+    struct run_job j = { .p = p, .y = y, .x = x, .scratch = scratch };
+    const int parts = p->calls < p->lane_count ? (int)p->calls : p->lane_count;
+    parallel_set_threads(p->c->apart ? 1 : p->threads);
+    parallel_for(parts, parts, run_part, &j);
+    return j.failed ? err_set(err, ST_INTERNAL, "convolution: kernel %s failed", p->c->name) : ST_OK;
 }
 
 static bool reorder(void *to_data, const dnnl_memory_desc_t *to_md, void *from_data, const dnnl_memory_desc_t *from_md)
@@ -289,13 +349,17 @@ enum status conv_onednn_unpack(const struct conv_onednn *c, float *weight, const
     return err_set(err, ST_NO_MEMORY, "convolution: the weights of kernel %s could not be unpacked", c->name);
 }
 
-/* Typical picture of the layer: the hint, else something small; padded so that the output covers the input. */
+/* Typical picture of the layer: the hints, else something small; padded so that the output covers the input. */
 static struct window2d typical_window(const struct conv_spec *s)
 {
     const int reach_h = (s->kh - 1) * s->dilation_h, reach_w = (s->kw - 1) * s->dilation_w;
     struct window2d w = { .n = 1, .h = s->hint_h > 0 ? s->hint_h : 28, .w = s->hint_w > 0 ? s->hint_w : 28, .c = s->in_c, .kh = s->kh, .kw = s->kw, .stride_h = s->stride_h, .stride_w = s->stride_w,
                           .dilation_h = s->dilation_h, .dilation_w = s->dilation_w, .pad_top = reach_h / 2, .pad_left = reach_w / 2, .pad_bottom = reach_h - reach_h / 2, .pad_right = reach_w - reach_w / 2 };
     w.out_h = (w.h - 1) / s->stride_h + 1, w.out_w = (w.w - 1) / s->stride_w + 1;
+    if (s->hint_out_h > 0 && s->hint_out_w > 0) {
+        w.out_h = s->hint_out_h, w.out_w = s->hint_out_w, w.pad_top = s->hint_top, w.pad_left = s->hint_left;
+        w.pad_bottom = w.pad_right = 0;          /* what the output needs is worked out from the rest */
+    }
     return w;
 }
 
@@ -304,8 +368,9 @@ static enum status run_once(const struct conv_onednn *c, const struct window2d *
     struct conv_onednn_plan *p;
     enum status st = conv_onednn_plan_open(&p, c, w, threads, err);
     if (st) return st;
-    void *scratch = p->scratch_bytes ? mem_alloc_aligned(p->scratch_bytes, ALIGN) : NULL;
-    st = p->scratch_bytes && !scratch ? err_set(err, ST_NO_MEMORY, "convolution scratch") : conv_onednn_plan_run(p, y, x, c->spec.has_residual ? y : NULL, scratch, err);
+    const uint64_t bytes = conv_onednn_plan_scratch(p);
+    void *scratch = bytes ? mem_alloc_aligned(bytes, ALIGN) : NULL;
+    st = bytes && !scratch ? err_set(err, ST_NO_MEMORY, "convolution scratch") : conv_onednn_plan_run(p, y, x, c->spec.has_residual ? y : NULL, scratch, err);
     free(scratch);
     conv_onednn_plan_close(p);
     return st;
@@ -339,6 +404,8 @@ static enum status verify(const struct conv_onednn *c, struct window2d w, int th
 static enum status open_kernel(struct conv_onednn **out, const struct conv_spec *s, const float *weight, const float *bias, int threads, int skip, bool *more, struct err *err)
 {
     const struct window2d w = typical_window(s);
+    const bool apart = s->hint_h > 0 && w.out_h * w.out_w * s->out_c * (s->in_c / s->groups) * s->kh * s->kw < APART_PRODUCTS_MAX;
+    parallel_set_threads(apart ? 1 : threads);
     dnnl_primitive_desc_t pd = find_kernel(s, &w, 1, bias, NULL, NULL, skip);
     *more = pd != NULL;
     if (!pd) return err_set(err, ST_UNSUPPORTED, "convolution: oneDNN has no direct kernel for it");
@@ -353,8 +420,13 @@ static enum status open_kernel(struct conv_onednn **out, const struct conv_spec 
         snprintf(c->name, sizeof c->name, "%s", info);
         st = pack(c, weight, bias, err);
     }
+    if (!st && apart) {
+        c->apart = true;
+        c->window = w;
+        if (dnnl_primitive_create(&c->one, pd) != dnnl_success) st = err_set(err, ST_NO_MEMORY, "convolution: kernel %s could not be made", c->name);
+    }
     dnnl_primitive_desc_destroy(pd);
-    if (!st) st = verify(c, w, threads, err);
+    if (!st && !apart) st = verify(c, w, threads, err);
     if (st) conv_onednn_close(c);
     else *out = c;
     return st;
@@ -364,7 +436,6 @@ enum status conv_onednn_open(struct conv_onednn **out, const struct conv_spec *s
 {
     enum status st = engine_for(level, err);
     if (st) return st;
-    parallel_set_threads(threads);
     bool more = true;
     st = ST_UNSUPPORTED;
     for (int skip = 0; skip < KERNELS_TRIED && st == ST_UNSUPPORTED && more; skip++) st = open_kernel(out, s, weight, bias, threads, skip, &more, err);
@@ -374,6 +445,7 @@ enum status conv_onednn_open(struct conv_onednn **out, const struct conv_spec *s
 void conv_onednn_close(struct conv_onednn *c)
 {
     if (!c) return;
+    if (c->one) dnnl_primitive_destroy(c->one);
     free(c->weights);
     free(c->bias);
     free(c);

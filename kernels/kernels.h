@@ -25,7 +25,7 @@ void parallel_set_threads(int threads);
 
 enum activation {
     ACT_NONE, ACT_RELU, ACT_CLIP /* alpha = low, beta = high */, ACT_LEAKY_RELU /* alpha */, ACT_SIGMOID, ACT_TANH, ACT_SILU /* x*sigmoid(x) */,
-    ACT_HARD_SIGMOID /* alpha, beta: max(0,min(1,a*x+b)) */, ACT_HARD_SWISH, ACT_GELU /* erf */, ACT_GELU_TANH, ACT_ELU /* alpha */, ACT_SOFTPLUS, ACT_EXP, ACT_COUNT
+    ACT_HARD_SIGMOID /* alpha, beta: max(0,min(1,a*x+b)) */, ACT_HARD_SWISH, ACT_GELU /* erf */, ACT_GELU_TANH, ACT_ELU /* alpha */, ACT_SOFTPLUS, ACT_EXP, ACT_QUICK_GELU /* x*sigmoid(1.702x) */, ACT_COUNT
 };
 struct activation_spec { enum activation kind; float alpha, beta; };
 
@@ -73,6 +73,11 @@ struct kernels {
     void (*mean_rows_f32)(float *y, const float *x, int64_t n, int64_t rows, int64_t columns, int threads);   /* [n, rows, columns] -> [n, columns]; GlobalAveragePool in NHWC */
     /* Depthwise: weight [kh, kw, c]; y = act(conv + bias + residual). */
     void (*depthwise2d_f32)(float *y, const float *x, const float *weight, const float *bias, const float *residual, const struct window2d *w, struct activation_spec act, int threads);
+    /* Winograd F(4x4, 3x3) of stride 1 (kernels/conv_winograd.h): tiles [first, first + count) of all pictures' tiles, row by row, picture after picture; 4 x 4 outputs each.
+     * v: 36 planes, `plane` floats apart, each [count, w->c]; m: 36 planes, each [count, channels]. One thread: the caller shares out tiles.
+     * The output is act(transformed + bias[channel] + residual), residual in y's place and shape (it may be y). */
+    void (*winograd_input_f32)(float *v, int64_t plane, const float *x, const struct window2d *w, int64_t first, int64_t count);
+    void (*winograd_output_f32)(float *y, int64_t channels, const float *m, int64_t plane, const struct window2d *w, int64_t first, int64_t count, const struct gemm_epilogue *ep);
     /* Across-channel local response normalisation (ONNX LRN) on [rows, c]. */
     void (*lrn_f32)(float *y, const float *x, int64_t rows, int64_t c, int size, float alpha, float beta, float bias, int threads);
 

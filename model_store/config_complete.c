@@ -6,7 +6,7 @@
 
 #include "model_store/pbtxt.h"
 
-enum { DEFAULT_MAX_BATCH = 4 /* Triton's */, LONE_ROWS_MAX = 1 << 20, TEXTS_MAX = 64 };
+enum { DEFAULT_MAX_BATCH = 4 /* Triton's */, LONE_ROWS_MAX = 1 << 20, TEXTS_MAX = 64, PICTURES_MAX = 16 };
 
 #define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
 
@@ -69,8 +69,8 @@ static bool ports_leave_batch_out(const struct model_config *c, const struct sig
 static enum status settle_batch(struct model_config *c, const struct signature *s, struct err *err)
 {
     struct scheduler_options *o = &c->scheduling;
-    if (s->text) {      /* texts always ride together; max_batch_size says how many */
-        o->max_batch_rows = c->max_batch_size > 0 ? c->max_batch_size : TEXTS_MAX;
+    if (s->text || s->image) {      /* texts, and pictures, always ride together; max_batch_size says how many */
+        o->max_batch_rows = c->max_batch_size > 0 ? c->max_batch_size : s->text ? TEXTS_MAX : PICTURES_MAX;
         o->dynamic_batching = true;
         return ST_OK;
     }
@@ -217,6 +217,6 @@ enum status model_config_complete(struct model_config *c, const char *name, cons
     if (ok && onnx && !*config_text(tree, "default_model_filename")) ok = put_text(c, tree, "default_model_filename", "model.onnx");
     if (!ok || !write_scheduling(c, tree)) return refuse_memory(err);
     /* Rows that were not proven independent never ride with those of another request, whatever the config hopes for. */
-    if (!s->batchable && !s->text) c->scheduling.dynamic_batching = false;
+    if (!s->batchable && !s->text && !s->image) c->scheduling.dynamic_batching = false;
     return ST_OK;
 }

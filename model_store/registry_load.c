@@ -1,5 +1,6 @@
 /* Loading one version: hash, compare with the catalog, parse in the child, open, complete the config, start its scheduler, warm up. Nothing
  * of it is visible to anyone until the caller publishes it, and a failure at any step takes back all steps before it. */
+#include "engine/text_ops.h"
 #include "model_store/registry_internal.h"
 
 #include <inttypes.h>
@@ -141,21 +142,29 @@ static enum status wrong_parameter(const char *key, const char *value, const cha
     return err_set(err, ST_BAD_INPUT, "the parameter '%s' of the config must be %s, not '%.40s'", key, needed, value);
 }
 
-/* What a config's parameters say about a language model: precision, kv_cache_mib, kv_cache_type, batch_invariant. */
+static enum status read_mib(const struct model_config *c, const char *key, unsigned long long least, uint64_t *bytes, struct err *err)
+{
+    const char *mib = model_config_parameter(c, key);
+    char *end;
+    if (!mib) return ST_OK;
+    unsigned long long n = strtoull(mib, &end, 10);
+    if (*mib < '0' || *mib > '9' || *end || n < least || n > 1 << 24) return wrong_parameter(key, mib, least ? "a number from 1 to 16777216" : "a number from 0 to 16777216", err);
+    *bytes = (uint64_t)n << 20;
+    return ST_OK;
+}
+
+/* What a config's parameters say about a language model: precision, kv_cache_mib, kv_swap_mib, kv_cache_type, batch_invariant. */
 static enum status read_engine_parameters(const struct model_config *c, struct engine_options *o, struct err *err)
 {
     static const struct { const char *name; int type; } types[] = { { "f32", 0 }, { "f16", 1 }, { "bf16", 30 }, { "q8_0", 8 }, { "q4_0", 2 } };
-    const char *precision = model_config_parameter(c, "precision"), *mib = model_config_parameter(c, "kv_cache_mib"), *type = model_config_parameter(c, "kv_cache_type"), *invariant = model_config_parameter(c, "batch_invariant");
+    const char *precision = model_config_parameter(c, "precision"), *type = model_config_parameter(c, "kv_cache_type"), *invariant = model_config_parameter(c, "batch_invariant");
     if (precision) {
         if (strcmp(precision, "f32") && strcmp(precision, "auto")) return wrong_parameter("precision", precision, "f32 or auto", err);
         o->precision = strcmp(precision, "f32") ? PRECISION_AUTO : PRECISION_F32;
     }
-    if (mib) {
-        char *end;
-        unsigned long long n = strtoull(mib, &end, 10);
-        if (*mib < '0' || *mib > '9' || *end || n < 1 || n > 1 << 24) return wrong_parameter("kv_cache_mib", mib, "a number from 1 to 16777216", err);
-        o->kv_bytes = (uint64_t)n << 20;
-    }
+    enum status st = read_mib(c, "kv_cache_mib", 1, &o->kv_bytes, err);
+    if (!st) st = read_mib(c, "kv_swap_mib", 0, &o->kv_swap_bytes, err);
+    if (st) return st;
     for (size_t i = 0; type && i < sizeof types / sizeof types[0]; i++)
         if (!strcmp(types[i].name, type)) o->kv_type = 1 + types[i].type;
     if (type && !o->kv_type) return wrong_parameter("kv_cache_type", type, "f32, f16, bf16, q8_0 or q4_0", err);
@@ -218,6 +227,8 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     l->v.load_ns = clock_ns() - start;
     if (!catalog_note_digest(r->catalog, m->name, version, l->v.digest))
         log_write(r->o.log, LOG_WARNING, "catalog", "the digest of %s version %" PRId64 " could not be recorded; it will be at its next load", m->name, version);
+    const char *template_error = l->v.ops->text ? l->v.ops->text->template_error(l->v.engine) : NULL;
+    if (template_error) log_write(r->o.log, LOG_WARNING, "load", "%s version %" PRId64 ": no chat template: %s", m->name, version, template_error);
     *out = l;
     return ST_OK;
 }

@@ -1,6 +1,8 @@
 /* The first runs of a version happen before anyone waits for them: plans are made, weights touched, kernels chosen. A model whose first run
  * fails is not published. What is run: the samples of model_warmup, and zeros of the signature for one row and for the largest batch, where
  * every other dimension is known. */
+#include "engine/image_job.h"
+#include "engine/image_ops.h"
 #include "engine/text_job.h"
 #include "engine/text_ops.h"
 #include "model_store/registry_internal.h"
@@ -207,12 +209,53 @@ static enum status run_text(const struct model_version *v, struct waiting *w, st
     return wait_all(w, err);
 }
 
+/* A small picture in two steps. */
+struct image_sample { struct request request; struct image_job job; uint8_t grey[8 * 8 * 3]; struct image image, mask; };
+enum { SAMPLE_SIDE = 64 };
+
+static void release_image(struct request *q)
+{
+    struct image_sample *s = (struct image_sample *)q;
+    image_job_close(&s->job);
+    arena_free(&q->arena);
+    free(s);
+}
+
+static enum status run_image(const struct model_version *v, struct waiting *w, struct err *err)
+{
+    const struct image_model *m = v->ops->image->model(v->engine);
+    struct image_sample *s = calloc(1, sizeof *s);
+    if (!s) return err_set(err, ST_NO_MEMORY, "no memory for a warm-up sample");
+    request_init(&s->request, SAMPLE_BYTES_MAX);
+    s->request.event = tell;
+    s->request.event_context = w;
+    s->request.release = release_image;
+    s->request.image = &s->job;
+    enum status st = image_job_open(&s->job, "", 0, 1, err);
+    if (st) {
+        release_image(&s->request);
+        return st;
+    }
+    s->image = (struct image){ 8, 8, 3, s->grey };
+    s->mask = (struct image){ 8, 8, 1, s->grey };
+    s->job.width = m->width < SAMPLE_SIDE || !m->takes_image ? m->width : SAMPLE_SIDE;
+    s->job.height = m->height < SAMPLE_SIDE || !m->takes_image ? m->height : SAMPLE_SIDE;
+    s->job.sampler = m->sampler == SAMPLER_FLOW_EULER ? SAMPLER_MODEL : SAMPLER_EULER;
+    s->job.steps = 2;
+    s->job.seeded = true;
+    s->job.label = m->labels ? 0 : -1;
+    if (m->needs_mask) s->job.image = &s->image, s->job.mask = &s->mask;
+    submit(v, &s->request, w);
+    return wait_all(w, err);
+}
+
 static enum status run_samples(struct registry *r, const struct model_version *v, struct waiting *w, struct err *err)
 {
     struct request *q = NULL;
     enum status st = ST_OK;
     int64_t sizes[2] = { 1, v->config->max_batch_size };
     if (v->ops->text) return run_text(v, w, err);
+    if (v->ops->image) return run_image(v, w, err);
     for (int i = 0; !st && i < (sizes[1] > 1 ? 2 : 1); i++) {
         for (int k = 0; !st && k < v->config->scheduling.instances; k++) {
             st = make_zeros(v, sizes[i], w, &q, err);

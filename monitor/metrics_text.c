@@ -21,7 +21,8 @@ static const struct counter counters[] = {
     { "vllm:prefix_cache_hits_total", "Prefix cache hits, in tokens", offsetof(struct text_stats, prefix_hits) },
     { "vllm:prompt_tokens_total", "Prefill tokens processed", offsetof(struct text_stats, prompt_tokens) },
     { "vllm:generation_tokens_total", "Generation tokens processed", offsetof(struct text_stats, generated_tokens) },
-    { "vllm:num_preemptions_total", "Texts that gave their KV pages up and were computed again", offsetof(struct text_stats, preemptions) },
+    { "vllm:num_preemptions_total", "Texts that gave their KV pages up, to be computed again or copied back", offsetof(struct text_stats, preemptions) },
+    { "inferd_kv_swaps_total", "Texts whose KV pages were kept on the heap while they waited", offsetof(struct text_stats, swaps) },
 };
 static const struct counter histograms[] = {
     { "vllm:time_to_first_token_seconds", "From the queue to the first token", offsetof(struct text_stats, first_token) },

@@ -10,18 +10,20 @@
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/operators/numbers.h"
 #include "server/command_bench.h"
+#include "server/command_draw.h"
 #include "server/command_model.h"
 #include "server/commands.h"
 
 enum { RUNS_MAX = 1000000, WARM_UP = 3, STEPS_MAX = 20000, STEPS_SHOWN = 40, OPERATORS_MAX = 64 };
 
-struct bench { const char *model, *size; int64_t batch; double seconds; bool json, trace; struct engine_options options; struct bench_text_ask text; };
+struct bench { const char *model, *size; int64_t batch; double seconds; bool json, trace; struct engine_options options; struct bench_text_ask text; struct draw_bench draw; };
 
 static void usage(FILE *to)
 {
     fprintf(to, "usage: inferd bench MODEL [--batch N] [--threads N] [--precision P] [--seconds S] [--json] [--trace] [--size N] [--cpu-level L]\n"
                 "Free dimensions but the first are --size (224). --json prints one line; --trace lists the slowest nodes of the last run.\n"
-                "On a language model: [--prompt 512] [--generate 128] [--sequences 1] [--precision f32|auto] [--batch-invariant].\n");
+                "On a language model: [--prompt 512] [--generate 128] [--sequences 1] [--precision f32|auto] [--batch-invariant].\n"
+                "On a model of pictures: [--size 512x512] [--steps N] [--guidance G] [--batch PICTURES] [--precision f32|auto].\n");
 }
 
 static enum status make_inputs(const struct signature *s, const struct bench *b, struct request_tensor *inputs, struct arena *arena, struct err *err)
@@ -168,15 +170,22 @@ static int count_option(struct command_args *a, const char *name, int low, int *
     return 1;
 }
 
-static bool is_text(const char *model)
+static enum status run_bench(struct bench *b, struct err *err)
 {
     char file[4096];
-    return !command_model_find(file, model, NULL) && command_engine_of(file)->text;
+    const struct engine_ops *ops = command_model_find(file, b->model, NULL) ? NULL : command_engine_of(file);
+    if (ops && ops->text) return bench_text(b->model, &b->options, &b->text, err);
+    if (!ops || !ops->image) return bench(b, err);
+    b->draw.pictures = (int)(b->batch < IMAGE_PICTURES_MAX ? b->batch : IMAGE_PICTURES_MAX);
+    b->draw.json = b->json;
+    b->draw.trace = b->trace;
+    if (b->size && !command_size(b->size, &b->draw.width, &b->draw.height)) return err_set(err, ST_BAD_INPUT, "--size takes WIDTHxHEIGHT");
+    return bench_draw(b->model, &b->options, &b->draw, err);
 }
 
 int command_bench(int argc, char **argv)
 {
-    struct bench b = { .batch = 1, .seconds = 3, .text = { .prompt = 512, .generate = 128, .sequences = 1 } };
+    struct bench b = { .batch = 1, .seconds = 3, .text = { .prompt = 512, .generate = 128, .sequences = 1 }, .draw = { .steps = 4, .guidance = -1 } };
     struct command_args a = { argc, 1, argv };
     const char *v;
     double n;
@@ -187,6 +196,7 @@ int command_bench(int argc, char **argv)
         if (!took) took = count_option(&a, "--prompt", 0, &b.text.prompt);
         if (!took) took = count_option(&a, "--generate", 0, &b.text.generate);
         if (!took) took = count_option(&a, "--sequences", 1, &b.text.sequences);
+        if (!took) took = count_option(&a, "--steps", 1, &b.draw.steps);
         if (took < 0) return 2;
         if (took) continue;
         if (command_flag(&a, "--help")) { usage(stdout); return 0; }
@@ -194,6 +204,10 @@ int command_bench(int argc, char **argv)
         if (command_flag(&a, "--trace")) { b.trace = true; continue; }
         if (command_flag(&a, "--batch-invariant")) { b.options.batch_invariant = true; continue; }
         if (command_option(&a, "--size", &b.size)) continue;
+        if (command_option(&a, "--guidance", &v)) {
+            if (!command_number(v, 0, IMAGE_GUIDANCE_MAX, &b.draw.guidance)) { fprintf(stderr, "inferd: --guidance takes a number\n"); return 2; }
+            continue;
+        }
         if (command_option(&a, "--batch", &v)) {
             if (!command_number(v, 1, 65536, &n) || n != (double)(int64_t)n) { fprintf(stderr, "inferd: --batch takes a number from 1 to 65536\n"); return 2; }
             b.batch = (int64_t)n;
@@ -212,7 +226,7 @@ int command_bench(int argc, char **argv)
     b.text.seconds = b.seconds;
     b.text.json = b.json;
     b.text.trace = b.trace;
-    if (!(is_text(b.model) ? bench_text(b.model, &b.options, &b.text, &err) : bench(&b, &err))) return 0;
+    if (!run_bench(&b, &err)) return 0;
     fprintf(stderr, "inferd: %s\n", err.text);
     return 1;
 }

@@ -108,7 +108,8 @@ enum status bench_text(const char *model, const struct engine_options *options, 
     struct text_bench b = { .i = m.instance, .prompt = ask->prompt, .generate = ask->generate, .sequences = ask->sequences };
     int pages = (b.prompt + b.generate + PAGE_TOKENS - 1) / PAGE_TOKENS;
     double read_s = 0, write_s = 0;
-    if (b.prompt + b.generate > e->context) st = err_set(err, ST_BAD_INPUT, "%d tokens do not fit the context of %d", b.prompt + b.generate, e->context);
+    if (e->model.config.decoder_layers) st = err_set(err, ST_UNSUPPORTED, "a decoder beside an encoder is not timed");
+    else if (b.prompt + b.generate > e->context) st = err_set(err, ST_BAD_INPUT, "%d tokens do not fit the context of %d", b.prompt + b.generate, e->context);
     else if (b.sequences > e->sequences || (int64_t)pages * b.sequences > e->pages) st = err_set(err, ST_BAD_INPUT, "%d sequences of %d tokens do not fit the KV cache of %d pages", b.sequences, b.prompt + b.generate, e->pages);
     if (!st && b.prompt) st = repeat(&b, ask, prefill, &read_s, err);
     if (!st && b.generate) st = repeat(&b, ask, decode, &write_s, err);

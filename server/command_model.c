@@ -11,6 +11,7 @@
 #include "base/threads.h"
 #include "engine/formats/npy.h"
 #include "engine/formats/onnx.h"
+#include "engine/diffusion/diffusion_engine.h"
 #include "engine/llm/llm_engine.h"
 #include "engine/onnx/onnx_engine.h"
 #include "kernels/kernels.h"
@@ -93,7 +94,7 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && !strcmp(text + n - m, end);
 }
 
-/* What a version folder is served from: model.onnx, the first *.gguf by name, or config.json. */
+/* What a version folder is served from: model.onnx, the first *.gguf by name, config.json, model_index.json, or model.safetensors alone. */
 static bool find_main(char file[PATH_BYTES], const char *folder)
 {
     char best[256] = "";
@@ -103,7 +104,10 @@ static bool find_main(char file[PATH_BYTES], const char *folder)
         if (ends_with(e->d_name, ".gguf") && strlen(e->d_name) < sizeof best && (!*best || strcmp(e->d_name, best) < 0)) strcpy(best, e->d_name);
     if (d) closedir(d);
     if (*best && snprintf(file, PATH_BYTES, "%s/%s", folder, best) < PATH_BYTES && is_file(file)) return true;
-    return snprintf(file, PATH_BYTES, "%s/config.json", folder) < PATH_BYTES && is_file(file);
+    static const char *const others[] = { "config.json", "model_index.json", "model.safetensors" };
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (snprintf(file, PATH_BYTES, "%s/%s", folder, others[i]) < PATH_BYTES && is_file(file)) return true;
+    return false;
 }
 
 enum status command_model_find(char file[PATH_BYTES], const char *model, struct err *err)
@@ -127,12 +131,13 @@ enum status command_model_find(char file[PATH_BYTES], const char *model, struct 
     if (d) closedir(d);
     char path[PATH_BYTES];
     if (best == 0 || snprintf(path, sizeof path, "%s/%ld", model, best) >= PATH_BYTES || !find_main(file, path))
-        return err_set(err, ST_NOT_FOUND, "'%s' holds neither model.onnx, *.gguf or config.json nor a version folder with one", model);
+        return err_set(err, ST_NOT_FOUND, "'%s' holds neither model.onnx, *.gguf, config.json, model_index.json or model.safetensors nor a version folder with one", model);
     return ST_OK;
 }
 
 const struct engine_ops *command_engine_of(const char *file)
 {
+    if (ends_with(file, "model_index.json") || ends_with(file, ".safetensors")) return &diffusion_engine;
     return ends_with(file, ".gguf") || ends_with(file, "config.json") ? &llm_engine : &onnx_engine;
 }
 
@@ -163,7 +168,7 @@ enum status command_onnx_open(struct command_model *m, const char *model, const 
     char file[PATH_BYTES];
     enum status st = command_model_find(file, model, err);
     if (st) return st;
-    if (command_engine_of(file) != &onnx_engine) return err_set(err, ST_BAD_INPUT, "'%s' is a language model: inferd generate runs it", model);
+    if (command_engine_of(file) != &onnx_engine) return err_set(err, ST_BAD_INPUT, command_engine_of(file)->image ? "'%s' is a model of pictures: inferd draw runs it" : "'%s' is a language model: inferd generate runs it", model);
     return command_model_open(m, model, o, err);
 }
 

@@ -24,9 +24,9 @@ void command_engine_defaults(struct engine_options *o);
 
 /* ---- a model ---- */
 struct command_model { const struct engine_ops *ops; struct engine *engine; struct engine_instance *instance; const struct signature *signature; char file[4096], directory[4096]; uint64_t load_ns; };
-/* MODEL: a file, a model folder (with model.onnx, *.gguf or config.json, or with versions: the highest), or STORE/NAME. */
+/* MODEL: a file, a model folder (with model.onnx, *.gguf, config.json, model_index.json or model.safetensors, or with versions: the highest), or STORE/NAME. */
 enum status command_model_find(char file[4096], const char *model, struct err *err);
-/* By the file's name: "onnx" or "llm". */
+/* By the file's name: "onnx", "llm" or "diffusion". */
 const struct engine_ops *command_engine_of(const char *file);
 enum status command_model_open(struct command_model *m, const char *model, const struct engine_options *o, struct err *err);
 /* The same for commands that take ONNX models only. */

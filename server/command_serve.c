@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/threads.h"
+#include "engine/diffusion/diffusion_engine.h"
 #include "engine/llm/llm_engine.h"
 #include "engine/onnx/onnx_engine.h"
 #include "kernels/kernels.h"
@@ -20,12 +21,13 @@
 
 enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2 };
 
-static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine };
+static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine, &diffusion_engine };
 
 static enum status inspect_file(const char *kind, const uint8_t *data, uint64_t size, struct err *err)
 {
     if (!strcmp(kind, "onnx")) return onnx_inspect(data, size, err);
     if (!strcmp(kind, "llm")) return llm_inspect(data, size, err);
+    if (!strcmp(kind, "diffusion")) return diffusion_inspect(data, size, err);
     return err_set(err, ST_UNSUPPORTED, "there is no engine '%s'", kind);
 }
 

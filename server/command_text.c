@@ -331,6 +331,7 @@ static enum status compute_logits(struct engine_instance *i, const int32_t *ids,
     const struct engine *e = i->engine;
     static const atomic_bool never = false;
     int pages = (count + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    if (e->model.config.decoder_layers) return err_set(err, ST_UNSUPPORTED, "a decoder beside an encoder has no logits of one text alone");
     if (count > e->context) return err_set(err, ST_BAD_INPUT, "%d tokens do not fit the context of %d", count, e->context);
     for (int p = 0; p < pages; p++) i->page_table[p] = p;
     for (int from = 0; from < count;) {

@@ -13,5 +13,6 @@ int command_logits(int argc, char **argv);
 int command_render(int argc, char **argv);
 int command_convert(int argc, char **argv);
 int command_quantize(int argc, char **argv);
+int command_draw(int argc, char **argv);
 
 #endif

@@ -13,6 +13,7 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
     { "inspect", command_inspect, "what a model file holds and which kernels will run it" },
     { "bench", command_bench, "timed runs of one model" },
     { "generate", command_generate, "text from a language model" },
+    { "draw", command_draw, "a picture from a sentence" },
     { "render", command_render, "a conversation on standard input through a chat template" },
     { "tokenize", command_tokenize, "text on standard input to token ids" },
     { "logits", command_logits, "a language model's output for given tokens, as .npy" },

@@ -23,7 +23,8 @@ static void serve_event(struct request *r, enum request_event e)
 {
     struct exchange *x = (struct exchange *)r;
     if (e != EVENT_PARTIAL) atomic_store(&x->over, true);
-    if (x->text.stream) http_news(x->listener->http, &x->call);
+    if (x->image.ask.has_job) serve_images_event(x, e);
+    else if (x->text.stream) http_news(x->listener->http, &x->call);
     else if (e != EVENT_PARTIAL) http_resume_later(x->call);
 }
 
@@ -36,6 +37,8 @@ static void serve_release(struct request *r)
     if (x->pin) registry_unpin(s->registry, x->pin);
     if (x->upload) registry_upload_abort(x->upload);
     openai_ask_close(&x->text);
+    images_close(&x->image.ask);
+    pthread_mutex_destroy(&x->image.lock);
     free(x->body_base);
     buf_free(&x->answer);
     arena_reset(&r->arena);
@@ -59,6 +62,7 @@ static struct exchange *exchange_new(struct listener *l, struct http_call *c)
     if (x) kept = x->request.arena;
     else if (!(x = malloc(sizeof *x))) return NULL;
     memset(x, 0, sizeof *x);
+    pthread_mutex_init(&x->image.lock, NULL);
     request_init(&x->request, (uint64_t)s->config->request_memory_max);
     x->request.arena.head = kept.head;      /* the memory of the last use, empty */
     x->request.event = serve_event;
@@ -101,7 +105,7 @@ void serve_error(struct exchange *x, const struct err *e)
     struct buf b;
     buf_init(&b, 0);
     int status = status_http(e->status);
-    if (x->route.route >= ROUTE_CHAT || (x->route.route == ROUTE_NONE && !strncmp(http_path(x->call), "/v1/", 4))) openai_error_write(&b, status, e->text, x->text.parameter, x->text.code);
+    if (x->route.route >= ROUTE_CHAT || (x->route.route == ROUTE_NONE && !strncmp(http_path(x->call), "/v1/", 4))) openai_error_write(&b, status, e->text, x->route.route >= ROUTE_IMAGE_GENERATIONS ? x->image.ask.parameter : x->text.parameter, x->route.route >= ROUTE_IMAGE_GENERATIONS ? x->image.ask.code : x->text.code);
     else oip_error_write(&b, e->text);
     bool v2 = x->route.route >= ROUTE_SERVER && x->route.route <= ROUTE_NAMED_REPOSITORY;
     if (e->status == ST_EXISTS && v2) status = 400;
@@ -216,7 +220,7 @@ static enum status plan_body(struct exchange *x, struct err *err)
         return err_set(err, ST_BAD_MEDIA, "Content-Encoding '%.32s' is not taken; gzip and deflate are", encoding);
     switch (x->route.route) {
     case ROUTE_INFER: case ROUTE_LOAD: case ROUTE_GENERATE: case ROUTE_GENERATE_STREAM: case ROUTE_CHAT: case ROUTE_COMPLETIONS: case ROUTE_EMBEDDINGS: case ROUTE_RERANK:
-    case ROUTE_TOKENIZE: case ROUTE_DETOKENIZE: case ROUTE_APPLY_TEMPLATE: http_body_limit(x->call, (uint64_t)s->config->body_max); break;
+    case ROUTE_TOKENIZE: case ROUTE_DETOKENIZE: case ROUTE_APPLY_TEMPLATE: case ROUTE_IMAGE_GENERATIONS: case ROUTE_IMAGE_EDITS: case ROUTE_IMAGE_VARIATIONS: http_body_limit(x->call, (uint64_t)s->config->body_max); break;
     case ROUTE_CLASSIFY: http_body_limit(x->call, (uint64_t)(s->config->body_max < 20 << 20 ? s->config->body_max : 20 << 20)); break;
     case ROUTE_UPLOAD: break;
     default: http_body_limit(x->call, ADMIN_BODY_MAX);
@@ -344,7 +348,7 @@ static void serve_ready(void *context, struct http_call *c)
     struct exchange *x = http_user(c);
     (void)context;
     if (x->route.route == ROUTE_INFER || x->route.route == ROUTE_CLASSIFY) serve_inference(x);
-    else if (!serve_text_route(x) && !serve_model_route(x)) serve_admin_route(x);
+    else if (!serve_text_route(x) && !serve_images_route(x) && !serve_model_route(x)) serve_admin_route(x);
 }
 
 /* ---- back ---- */
@@ -380,6 +384,7 @@ static void serve_resume(void *context, struct http_call *c)
     (void)context;
     if (x->error.status) serve_error(x, &x->error);
     else if (x->text.has_job) serve_text_resume(x);
+    else if (x->image.ask.has_job) serve_images_resume(x);
     else if (x->job) serve_json(x, x->answer_status ? x->answer_status : 200, &x->answer);
     else if (x->request.error.status) serve_error(x, &x->request.error);
     else serve_outputs(x);
@@ -426,7 +431,7 @@ static void serve_end(void *context, struct http_call *c, bool sent)
     if (!x) return;
     atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
     if (x->server->config->access_log && log_enabled(x->server->log, LOG_INFO)) write_access_log(x, sent);
-    if (x->text.stream) {
+    if (x->text.stream || x->image.ask.stream) {
         http_forget(x->listener->http, &x->call);
         if (x->pin && x->request.scheduler && !atomic_load(&x->over)) scheduler_cancel(x->pin->scheduler, &x->request);
     }

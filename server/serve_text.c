@@ -73,7 +73,9 @@ static enum status submit(struct exchange *x, struct json *root, struct err *err
     enum status st = openai_read(&x->text, kind_of(x->route.route), &x->request, x->pin, root, (int64_t)time(NULL), err);
     if (x->route.route == ROUTE_GENERATE || x->route.route == ROUTE_GENERATE_STREAM) x->text.stream = x->route.route == ROUTE_GENERATE_STREAM;
     atomic_store(&x->in_job, false);      /* before it is queued: afterwards it may be over at any moment */
-    return st ? st : scheduler_submit(x->pin->scheduler, &x->request, err);
+    if (!st) st = scheduler_submit(x->pin->scheduler, &x->request, err);
+    if (st == ST_BAD_INPUT) openai_note_failure(&x->text, x->pin);
+    return st;
 }
 
 static void submit_in_job(void *argument)
@@ -102,7 +104,7 @@ static void serve_generation(struct exchange *x)
     }
     http_suspend(x->call);
     x->question = root;
-    if (x->body_length > LONG_BODY || openai_has_format(root)) {      /* long texts and grammars take their time: not the listener's */
+    if (x->body_length > LONG_BODY || openai_has_format(root) || openai_has_forced_tools(root)) {      /* long texts and grammars take their time: not the listener's */
         atomic_store(&x->in_job, true);
         if (!jobs_add(x->server->jobs, submit_in_job, x, &x->error)) return;
         atomic_store(&x->in_job, false);
@@ -167,7 +169,7 @@ struct model_list { struct buf *out; const char *last; int count; int64_t create
 static void add_model(void *ctx, struct model_version *v)
 {
     struct model_list *l = ctx;
-    if (!v->ops->text || (l->last && !strcmp(l->last, v->name))) return;
+    if ((!v->ops->text && !v->ops->image) || (l->last && !strcmp(l->last, v->name))) return;
     if (l->count++) buf_putc(l->out, ',');
     openai_model_write(l->out, v->name, l->created);
     l->last = v->name;

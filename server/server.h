@@ -7,6 +7,7 @@
 
 #include "api/oip_infer.h"
 #include "api/openai.h"
+#include "api/openai_images.h"
 #include "api/routes.h"
 #include "base/log.h"
 #include "model_store/inspector.h"
@@ -47,6 +48,17 @@ struct server {
     int                spare_count;
 };
 
+/* What an exchange has when it asks for pictures (serve_images.c). */
+struct image_exchange {
+    struct images_ask ask;
+    const char       *content_type, *body;
+    pthread_mutex_t   lock;                 /* guards `complete` and the exchange's `answer` while a stream grows; exists always */
+    bool              complete;             /* the last event is in the answer */
+    atomic_bool       encoded;              /* the whole answer is there */
+    atomic_bool       working;              /* a job makes events */
+    atomic_uint       news;                 /* events of the request so far */
+};
+
 /* One HTTP request, from its headers to the end of its answer. Its struct request is what the scheduler sees; the last reference to that
  * recycles the whole. */
 struct exchange {
@@ -59,6 +71,7 @@ struct exchange {
     struct model_version *pin;
     struct infer_ask      ask;
     struct openai_ask     text;             /* of a language model's routes */
+    struct image_exchange image;            /* of the routes of pictures */
     atomic_bool           over;             /* its last event came */
     atomic_bool           in_job;           /* a job thread reads its question: there is nothing to cancel yet */
     int64_t               classes;          /* classify */
@@ -97,6 +110,10 @@ bool serve_admin_route(struct exchange *x);
 /* Routes of language models (serve_text.c): true when the route was theirs. serve_text_resume: after an event. */
 bool serve_text_route(struct exchange *x);
 void serve_text_resume(struct exchange *x);
+/* Routes of pictures (serve_images.c). serve_images_event: from a worker's thread. */
+bool serve_images_route(struct exchange *x);
+void serve_images_event(struct exchange *x, enum request_event e);
+void serve_images_resume(struct exchange *x);
 void serve_upload_begin(struct exchange *x);
 
 #endif

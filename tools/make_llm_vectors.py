@@ -16,20 +16,11 @@ import torch
 import transformers as tf
 from safetensors import safe_open
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "e2e"))
+from tiny_models import uniform
+
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "llm", "vectors")
 V, T = 48, 32
-M64 = (1 << 64) - 1
-
-
-def uniform(name, count):
-    h = 0xCBF29CE484222325
-    for b in name.encode():
-        h = ((h ^ b) * 0x100000001B3) & M64
-    x = (np.uint64(h) + (np.arange(count, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(40)).astype(np.float32) * np.float32(2.0 ** -23) - np.float32(1)
 
 
 COMMON = dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, max_position_embeddings=128,
@@ -41,6 +32,8 @@ def common(**more):
     c.update(more)
     return {k: v for k, v in c.items() if v is not None}
 
+
+T5 = dict(vocab_size=V, d_model=32, d_kv=12, d_ff=48, num_layers=3, num_decoder_layers=2, num_heads=4, relative_attention_num_buckets=8, relative_attention_max_distance=14, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, n_positions=64)
 
 # name: (config class, model class, settings, features that the test switches off one by one)
 MODELS = {
@@ -68,6 +61,9 @@ MODELS = {
     "gpt_neox_sequential": ("GPTNeoXConfig", "GPTNeoXForCausalLM", common(num_key_value_heads=None, rotary_pct=0.5, use_parallel_residual=False), ["parallel"]),
     "falcon": ("FalconConfig", "FalconForCausalLM", dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, multi_query=True, parallel_attn=True, new_decoder_architecture=False, bias=False, alibi=False, bos_token_id=1, eos_token_id=2), ["rotation"]),
     "falcon_new": ("FalconConfig", "FalconForCausalLM", dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_kv_heads=2, new_decoder_architecture=True, parallel_attn=True, bias=False, alibi=False, bos_token_id=1, eos_token_id=2), ["one:ln_attn.weight"]),
+    "falcon_rw": ("FalconConfig", "FalconForCausalLM", dict(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, multi_query=False, parallel_attn=False, new_decoder_architecture=False, bias=True, alibi=True, bos_token_id=1, eos_token_id=2), ["alibi", "zero:dense_4h_to_h.bias"]),
+    "bloom": ("BloomConfig", "BloomForCausalLM", dict(vocab_size=V, hidden_size=36, n_layer=3, n_head=6, bos_token_id=1, eos_token_id=2), ["alibi", "one:word_embeddings_layernorm", "zero:query_key_value.bias"]),
+    "mpt": ("MptConfig", "MptForCausalLM", dict(vocab_size=V, d_model=32, n_layers=3, n_heads=4, expansion_ratio=4, max_seq_len=64, attn_config={"alibi": True, "clip_qkv": 1.5}, bos_token_id=1, eos_token_id=2), ["alibi", "clip"]),
     "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM", common(sliding_window=9, use_bias=True, tie_word_embeddings=True), ["window", "zero:c_fc.bias"]),
     "stablelm": ("StableLmConfig", "StableLmForCausalLM", common(partial_rotary_factor=0.25, use_qkv_bias=True), ["rotary", "zero:q_proj.bias"]),
     "olmo": ("OlmoConfig", "OlmoForCausalLM", common(clip_qkv=0.8), ["clip"]),
@@ -80,6 +76,9 @@ MODELS = {
     "bert_score": ("BertConfig", "BertForSequenceClassification", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64, num_labels=1), ["zero:classifier.bias"]),
     "roberta": ("RobertaConfig", "RobertaModel", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1), []),
     "roberta_score": ("RobertaConfig", "RobertaForSequenceClassification", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, num_labels=1), []),
+    "t5": ("T5Config", "T5ForConditionalGeneration", dict(T5, feed_forward_proj="relu"), ["zero:encoder.block.0.layer.0.SelfAttention.relative", "zero:decoder.block.0.layer.0.SelfAttention.relative", "zero:EncDecAttention.v", "one:decoder.block.1.layer.1.layer_norm", "logits_scale", "activation", "distance"]),
+    "t5_gated": ("T5Config", "T5ForConditionalGeneration", dict(T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False), ["activation", "zero:wi_0", "zero:EncDecAttention.q", "distance"]),
+    "t5_encoder": ("T5Config", "T5EncoderModel", dict(T5, feed_forward_proj="gated-gelu"), ["activation", "distance", "zero:relative_attention_bias"]),
     "distilbert": ("DistilBertConfig", "DistilBertModel", dict(vocab_size=V, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=64), []),
 }
 
@@ -92,6 +91,10 @@ def rule(name, shape, tied):
         return 0.0, 0.5
     if norm:
         return 1.0, 0.6
+    if name.startswith("shared"):
+        return 0.0, 6.0
+    if "relative_attention_bias" in name:
+        return 0.0, 3.0
     if "sinks" in name:
         return 0.5, 1.0
     if len(shape) == 1:
@@ -111,7 +114,8 @@ def main(names):
         config_class, model_class, settings, features = MODELS[name]
         torch.manual_seed(0)
         config = getattr(tf, config_class)(**settings)
-        config._attn_implementation = "eager"
+        kind = "sdpa" if name == "falcon_rw" else "eager"      # transformers 5.24 adds Falcon's alibi twice when eager, in the mask and in the attention
+        config._attn_implementation = kind
         model = getattr(tf, model_class)(config).float().eval()
         tied = bool(getattr(config, "tie_word_embeddings", False))
         with tempfile.TemporaryDirectory() as d:
@@ -128,14 +132,21 @@ def main(names):
                         base = 0.0
                     tensors.append((key, base, amplitude, shape))
                     stored[key] = torch.from_numpy((np.float32(base) + np.float32(amplitude) * uniform(key, int(np.prod(shape)))).reshape(shape))
+            if name == "t5_gated":      # a head of its own, as the published files have; transformers leaves it out of what it writes
+                tensors.append(("lm_head.weight",) + rule("lm_head.weight", (V, 32), tied) + ((V, 32),))
+                stored["lm_head.weight"] = torch.from_numpy((np.float32(tensors[-1][2]) * uniform("lm_head.weight", V * 32)).reshape(V, 32))
             from safetensors.torch import save_file
             save_file(stored, os.path.join(d, "model.safetensors"), metadata={"format": "pt"})
-            model = getattr(tf, model_class).from_pretrained(d, dtype=torch.float32, attn_implementation="eager").eval()
+            model = getattr(tf, model_class).from_pretrained(d, dtype=torch.float32, attn_implementation=kind).eval()
             with open(os.path.join(d, "config.json")) as f:
                 text = json.dumps(json.load(f), sort_keys=True)
         ids = [(7 * i * i + 3 * i + 5) % (V - 3) + 3 for i in range(T)]
         with torch.no_grad():
-            out = model(torch.tensor([ids]), output_hidden_states=False)
+            if "ForConditionalGeneration" in model_class:      # the test's encoder reads the same tokens backwards, but for the last ones
+                out = model(input_ids=torch.tensor([ids[:4:-1]]), decoder_input_ids=torch.tensor([ids]))
+                greedy = model.generate(torch.tensor([ids[:4:-1]]), do_sample=False, max_new_tokens=16, min_new_tokens=16)[0][1:].tolist()
+            else:
+                out = model(torch.tensor([ids]), output_hidden_states=False)
         values = out.logits[0] if hasattr(out, "logits") else out.last_hidden_state[0]
         values = values.float().numpy()
         if values.ndim == 1:
@@ -146,6 +157,8 @@ def main(names):
             for key, base, amplitude, shape in tensors:
                 f.write("tensor %s %s %s %s\n" % (key, np.float32(base).tobytes()[::-1].hex(), np.float32(amplitude).tobytes()[::-1].hex(), " ".join(map(str, shape))))
             f.write("tokens " + " ".join(map(str, ids)) + "\n")
+            if "ForConditionalGeneration" in model_class:
+                f.write("greedy " + " ".join(map(str, greedy)) + "\n")
             for feature in features:
                 f.write("feature " + feature + "\n")
             f.write("values %d %d\n" % values.shape)

@@ -1,5 +1,5 @@
 /* Constant folding, charged to the model's budget. A uniform fill stays a splat: one element, whatever its shape. A result that would grow or
- * cost a lot is left to run time, where it lives for one run only. Identity and inference-time Dropout go, too. */
+ * cost a lot is left to run time, where it lives for one run only. Identity, inference-time Dropout and a Pad by nothing go, too. */
 #include <string.h>
 
 #include "engine/graph/passes.h"
@@ -86,10 +86,28 @@ static enum status fold_node(struct graph *g, struct node *n, struct err *err)
     return ST_OK;
 }
 
-static bool is_identity(const struct node *n)
+/* A Pad whose pads are all 0, as exporters put before every pooling. */
+static bool pads_nothing(const struct graph *g, const struct node *n)
+{
+    int count = 0;
+    if (strcmp(n->op->name, "Pad")) return false;
+    if (n->opset < 11) {
+        const int64_t *pads = node_ints(n, n->opset < 2 ? "paddings" : "pads", &count);
+        while (count > 0 && pads[count - 1] == 0) count--;
+        return count == 0;
+    }
+    if (n->in_count < 2 || !value_is_constant(g, n->in[1])) return false;
+    const struct operand *o = &g->values[n->in[1]].type;
+    const uint8_t *bytes = o->data;
+    uint64_t size = o->splat ? (uint64_t)operand_size(o) : o->bytes;
+    while (size > 0 && bytes[size - 1] == 0) size--;
+    return size == 0;
+}
+
+static bool is_identity(const struct graph *g, const struct node *n)
 {
     bool dropout = strcmp(n->op->name, "Dropout") == 0 && (n->out_count < 2 || n->out[1] < 0) && (n->in_count < 3 || n->in[2] < 0);
-    return strcmp(n->op->name, "Identity") == 0 || dropout;
+    return strcmp(n->op->name, "Identity") == 0 || dropout || pads_nothing(g, n);
 }
 
 enum status fold_constants(struct graph *g, struct err *err)
@@ -104,7 +122,7 @@ enum status fold_constants(struct graph *g, struct err *err)
             if (st) return st;
             continue;
         }
-        if (!is_identity(n) || n->in[0] < 0 || g->values[n->out[0]].is_output) continue;
+        if (!is_identity(g, n) || n->in[0] < 0 || g->values[n->out[0]].is_output) continue;
         graph_replace(g, n->out[0], n->in[0]);
         n->dead = true;
     }

@@ -100,6 +100,7 @@ struct call {
     int in_count, out_count;
     const struct kernels *k;
     const struct llm_kernels *llm;
+    const struct diffusion_kernels *diffusion;
     int   threads;
     void *scratch;                /* of op->scratch bytes, aligned to TENSOR_ALIGN */
     void *state;                  /* of op->prepare */

@@ -70,6 +70,23 @@ static const float *scaled_weight(const struct graph *g, const struct node *n, v
     return copy;
 }
 
+/* What probing found of the layer's picture. */
+static void give_hints(const struct graph *g, const struct node *n, struct conv_spec *spec)
+{
+    const struct operand *x = probe_known(g, n->in[0]) ? &g->values[n->in[0]].probe[0] : NULL, *y = probe_known(g, n->out[0]) ? &g->values[n->out[0]].probe[0] : NULL;
+    const int rank = g->values[n->in[1]].type.rank, flat = rank == 3;
+    int count;
+    if (!x || x->rank != rank) return;
+    spec->hint_h = flat ? 1 : x->dims[2];
+    spec->hint_w = x->dims[flat ? 2 : 3];
+    const int64_t *pads = node_ints(n, "pads", &count);
+    if (!y || y->rank != rank || !node_text_is(n, "auto_pad", "NOTSET", true) || (pads && count != 2 * (rank - 2))) return;
+    spec->hint_out_h = flat ? 1 : y->dims[2];
+    spec->hint_out_w = y->dims[flat ? 2 : 3];
+    spec->hint_top = flat || !pads || pads[0] < 0 || pads[0] > INT32_MAX ? 0 : (int)pads[0];
+    spec->hint_left = !pads || pads[!flat] < 0 || pads[!flat] > INT32_MAX ? 0 : (int)pads[!flat];
+}
+
 static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
 {
     if (!conv_packable(g, n)) return ST_OK;
@@ -77,7 +94,6 @@ static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
     int bias = n->in_count > 2 ? n->in[2] : -1, count;
     bool flat = w->rank == 3;
     const int64_t *strides = node_ints(n, "strides", &count), *dilations = node_ints(n, "dilations", &count);
-    const struct operand *x = probe_known(g, n->in[0]) ? &g->values[n->in[0]].probe[0] : NULL;
     int64_t groups = node_int(n, "group", 1);
     struct conv_spec spec = {
         .in_c = w->dims[1] * groups, .out_c = w->dims[0], .groups = groups,
@@ -85,10 +101,7 @@ static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
         .dilation_h = flat || !dilations ? 1 : (int)dilations[0], .dilation_w = dilations ? (int)dilations[!flat] : 1,
         .has_residual = n->residual >= 0, .act = n->act, .hint_n_max = g->max_rows,
     };
-    if (x && x->rank == w->rank) {
-        spec.hint_h = flat ? 1 : x->dims[2];
-        spec.hint_w = x->dims[flat ? 2 : 3];
-    }
+    give_hints(g, n, &spec);
     enum status st = charge(g, w->bytes, err);
     if (st) return st;
     void *own_w, *own_b = NULL;

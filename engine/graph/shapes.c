@@ -9,7 +9,7 @@ enum { SHAPE_DATA_MAX = 1 << 16, SHAPE_WORK_MAX = 1 << 22 };      /* bytes and s
 
 void call_bind(struct call *c, const struct graph *g, const struct node *n, struct operand *operands, struct operand **in, struct operand **out)
 {
-    *c = (struct call){ .node = n, .in = in, .out = out, .in_count = n->in_count, .out_count = n->out_count, .k = &g->device.kernels, .llm = &g->device.llm, .threads = g->device.threads };
+    *c = (struct call){ .node = n, .in = in, .out = out, .in_count = n->in_count, .out_count = n->out_count, .k = &g->device.kernels, .llm = &g->device.llm, .diffusion = &g->device.diffusion, .threads = g->device.threads };
     for (int i = 0; i < n->in_count; i++) in[i] = n->in[i] < 0 ? NULL : &operands[n->in[i]];
     for (int i = 0; i < n->out_count; i++) out[i] = n->out[i] < 0 ? NULL : &operands[n->out[i]];
 }
@@ -23,7 +23,11 @@ static uint64_t times(uint64_t a, uint64_t b)
 uint64_t call_work(const struct call *c)
 {
     const char *name = c->node->op->name;
-    if (c->node->row_work && c->in[0]->rank) return times((uint64_t)c->in[0]->dims[0], c->node->row_work);
+    if (c->node->row_work && c->in[0]->rank) {      /* rows: all dimensions but the last */
+        const struct operand *x = c->in[0];
+        uint64_t last = x->rank > 1 && x->dims[x->rank - 1] > 0 ? (uint64_t)x->dims[x->rank - 1] : 1;
+        return times(operand_count(x) / last, c->node->row_work);
+    }
     uint64_t work = 0, each = 1;
     int n;
     const int64_t *kernel = node_ints(c->node, "kernel_shape", &n);

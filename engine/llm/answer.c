@@ -256,8 +256,8 @@ enum status answer_take(struct engine_instance *i, struct sequence *q, const str
             return ST_OK;
         }
     }
-    int generated = q->count - q->prompt->count;
-    const struct sampler_question ask = { .how = &j->sampling, .bias = j->bias, .bias_count = j->bias_count, .past = { q->tokens, q->count, q->prompt->count }, .breaks = j->breaker_count ? breaks : NULL,
+    int generated = q->count - q->given;
+    const struct sampler_question ask = { .how = &j->sampling, .bias = j->bias, .bias_count = j->bias_count, .past = { q->tokens, q->count, q->given }, .breaks = j->breaker_count ? breaks : NULL,
         .breaks_context = q, .mask = q->grammar ? i->mask : NULL, .banned = i->engine->ends, .banned_count = generated < j->min_tokens ? i->engine->end_count : 0, .seed = q->answer->seed, .choice = (uint32_t)(q->prompt_index * j->choices + q->choice), .index = (uint32_t)generated, .logprobs = j->logprobs };
     enum status st = sampler_draw(i->sampler, (float *)logits->data + (q->result + q->results - 1) * v, &ask, &q->sampler, &t, err);
     if (st) return st;

@@ -10,7 +10,7 @@
 #include "engine/llm/model.h"
 #include "kernels/linear.h"
 
-enum llm_input { LLM_TOKENS, LLM_POSITIONS, LLM_TYPES, LLM_ROWS, LLM_PAGES, LLM_KV, LLM_WANTED, LLM_INPUTS };
+enum llm_input { LLM_TOKENS, LLM_POSITIONS, LLM_TYPES, LLM_ROWS, LLM_PAGES, LLM_KV, LLM_WANTED, LLM_ENCODED /* of a pair's decoder: operators/llm.h */, LLM_INPUTS };
 enum llm_output { LLM_HIDDEN, LLM_LOGITS };
 
 struct llm_build_options {
@@ -21,6 +21,10 @@ struct llm_build_options {
 
 /* Fills *g (opened by the caller: arena, device, memory_max). The model's files stay mapped as long as the graph: layers may borrow from them. */
 enum status llm_build(struct graph *g, struct llm_model *m, const struct llm_build_options *o, struct err *err);
+/* The encoder of a model with decoder_layers, whose decoder llm_build makes: its output is hidden, and it keeps in the pool what the decoder looks at. Built after the decoder. */
+enum status llm_build_encoder(struct graph *g, struct llm_model *m, const struct llm_build_options *o, struct err *err);
+/* How many layers a page has room for. */
+int         llm_planes(const struct llm_config *c);
 /* Bytes of one page of all layers together. */
 uint64_t    llm_page_bytes(const struct llm_config *c, int kv_type);
 

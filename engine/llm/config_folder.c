@@ -217,19 +217,22 @@ static enum status read_sizes(struct llm_model *m, struct err *err)
     const struct json *j = m->config_json;
     struct llm_config *c = &m->config;
     const struct { const char *const *names; int *out; } needed[] = {
-        { NAMES("num_hidden_layers", "n_layer", "n_layers"), &c->layers }, { NAMES("hidden_size", "n_embd", "dim"), &c->width }, { NAMES("num_attention_heads", "n_head", "n_heads"), &c->heads },
+        { NAMES("num_hidden_layers", "n_layer", "n_layers", "num_layers"), &c->layers }, { NAMES("hidden_size", "n_embd", "n_embed", "dim", "d_model"), &c->width },
+        { NAMES("num_attention_heads", "n_head", "n_heads", "num_heads"), &c->heads },
         { NAMES("vocab_size"), &c->vocabulary },
     };
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++)
         if (!read_int(j, needed[i].names, needed[i].out)) return err_set(err, ST_BAD_INPUT, "config.json: '%s' is missing or no whole number", needed[i].names[0]);
     if (c->heads < 1 || c->width < 1) return err_set(err, ST_BAD_INPUT, "config.json: a model needs heads and a width");
     c->context = 2048;
-    read_int(j, NAMES("max_position_embeddings", "n_positions", "n_ctx"), &c->context);
+    read_int(j, NAMES("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"), &c->context);
     c->kv_heads = c->heads;
     read_int(j, NAMES("num_key_value_heads"), &c->kv_heads);
     c->head_dim = c->width / c->heads;
     read_int(j, NAMES("head_dim"), &c->head_dim);
     c->ffn = 4 * c->width;
+    int ratio;
+    if (read_int(j, NAMES("expansion_ratio"), &ratio) && ratio > 0 && ratio < 1024) c->ffn = ratio * c->width;
     read_int(j, NAMES("intermediate_size", "n_inner", "ffn_hidden_size", "hidden_dim"), &c->ffn);
     return ST_OK;
 }
@@ -240,6 +243,62 @@ static void read_labels(const struct json *j, struct llm_config *c)
     const struct json *first = architectures && architectures->type == JSON_ARRAY ? architectures->list.first : NULL;
     if (!first || first->type != JSON_STRING || !strstr(first->string.text, "ForSequenceClassification")) return;
     c->labels = labels && labels->type == JSON_OBJECT ? (int)labels->list.count : 2;
+}
+
+/* ALiBi: always in BLOOM, where Falcon says so (there it is scaled like the scores), and in MPT, whose settings stand in an object of their own. */
+static enum status read_alibi(struct llm_model *m, struct err *err)
+{
+    const struct json *j = m->config_json, *own = json_get(j, "attn_config");
+    struct llm_config *c = &m->config;
+    bool alibi = !strcmp(c->arch->name, "bloom"), mpt = !strcmp(c->arch->name, "mpt"), after = false, norms = false;
+    float most = 8, factor = 1, scale = 0;
+    if (!strcmp(c->arch->name, "falcon") && read_bool(j, "alibi", &alibi) && alibi) factor = 1 / sqrtf((float)c->head_dim);
+    if (mpt) {
+        alibi = true;
+        read_bool(own, "alibi", &alibi);
+        read_bool(own, "qk_ln", &norms);
+        int most_whole = 8;
+        if (read_int(own, NAMES("alibi_bias_max"), &most_whole)) most = (float)most_whole;
+        read_float(own, NAMES("clip_qkv"), &c->clip_qkv);
+        if (read_float(own, NAMES("softmax_scale"), &scale) && scale > 0) c->attention_scale = scale;
+        if (!alibi || norms) return err_set(err, ST_UNSUPPORTED, "config.json: MPT without alibi or with norms of queries and keys is not computed");
+    }
+    if (read_bool(j, "apply_residual_connection_post_layernorm", &after) && after && !mpt) return err_set(err, ST_UNSUPPORTED, "config.json: apply_residual_connection_post_layernorm is not computed");
+    if (!alibi) return ST_OK;
+    c->rotary = 0;
+    c->alibi = llm_alibi_slopes(&m->arena, c->heads, most, factor, mpt);
+    return c->alibi ? ST_OK : err_set(err, ST_NO_MEMORY, "reading config.json");
+}
+
+/* What T5 calls its numbers, and whether it has a decoder. */
+static enum status read_pair(struct llm_model *m, struct err *err)
+{
+    static const struct { const char *name; enum activation kind; } known[] = { { "relu", ACT_RELU }, { "gated-gelu", ACT_GELU_TANH }, { "gated-silu", ACT_SILU }, { "gated-relu", ACT_RELU }, { "gelu_new", ACT_GELU_TANH }, { "gelu", ACT_GELU } };
+    const struct json *j = m->config_json, *ffn = json_get(j, "feed_forward_proj");
+    struct llm_config *c = &m->config;
+    bool scaled = true;
+    size_t i = 0, n = sizeof known / sizeof known[0];
+    c->head_dim = 64, c->ffn = 2048, c->distance_buckets = 32, c->distance_max = 128, c->context = 512;
+    read_int(j, NAMES("d_kv"), &c->head_dim);
+    read_int(j, NAMES("d_ff"), &c->ffn);
+    read_int(j, NAMES("relative_attention_num_buckets"), &c->distance_buckets);
+    read_int(j, NAMES("relative_attention_max_distance"), &c->distance_max);
+    read_int(j, NAMES("n_positions"), &c->context);
+    read_int(j, NAMES("decoder_start_token_id", "pad_token_id"), &c->decoder_start);
+    while (ffn && ffn->type == JSON_STRING && i < n && !json_is_string(ffn, known[i].name)) i++;
+    if (i == n) return err_set(err, ST_UNSUPPORTED, "config.json: the feed-forward '%.40s' is not computed", ffn->string.text);
+    c->act.kind = known[i].kind;
+    c->attention_scale = 1;
+    if (m->weights && weights_find(m->weights, "decoder.final_layer_norm.weight")) {      /* none: config.json alone is looked at */
+        c->decoder_layers = c->layers;
+        read_int(j, NAMES("num_decoder_layers"), &c->decoder_layers);
+        c->causal = true;
+        read_bool(j, "tie_word_embeddings", &scaled);
+        read_bool(j, "scale_decoder_outputs", &scaled);
+        if (scaled) c->logits_scale = 1 / sqrtf((float)c->width);
+        c->tied = !weights_find(m->weights, "lm_head.weight");
+    }
+    return ST_OK;
 }
 
 enum status llm_config_read_folder(struct llm_model *m, struct err *err)
@@ -264,10 +323,9 @@ enum status llm_config_read_folder(struct llm_model *m, struct err *err)
     read_scales(j, c);
     read_experts(j, c);
     read_labels(j, c);
-    st = read_activation(j, c, err);
+    st = c->arch->flags & LLM_PAIR ? read_pair(m, err) : read_activation(j, c, err);
     if (!st) st = read_rotation(m, err);
     if (!st) st = read_windows(m, err);
-    bool alibi = false;
-    if (!st && read_bool(j, "alibi", &alibi) && alibi) st = err_set(err, ST_UNSUPPORTED, "config.json: alibi instead of rotation is not served");
+    if (!st) st = read_alibi(m, err);
     return st ? st : read_unrotated(m, err);
 }

@@ -102,6 +102,23 @@ static void read_family(const struct keys *k, struct llm_config *c)
     if (!strcmp(name, "gpt-oss")) c->swiglu_limit = 7;
 }
 
+/* T5: whether it has a decoder and a gate is told by the tensors; scores are not scaled; a head of its own takes unscaled vectors. */
+static void read_pair(const struct llm_model *m, const struct keys *k, struct llm_config *c)
+{
+    c->attention_scale = 1;
+    c->distance_buckets = 32;
+    c->distance_max = 128;
+    read_int(k, "attention.relative_buckets_count", &c->distance_buckets);
+    if (weights_find(m->weights, "enc.blk.0.ffn_gate.weight")) c->act.kind = ACT_GELU_TANH;
+    c->causal = weights_find(m->weights, "dec.output_norm.weight") != NULL;
+    if (!c->causal) return;
+    c->decoder_layers = c->layers;
+    read_int(k, "decoder_block_count", &c->decoder_layers);
+    read_int(k, "decoder_start_token_id", &c->decoder_start);
+    c->tied = !weights_find(m->weights, "output.weight");
+    if (c->tied) c->logits_scale = 1 / sqrtf((float)c->width);
+}
+
 static enum llm_pooling pooling_of(int number)
 {
     static const enum llm_pooling kinds[] = { POOL_NONE, POOL_MEAN, POOL_CLS, POOL_LAST, POOL_CLS };
@@ -150,6 +167,14 @@ enum status llm_config_read_gguf(struct llm_model *m, struct err *err)
     c->act = c->arch->act;
     c->parallel = c->block == BLOCK_PARALLEL;
     read_family(&k, c);
+    float most = 8;      /* which BLOOM's files do not say */
+    if (c->arch->flags & LLM_ALIBI && c->heads > 0 && c->heads <= 4096) {
+        read_float(&k, "attention.max_alibi_bias", &most);
+        c->alibi = llm_alibi_slopes(&m->arena, c->heads, most, 1, false);
+        if (!c->alibi) return err_set(err, ST_NO_MEMORY, "reading the configuration");
+        c->rotary = 0;
+    }
+    if (c->arch->flags & LLM_PAIR) read_pair(m, &k, c);
     const struct weight_tensor *t = weights_find(m->weights, "token_embd.weight");
     if (!t || t->rank != 2 || t->dims[0] > INT32_MAX) return err_set(err, ST_BAD_INPUT, "token_embd.weight is missing or no matrix");
     c->vocabulary = (int)t->dims[0];

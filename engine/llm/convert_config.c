@@ -32,7 +32,8 @@ enum status convert_gguf_architecture(const struct llm_model *m, const struct ll
     if (!strcmp(name, "falcon") && !c->parallel) return err_set(err, ST_UNSUPPORTED, "GGUF's falcon computes attention and feed-forward side by side; this model one after the other");
     if (!strcmp(name, "distilbert") && c->labels) return err_set(err, ST_UNSUPPORTED, "GGUF's bert classifies with tanh; DistilBERT with relu");
     bool as_bert = !strcmp(name, "roberta") || !strcmp(name, "distilbert");
-    *out = as_bert ? llm_architecture_of_gguf("bert", 4) : c->arch;
+    bool alone = c->arch->flags & LLM_PAIR && !c->decoder_layers;
+    *out = as_bert ? llm_architecture_of_gguf("bert", 4) : alone ? llm_architecture_of_gguf("t5encoder", 9) : c->arch;
     return ST_OK;
 }
 
@@ -93,6 +94,12 @@ static void put_family(const struct keys *k, const struct llm_config *c)
         put_float(k, "logit_scale", 1 / c->logits_scale);
     }
     if (!strcmp(name, "gptneox") || !strcmp(name, "stablelm")) put_bool(k, "use_parallel_residual", c->parallel);
+    if (c->arch->flags & LLM_ALIBI && strcmp(name, "bloom")) put_float(k, "attention.max_alibi_bias", -log2f(c->alibi[(c->heads & (c->heads - 1)) ? 0 : c->heads - 1]));      /* of a number of heads that is no power of two the comparison decides */
+    if (c->arch->flags & LLM_PAIR) put_int(k, "attention.relative_buckets_count", c->distance_buckets);
+    if (c->decoder_layers) {
+        put_int(k, "decoder_block_count", c->decoder_layers);
+        put_int(k, "decoder_start_token_id", c->decoder_start);
+    }
     if (c->attention_softcap > 0) put_float(k, "attn_logit_softcapping", c->attention_softcap);
     if (c->final_softcap > 0) put_float(k, "final_logit_softcapping", c->final_softcap);
     if (c->clip_qkv > 0) put_float(k, "attention.clamp_kqv", c->clip_qkv);
@@ -127,13 +134,6 @@ enum status convert_put_config(struct gguf_writer *w, const struct llm_config *c
 }
 
 /* ---- comparing ---- */
-static bool windowed(const struct llm_config *c, int layer)
-{
-    if (!c->window) return false;
-    if (c->window_layers) return c->window_layers[layer];
-    return c->window_pattern <= 1 || (layer + 1) % c->window_pattern != 0;
-}
-
 static bool near(float a, float b) { return fabsf(a - b) <= 1e-6f * fmaxf(1, fmaxf(fabsf(a), fabsf(b))); }
 
 static enum status different(struct err *err, const char *what, double want, double got)
@@ -185,14 +185,18 @@ enum status convert_same_config(const struct llm_config *want, const struct llm_
         { "feed-forward width", want->ffn, got->ffn }, { "vocabulary", want->vocabulary, got->vocabulary }, { "experts", want->experts, got->experts }, { "experts used", want->experts_used, got->experts_used },
         { "experts' width", moe ? want->expert_ffn : 0, moe ? got->expert_ffn : 0 }, { "division of the chosen experts' weights by their sum", moe && want->renormalise, moe && got->renormalise },
         { "parallel attention and feed-forward", want->parallel, got->parallel }, { "order of norms", (int)want->block, (int)got->block }, { "activation", (int)want->act.kind, (int)got->act.kind },
+        { "layers of the decoder", want->decoder_layers, got->decoder_layers }, { "token that a text begins with", want->decoder_start, got->decoder_start },
+        { "buckets of distances", want->distance_buckets, got->distance_buckets }, { "distance from which all are alike", want->distance_max, got->distance_max },
         { "causality", want->causal, got->causal }, { "labels", want->labels, got->labels }, { "pooling", want->causal || want->labels ? 0 : (int)want->pooling, want->causal || want->labels ? 0 : (int)got->pooling },
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (all[i].want != all[i].got) return different(err, all[i].what, all[i].want, all[i].got);
     for (int l = 0; l < want->layers; l++) {
-        int a = windowed(want, l) ? want->window : 0, b = windowed(got, l) ? got->window : 0;
+        int a = llm_is_windowed(want, l) ? want->window : 0, b = llm_is_windowed(got, l) ? got->window : 0;
         if (a != b) return err_set(err, ST_UNSUPPORTED, "the target's format cannot say this model's windows: layer %d looks back %d tokens and would look back %d (0: all)", l, a, b);
     }
+    for (int h = 0; (want->alibi || got->alibi) && h < want->heads; h++)
+        if (!want->alibi || !got->alibi || !near(want->alibi[h], got->alibi[h])) return err_set(err, ST_UNSUPPORTED, "the target's format cannot say this model's slopes by distance (alibi), those of head %d", h);
     enum status st = same_floats(want, got, err);
     return st || want->arch->rope == ROPE_NONE ? st : same_rotation(want, got, err);
 }
@@ -210,9 +214,17 @@ enum status convert_reopen(struct gguf_writer *w, const struct llm_config *c, st
     buf_init(bytes, 0);
     gguf_writer_tensor(w, "token_embd.weight", WEIGHT_F32, (int64_t[]){ c->vocabulary, 1 }, 2);
     if (c->labels) gguf_writer_tensor(w, "cls.output.weight", WEIGHT_F32, (int64_t[]){ c->labels, 1 }, 2);
+    /* of a pair, the tensors that tell what it is made of */
+    const struct { const char *name; bool there; } telling[] = { { "dec.output_norm.weight", c->decoder_layers > 0 }, { "enc.blk.0.ffn_gate.weight", c->act.kind == ACT_GELU_TANH }, { "output.weight", c->decoder_layers && !c->tied } };
+    int told = 0;
+    for (size_t i = 0; c->arch && c->arch->flags & LLM_PAIR && i < sizeof telling / sizeof telling[0]; i++) {
+        if (telling[i].there) gguf_writer_tensor(w, telling[i].name, WEIGHT_F32, (int64_t[]){ 1 }, 1);
+        told += telling[i].there;
+    }
     enum status st = gguf_writer_start(w, weights_sink_buf(bytes), err);
     if (!st) st = put_empty(w, c->vocabulary, err);
     if (!st) st = put_empty(w, c->labels, err);
+    for (int i = 0; i < told && !st; i++) st = put_empty(w, 1, err);
     if (!st) st = gguf_writer_finish(w, err);
     return st ? st : gguf_open_bytes(out, bytes->data, bytes->length, err);
 }

@@ -63,7 +63,7 @@ static bool is_norm(enum llm_role r)
 }
 
 static bool is_expert(enum llm_role r) { return r == ROLE_EXPERT_GATE || r == ROLE_EXPERT_UP || r == ROLE_EXPERT_GATE_UP || r == ROLE_EXPERT_DOWN; }
-static bool is_small(enum llm_role r) { return r == ROLE_POSITIONS || r == ROLE_TYPES || r == ROLE_ROUTER || r == ROLE_SHARED_ROUTER; }
+static bool is_small(enum llm_role r) { return r == ROLE_POSITIONS || r == ROLE_TYPES || r == ROLE_ROUTER || r == ROLE_SHARED_ROUTER || r == ROLE_RELATIVE || r == ROLE_PAIR_RELATIVE; }
 
 /* Looks for a weight without keeping what finding it rearranged. *out's data says only whether it is there. */
 static enum status probe(struct llm_model *m, enum llm_role role, bool bias, int layer, int expert, struct llm_weight *out, struct err *err)
@@ -101,7 +101,7 @@ static bool target_role(const struct convert_plan *p, enum llm_role role, int la
 static int type_for(struct convert_plan *p, enum llm_role role, const struct llm_weight *w, bool vector)
 {
     const struct block_format *f = block_format(w->type);
-    int own = f->elements == 1 ? w->type : WEIGHT_F16;
+    int own = f->elements == 1 || (w->type == WEIGHT_MXFP4 && !p->to_folder) ? w->type : WEIGHT_F16;
     if (p->to_folder) return p->type == CONVERT_KEEP ? own : p->type;
     if (vector || is_small(role)) return WEIGHT_F32;
     return p->type == CONVERT_KEEP ? own : convert_fit_type(p, p->type, w->k);
@@ -213,7 +213,8 @@ enum status convert_plan_model(struct convert_plan *p, struct err *err)
     enum status st = add_rotation(p, err);
     for (int r = 0; r < ROLE_FIRST_OF_LAYER && !st; r++)
         if (r != ROLE_ROPE_FACTORS && r != ROLE_ROPE_LONG && r != ROLE_ROPE_SHORT) st = add_role(p, (enum llm_role)r, 0, err);
-    for (int l = 0; l < p->model->config.layers && !st; l++)
+    const struct llm_config *c = &p->model->config;
+    for (int l = 0; l < (c->layers > c->decoder_layers ? c->layers : c->decoder_layers) && !st; l++)
         for (int r = ROLE_FIRST_OF_LAYER; r < ROLE_COUNT && !st; r++) st = add_role(p, (enum llm_role)r, l, err);
     return st;
 }

@@ -104,7 +104,7 @@ static int type_of_matrix(struct state *s, const char *name, int64_t k)
 
 bool convert_is_matrix(const struct convert_item *it)
 {
-    static const char *const never[] = { "_norm.weight", "ffn_gate_inp", "position_embd", "token_types" };
+    static const char *const never[] = { "_norm.weight", "ffn_gate_inp", "position_embd", "token_types", "attn_rel_b" };
     size_t n = strlen(it->name);
     if (it->rank < 2 || n < 6 || strcmp(it->name + n - 6, "weight")) return false;
     for (size_t i = 0; i < sizeof never / sizeof never[0]; i++)

@@ -19,6 +19,7 @@ static void engine_close(struct engine *e)
 {
     if (!e) return;
     graph_close(&e->graph);
+    graph_close(&e->encoder);
     template_close(e->chat_template);
     token_trie_close(e->trie);
     tokenizer_close(e->tokenizer);
@@ -54,14 +55,21 @@ static enum status size_pool(struct engine *e, struct err *err)
     uint64_t budget = e->options.kv_bytes ? e->options.kv_bytes : (uint64_t)KV_DEFAULT_MIB << 20;
     e->page_bytes = llm_page_bytes(c, e->kv_type);
     e->sequences = SEQUENCES_MAX;
-    uint64_t each = ((uint64_t)c->context + PAGE_TOKENS - 1) / PAGE_TOKENS, wanted = each * (uint64_t)e->sequences, most = budget / e->page_bytes;
+    uint64_t each = ((uint64_t)c->context + PAGE_TOKENS - 1) / PAGE_TOKENS, wanted, most = budget / e->page_bytes;
+    if (c->decoder_layers) each *= 2;      /* what is read and what is written */
+    wanted = each * (uint64_t)e->sequences;
     if (wanted > most) wanted = most;
     if (wanted > 1 << 24) wanted = 1 << 24;
     if (wanted < 1) return err_set(err, ST_NO_MEMORY, "one page of the KV cache needs %llu bytes, more than its budget of %llu", (unsigned long long)e->page_bytes, (unsigned long long)budget);
     e->pages = (int32_t)wanted;
+    if (c->decoder_layers) wanted /= 2;
+    if (wanted < 1) return err_set(err, ST_NO_MEMORY, "the KV cache holds no text beside its prompt within its budget of %llu bytes", (unsigned long long)budget);
     e->context = (uint64_t)c->context <= wanted * PAGE_TOKENS ? c->context : (int)(wanted * PAGE_TOKENS);
     e->step_tokens = STEP_TOKENS;
-    if (!c->causal && e->step_tokens < e->context) e->step_tokens = e->context;
+    e->window = c->causal && !c->decoder_layers ? c->window : 0;
+    for (int l = 0; l < c->layers; l++)
+        if (!llm_is_windowed(c, l)) e->window = 0;
+    if ((!c->causal || c->decoder_layers) && e->step_tokens < e->context) e->step_tokens = e->context;
     return ST_OK;
 }
 
@@ -70,7 +78,10 @@ static enum status build(struct engine *e, struct err *err)
     struct llm_build_options o = { .mode = e->options.precision == PRECISION_F32 ? LINEAR_F32 : e->options.batch_invariant ? LINEAR_INVARIANT : LINEAR_FAST, .kv_type = e->kv_type, .pages = e->pages };
     e->graph = (struct graph){ .arena = &e->model.arena, .memory_max = e->memory_max, .max_rows = e->sequences };
     device_cpu_open(&e->graph.device, e->options.cpu_level, e->options.threads);
-    return llm_build(&e->graph, &e->model, &o, err);
+    enum status st = llm_build(&e->graph, &e->model, &o, err);
+    if (st || !e->model.config.decoder_layers) return st;
+    e->encoder = (struct graph){ .arena = &e->model.arena, .memory_max = e->memory_max, .max_rows = e->sequences, .device = e->graph.device, .packed_bytes = e->graph.packed_bytes };
+    return llm_build_encoder(&e->encoder, &e->model, &o, err);
 }
 
 static const char *model_path(const struct model_files *files)
@@ -107,6 +118,7 @@ static const struct signature *engine_describe(const struct engine *e) { return 
 static unsigned engine_abilities(const struct engine *e)
 {
     const struct llm_config *c = &e->model.config;
+    if (c->decoder_layers) return TEXT_CAN_GENERATE;
     if (c->causal) return TEXT_CAN_GENERATE | TEXT_CAN_EMBED;
     return TEXT_CAN_EMBED | (c->labels ? TEXT_CAN_SCORE : 0);
 }
@@ -119,8 +131,9 @@ static enum status engine_check(const struct engine *e, struct request *r, struc
     if (j->task == TEXT_GENERATE && !(able & TEXT_CAN_GENERATE)) return err_set(err, ST_BAD_INPUT, "this model is an encoder: it gives vectors, not text");
     if (j->task == TEXT_EMBED && !(able & TEXT_CAN_EMBED)) return err_set(err, ST_BAD_INPUT, "this model does not give vectors");
     if (j->task == TEXT_SCORE && !(able & TEXT_CAN_SCORE)) return err_set(err, ST_BAD_INPUT, "this model does not score pairs: it has no classifying head");
-    enum status st = text_job_check(j, e->model.config.vocabulary, e->context, err);
+    enum status st = text_job_check(j, e->model.config.vocabulary, e->context, e->model.config.decoder_layers > 0, err);
     if (st) return st;
+    if (e->model.config.decoder_layers && j->echo) return err_set(err, ST_BAD_INPUT, "'echo': what this model writes does not go on from its prompt");
     if (j->task == TEXT_GENERATE && j->stop_count && !e->tokenizer) return err_set(err, ST_BAD_INPUT, "this model has no tokenizer: stop strings cannot be looked for");
     r->ride_key = 1;
     r->rows = j->answer_count < e->sequences ? j->answer_count : e->sequences;
@@ -133,6 +146,7 @@ static void instance_stop(struct engine_instance *i)
 {
     if (!i) return;
     plan_cache_close(&i->plans);
+    plan_cache_close(&i->encoder_plans);
     arena_free(&i->run);
     pages_close(&i->pages);
     if (i->pool) munmap(i->pool, (uint64_t)i->engine->pages * i->engine->page_bytes);
@@ -140,6 +154,7 @@ static void instance_stop(struct engine_instance *i)
     free(i->mask);
     free(i->tokens);
     free(i->rows);
+    free(i->encoded);
     free(i->page_table);
     free(i->batch);
     free(i);
@@ -151,15 +166,16 @@ static enum status instance_start(struct engine_instance **out, struct engine *e
     if (!i) return err_set(err, ST_NO_MEMORY, "starting an instance");
     uint64_t room = (uint64_t)e->step_tokens + 128, bytes = (uint64_t)e->pages * e->page_bytes;
     i->engine = e;
-    i->plans.budget = e->memory_max;
+    i->plans.budget = i->encoder_plans.budget = e->memory_max;
     arena_init(&i->run, e->memory_max);
-    i->page_table_room = e->sequences * ((e->context + PAGE_TOKENS - 1) / PAGE_TOKENS + 1);
+    i->page_table_room = e->sequences * ((e->context + PAGE_TOKENS - 1) / PAGE_TOKENS + 1) * (e->model.config.decoder_layers ? 2 : 1);
     i->tokens = mem_calloc_array(room * 4, sizeof *i->tokens);
     i->rows = mem_calloc_array((uint64_t)e->sequences * 4, sizeof *i->rows);
+    i->encoded = mem_calloc_array((uint64_t)e->sequences * 4, sizeof *i->encoded);
     i->page_table = mem_calloc_array((uint64_t)i->page_table_room, sizeof *i->page_table);
     i->batch = mem_calloc_array((uint64_t)e->sequences, sizeof(struct sequence *));
     i->mask = mem_calloc_array(((uint64_t)e->model.config.vocabulary + 63) / 32, sizeof *i->mask);
-    enum status st = i->tokens && i->rows && i->page_table && i->batch && i->mask ? pages_open(&i->pages, e->pages, err) : err_set(err, ST_NO_MEMORY, "starting an instance");
+    enum status st = i->tokens && i->rows && i->encoded && i->page_table && i->batch && i->mask ? pages_open(&i->pages, e->pages, err) : err_set(err, ST_NO_MEMORY, "starting an instance");
     if (!st) st = sampler_open(&i->sampler, e->model.config.vocabulary, err);
     if (!st) {
         i->positions = i->tokens + room;
@@ -193,13 +209,14 @@ static enum status open_sequence(struct engine_instance *i, struct llm_slot *s, 
     const struct text_job *j = s->job;
     const struct engine *e = i->engine;
     struct sequence *q = &s->sequences[index];
-    enum status st = sequence_open(q, s, index / j->choices, index % j->choices, err);
+    bool pair = e->model.config.decoder_layers > 0;
+    enum status st = sequence_open(q, s, index / j->choices, index % j->choices, pair ? e->model.config.decoder_start : -1, err);
     if (st) return st;
     q->order = i->arrivals++;
     q->answer->seed = seed;
-    q->max_tokens = j->max_tokens >= 0 ? j->max_tokens : e->context - q->prompt->count;
+    q->max_tokens = j->max_tokens >= 0 ? j->max_tokens : e->context - q->given;
     bool begins = !j->grammar;      /* behind control tokens alone a text begins; a grammar has accepted the space that a beginning drops */
-    for (int k = 0; k < q->prompt->count && begins; k++) begins = e->tokenizer && tokenizer_is_control(e->tokenizer, q->prompt->tokens[k]);
+    for (int k = 0; k < q->prompt->count && begins && !pair; k++) begins = e->tokenizer && tokenizer_is_control(e->tokenizer, q->prompt->tokens[k]);
     if (e->tokenizer) detokenizer_init(&q->detokenizer, e->tokenizer, begins, !j->skip_special);
     if (j->grammar) {
         if (!e->trie) return err_set(err, ST_BAD_INPUT, "this model has no tokenizer: its text cannot be held to a grammar");
@@ -281,6 +298,10 @@ static enum status instance_submit(struct engine_instance *i, struct slot *const
         slots[k]->partial = false;
         slots[k]->state = SLOT_RUNNING;
     }
+    if (i->engine->model.config.decoder_layers) {
+        enum status encoded = step_encode(i, slots, n, stop, err);
+        if (encoded) return encoded;
+    }
     step_gather(i, slots, n);
     if (i->batch_count == 0) return err_set(err, ST_INTERNAL, "no text of the step could be computed: the KV cache of %d pages is too small", i->engine->pages);
     enum status st = step_run(i, stop, &plan, err);
@@ -308,10 +329,12 @@ static enum status instance_collect(struct engine_instance *i, struct err *err)
 
 static const struct tokenizer *engine_tokenizer(const struct engine *e) { return e->tokenizer; }
 static const struct template *engine_template(const struct engine *e) { return e->chat_template; }
+static const char *engine_template_error(const struct engine *e) { return e->template_error.status ? e->template_error.text : NULL; }
+static int engine_width(const struct engine *e) { return e->model.config.width; }
 static int engine_context(const struct engine *e) { return e->context; }
 static struct text_stats *engine_stats(const struct engine *e) { return (struct text_stats *)(uintptr_t)&e->stats; }      /* counters are no part of what is read only */
 
-static const struct text_ops text = { .tokenizer = engine_tokenizer, .chat_template = engine_template, .context = engine_context, .abilities = engine_abilities, .stats = engine_stats };
+static const struct text_ops text = { .tokenizer = engine_tokenizer, .chat_template = engine_template, .template_error = engine_template_error, .context = engine_context, .width = engine_width, .abilities = engine_abilities, .stats = engine_stats };
 
 const struct engine_ops llm_engine = {
     .name = "llm", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,

@@ -20,6 +20,7 @@ enum {
 struct engine {
     struct llm_model      model;
     struct graph          graph;
+    struct graph          encoder;             /* of a pair (config.decoder_layers): runs once over a prompt, before graph */
     struct tokenizer     *tokenizer;           /* NULL: the file has none; texts cannot be served, ids can */
     struct template      *chat_template;       /* NULL: none, or template_error says what is wrong with it */
     struct err            template_error;
@@ -34,6 +35,7 @@ struct engine {
     int      context;                          /* what is served: the model's, or what the pool holds */
     int      sequences;                        /* SEQUENCES_MAX or fewer */
     int      step_tokens;
+    int      window;                           /* no layer sees farther back; 0: some layer sees all */
     uint64_t memory_max, page_bytes;
 };
 
@@ -47,11 +49,18 @@ struct sequence {
     int      prompt_index, choice;
     enum sequence_state state;
     uint64_t order;                /* of arrival: the youngest gives way */
-    int32_t *tokens;               /* prompt, then what was generated */
+    int32_t *tokens;               /* prompt (of a pair: the token that a text begins with), then what was generated */
     int      count, room;
+    int      given;                /* tokens that were not generated */
     int      computed;             /* tokens whose keys and values are in the cache */
-    int32_t *pages;                /* [page_count] held */
+    int32_t *pages;                /* [page_count] held, but for the first `gone`, which no layer sees any more (PAGE_NONE) */
+    int      gone;
+    char    *swapped;              /* what its pages held when it gave way, on the heap; NULL: it will be computed again */
+    int      swapped_pages, swapped_gone, swapped_tokens;
     int      page_count, page_room;
+    int32_t *source;               /* [source_count] pages held of what a pair's encoder made of the prompt; choices of a prompt share them */
+    int      source_count;
+    bool     encoded;
     int      published;            /* full pages that are known by digest */
     uint8_t  digest[16];           /* of the published ones */
     bool     generating;           /* the prompt has been computed once: text came out */
@@ -77,26 +86,39 @@ struct llm_slot {
 
 struct engine_instance {
     struct engine    *engine;
-    struct plan_cache plans;
+    struct plan_cache plans, encoder_plans;
     struct arena      run;
     struct pages      pages;
+    uint64_t          swapped_bytes;           /* of texts that gave way, of options.kv_swap_bytes */
     char             *pool;        /* keys and values: engine.pages * page_bytes */
     struct sampler   *sampler;
     uint32_t         *mask;        /* [(vocabulary + 31) / 32] of the token being drawn */
     uint64_t          arrivals;
     /* inputs of a step */
-    int32_t *tokens, *positions, *types, *rows, *page_table, *wanted;
+    int32_t *tokens, *positions, *types, *rows, *page_table, *wanted, *encoded;
     int      page_table_room;
     struct sequence **batch;       /* [sequences] of the step */
     int      batch_count, batch_tokens, batch_results;
 };
 
 /* ---- sequence.c ---- */
-enum status sequence_open(struct sequence *q, struct llm_slot *slot, int prompt, int choice, struct err *err);
+/* start: the token that the texts of a pair begin with; -1: a text goes on where its prompt ends. */
+enum status sequence_open(struct sequence *q, struct llm_slot *slot, int prompt, int choice, int32_t start, struct err *err);
 void        sequence_close(struct engine_instance *i, struct sequence *q);
 /* Lets go of its pages; it will be computed again from its tokens. */
 void        sequence_give_up(struct engine_instance *i, struct sequence *q);
+/* The same, with what they held kept on the heap as far as the budget for it goes. */
+void        sequence_give_way(struct engine_instance *i, struct sequence *q);
+/* Gets that back: begin makes place for the pages that were gone (false: no memory), the caller reserves up to swapped_pages, then the rest is copied. */
+bool        sequence_return_begin(struct sequence *q);
+void        sequence_return(struct engine_instance *i, struct sequence *q);
+/* Gives pages back that no layer sees any more. */
+void        sequence_trim(struct engine_instance *i, struct sequence *q);
 /* Pages for tokens up to `upto`; false when there are none. Takes what the prefix cache has when it starts. */
+/* The same for what the encoder makes of the prompt. */
+bool        sequence_reserve_source(struct engine_instance *i, struct sequence *q);
+/* Takes what the encoder made for another choice of the same prompt. */
+bool        sequence_share_source(struct engine_instance *i, struct sequence *q, const struct sequence *from);
 bool        sequence_reserve(struct engine_instance *i, struct sequence *q, int upto);
 void        sequence_adopt(struct engine_instance *i, struct sequence *q);
 void        sequence_publish(struct engine_instance *i, struct sequence *q);
@@ -107,6 +129,8 @@ void        sequence_finish(struct engine_instance *i, struct sequence *q, enum 
 /* Puts tokens of these slots' sequences into the step's inputs. batch_count 0: nothing can be computed now. */
 void        step_gather(struct engine_instance *i, struct slot *const *slots, int n);
 enum status step_run(struct engine_instance *i, const atomic_bool *stop, struct plan **out, struct err *err);
+/* Of a pair: runs the encoder over prompts that wait for it, as far as there are pages and budget. */
+enum status step_encode(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err);
 /* Runs the graph over the inputs as they stand: t tokens, n wanted rows. */
 enum status step_compute(struct engine_instance *i, int t, int n, const atomic_bool *stop, struct plan **out, struct err *err);
 

@@ -79,12 +79,21 @@ static enum status open_folder(struct llm_model *m, const char *path, struct err
     return st ? st : read_pooling(m, path, err);
 }
 
+bool llm_is_windowed(const struct llm_config *c, int layer)
+{
+    if (!c->window) return false;
+    if (c->window_layers) return c->window_layers[layer];
+    return c->window_pattern <= 1 || (layer + 1) % c->window_pattern != 0;
+}
+
 enum status llm_config_check(const struct llm_config *c, struct err *err)
 {
     const struct { const char *name; int64_t value, low, high; } ranges[] = {
         { "layers", c->layers, 1, LLM_LAYERS_MAX }, { "width", c->width, 1, 1 << 20 }, { "heads", c->heads, 1, 4096 }, { "key-value heads", c->kv_heads, 1, c->heads }, { "head dimension", c->head_dim, 1, 1024 },
         { "feed-forward width", c->ffn, c->experts ? 0 : 1, 1 << 24 }, { "vocabulary", c->vocabulary, 1, 1 << 24 }, { "context", c->context, 1, 1 << 28 }, { "rotary dimensions", c->rotary, 0, c->head_dim },
         { "experts", c->experts, 0, LLM_EXPERTS_MAX }, { "experts used", c->experts_used, c->experts ? 1 : 0, c->experts ? c->experts : 0 }, { "window", c->window, 0, INT32_MAX }, { "labels", c->labels, 0, 1 << 20 },
+        { "decoder layers", c->decoder_layers, 0, LLM_LAYERS_MAX }, { "buckets of distances", c->distance_buckets, c->distance_max ? 4 : 0, 1 << 16 }, { "distances apart", c->distance_max, 0, 1 << 16 },
+        { "as the token that a text begins with", c->decoder_start, 0, c->vocabulary - 1 },
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
         if (ranges[i].value < ranges[i].low || ranges[i].value > ranges[i].high)
@@ -193,7 +202,7 @@ static enum status transpose(struct llm_model *m, const struct weight_tensor *t,
     size_t size = (size_t)f->bytes;
     uint64_t bytes;
     if (!size_mul((uint64_t)w->n, (uint64_t)w->k, &bytes) || !size_mul(bytes, size, &bytes)) return err_set(err, ST_TOO_LARGE, "tensor '%s' is too large", t->name);
-    uint8_t *copy = arena_alloc(&m->arena, bytes, 64);
+    uint8_t *copy = arena_alloc(m->rearranged ? m->rearranged : &m->arena, bytes, 64);
     if (!copy) return err_set(err, ST_NO_MEMORY, "tensor '%s' (%llu bytes) passes the model's memory budget", t->name, (unsigned long long)bytes);
     for (int64_t k = 0; k < w->k; k++)
         for (int64_t n = 0; n < w->n; n++) memcpy(copy + (n * w->k + k) * (int64_t)size, data + (k * w->n + n) * (int64_t)size, size);
@@ -207,7 +216,7 @@ static enum status unweave(struct llm_model *m, const char *name, struct llm_wei
 {
     const struct llm_config *c = &m->config;
     int64_t share = c->heads / c->kv_heads, row = w->row_bytes, head = c->head_dim * row;
-    uint8_t *copy = arena_alloc(&m->arena, (uint64_t)w->n * (uint64_t)row, 64);
+    uint8_t *copy = arena_alloc(m->rearranged ? m->rearranged : &m->arena, (uint64_t)w->n * (uint64_t)row, 64);
     if (!copy) return err_set(err, ST_NO_MEMORY, "tensor '%s' passes the model's memory budget", name);
     const uint8_t *from = w->data;
     for (int64_t g = 0; g < c->kv_heads; g++, from += (share + 2) * head) {
@@ -233,13 +242,46 @@ static enum status slice_expert(const struct llm_model *m, const struct weight_t
     return ST_OK;
 }
 
+/* gpt-oss folders in MXFP4: `NAME_blocks` [experts, n, k / 32, 16], two numbers of 4 bits in a byte, the first in the low half, and `NAME_scales` [experts, n, k / 32]. GGUF's blocks
+ * hold the same codes, the scale in front, numbers i and i + 16 in a byte. */
+static enum status find_mxfp4(struct llm_model *m, enum llm_role role, int layer, int expert, int64_t n, int64_t k, struct llm_weight *out, struct err *err)
+{
+    char name[NAME_MAX_BYTES];
+    if (!llm_role_name(m->config.arch, true, role, layer, 0, 0, name, sizeof name - 8)) return ST_OK;
+    size_t end = strlen(name);
+    strcpy(name + end, "_blocks");
+    const struct weight_tensor *blocks = find_variant(m, name);
+    if (!blocks) return ST_OK;
+    strcpy(name + end, "_scales");
+    const struct weight_tensor *scales = find_variant(m, name);
+    bool fits = scales && blocks->type == WEIGHT_U8 && scales->type == WEIGHT_U8 && blocks->rank == 4 && scales->rank == 3 && blocks->dims[0] == m->config.experts && blocks->dims[3] == 16;
+    for (int d = 0; d < 3 && fits; d++) fits = blocks->dims[d] == scales->dims[d];
+    if (!fits) return err_set(err, ST_BAD_INPUT, "tensor '%s' and its scales are no blocks of MXFP4 for %d experts", blocks->name, m->config.experts);
+    int64_t rows = blocks->dims[1], groups = blocks->dims[2];
+    if ((n && rows != n) || (k && groups * 32 != k)) return wrong_shape(blocks, n, k / 32, err);
+    uint64_t bytes;
+    if (!size_mul((uint64_t)rows, (uint64_t)groups, &bytes) || !size_mul(bytes, 17, &bytes)) return err_set(err, ST_TOO_LARGE, "tensor '%s' is too large", blocks->name);
+    uint8_t *copy = arena_alloc(m->rearranged ? m->rearranged : &m->arena, bytes, 64), *to = copy;
+    if (!copy) return err_set(err, ST_NO_MEMORY, "tensor '%s' (%llu bytes) passes the model's memory budget", blocks->name, (unsigned long long)bytes);
+    const uint8_t *b = blocks->data + (uint64_t)expert * (uint64_t)(rows * groups * 16), *s = scales->data + (uint64_t)expert * (uint64_t)(rows * groups);
+    for (int64_t i = 0; i < rows * groups; i++, b += 16, to += 17) {
+        to[0] = s[i];
+        for (int j = 0; j < 8; j++) {
+            to[1 + 2 * j] = (uint8_t)((b[j] & 15) | (b[8 + j] & 15) << 4);
+            to[2 + 2 * j] = (uint8_t)(b[j] >> 4 | (b[8 + j] & 0xf0));
+        }
+    }
+    *out = (struct llm_weight){ .type = WEIGHT_MXFP4, .n = rows, .k = groups * 32, .row_bytes = groups * 17, .data = copy };
+    return ST_OK;
+}
+
 enum status llm_weight_find(struct llm_model *m, enum llm_role role, bool bias, int layer, int expert, int64_t n, int64_t k, struct llm_weight *out, struct err *err)
 {
     char name[NAME_MAX_BYTES];
     const struct llm_config *c = &m->config;
     *out = (struct llm_weight){ 0 };
     const struct weight_tensor *found = find_role(m, role, bias, layer, expert, name, sizeof name);
-    if (!found) return ST_OK;
+    if (!found) return expert >= 0 && !bias && c->folder ? find_mxfp4(m, role, layer, expert, n, k, out, err) : ST_OK;
     struct weight_tensor slice;
     bool of_all = expert >= 0 && (!c->folder || !strstr(found->name, "experts.0") ) && found->rank >= (bias ? 2 : 3);
     enum status st = slice_expert(m, found, of_all ? expert : -1, &slice, err);
@@ -292,7 +334,7 @@ enum status llm_weight_floats(struct llm_model *m, enum llm_role role, bool bias
 
 enum status llm_weights_all_used(const struct llm_model *m, struct err *err)
 {
-    static const char *const idle[] = { "rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attn.bias", "attention.bias", "rope_freqs.weight", "position_ids", "lm_head.weight", "attention.rotary_emb.inv_freq", "cls.predictions", "pooler.dense", "rope_factors" };
+    static const char *const idle[] = { "rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attn.bias", "attention.bias", "rope_freqs.weight", "position_ids", "lm_head.weight", "attention.rotary_emb.inv_freq", "cls.predictions", "pooler.dense", "rope_factors", "coder.embed_tokens.weight", "EncDecAttention.relative_attention_bias", "cross_attn_rel_b" };
     for (int i = 0; i < m->weights->count; i++) {
         const char *name = m->weights->tensors[i].name;
         bool known = m->used[i] || !strncmp(name, "cls.predictions", 15) || !strncmp(name, "vocab_", 6) || !strncmp(name, "lm_head", 7);

@@ -26,11 +26,15 @@ enum llm_pooling { POOL_NONE, POOL_MEAN, POOL_CLS, POOL_LAST };
 enum llm_role {
     /* once */
     ROLE_TOKENS, ROLE_POSITIONS, ROLE_TYPES, ROLE_EMBED_NORM, ROLE_FINAL_NORM, ROLE_HEAD, ROLE_ROPE_FACTORS, ROLE_ROPE_LONG, ROLE_ROPE_SHORT,
-    ROLE_POOLER, ROLE_SCORE, ROLE_SCORE_DENSE,
+    ROLE_POOLER, ROLE_SCORE, ROLE_SCORE_DENSE, ROLE_PAIR_NORM /* behind the decoder of a pair */,
     /* in every layer */
     ROLE_ATTENTION_NORM, ROLE_ATTENTION_NORM2, ROLE_Q, ROLE_K, ROLE_V, ROLE_QKV, ROLE_O, ROLE_Q_NORM, ROLE_K_NORM, ROLE_SINKS, ROLE_ATTENTION_POST,
     ROLE_FFN_NORM, ROLE_GATE, ROLE_UP, ROLE_GATE_UP, ROLE_DOWN, ROLE_FFN_POST,
     ROLE_ROUTER, ROLE_EXPERT_GATE, ROLE_EXPERT_UP, ROLE_EXPERT_GATE_UP, ROLE_EXPERT_DOWN, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, ROLE_SHARED_ROUTER,
+    ROLE_RELATIVE /* of distances, in the first layer for all */,
+    /* the decoder of an encoder-decoder pair, in every layer */
+    ROLE_PAIR_ATTENTION_NORM, ROLE_PAIR_Q, ROLE_PAIR_K, ROLE_PAIR_V, ROLE_PAIR_O, ROLE_PAIR_RELATIVE, ROLE_CROSS_NORM, ROLE_CROSS_Q, ROLE_CROSS_K, ROLE_CROSS_V, ROLE_CROSS_O,
+    ROLE_PAIR_FFN_NORM, ROLE_PAIR_GATE, ROLE_PAIR_UP, ROLE_PAIR_DOWN,
     ROLE_COUNT
 };
 enum { ROLE_FIRST_OF_LAYER = ROLE_ATTENTION_NORM };
@@ -49,6 +53,8 @@ enum llm_flags {
     LLM_CLAMPED_GATE   = 128,      /* gpt-oss: (up + 1) * gate * sigmoid(1.702 gate), both clamped; interleaved in folders */
     LLM_POSITION_SHIFT = 256,      /* learned positions start at 2 in folders (RoBERTa) */
     LLM_LOCAL_BASE     = 512,      /* windowed layers rotate by a base of their own (Gemma 3) */
+    LLM_ALIBI          = 2048,     /* scores fall with the distance */
+    LLM_PAIR           = 1024,     /* an encoder and maybe a decoder that looks at what it made; distances add to scores (T5) */
 };
 
 struct llm_architecture {
@@ -91,6 +97,7 @@ struct llm_config {
     float  attention_scale;                          /* 0: 1 / sqrt(head_dim) */
     float  embedding_scale, residual_scale, logits_scale;        /* 1: none */
     float  attention_softcap, final_softcap;         /* 0: none */
+    const float *alibi;                              /* [heads] slopes by distance instead of rotation; NULL: none */
     float  clip_qkv;                                 /* 0: none */
     float  swiglu_limit;
     int    experts, experts_used, expert_ffn, shared_ffn;
@@ -102,7 +109,12 @@ struct llm_config {
     enum llm_pooling pooling;
     bool   normalise_vectors;
     int    labels;                                   /* a classifier's outputs, 0: none */
+    int    decoder_layers, decoder_start;            /* of a pair (then `layers` are the encoder's): 0: the encoder alone; the token that a text begins with */
+    int    distance_buckets, distance_max;           /* of relative positions */
 };
+
+/* Does this layer see the last `window` tokens only? */
+bool llm_is_windowed(const struct llm_config *c, int layer);
 
 /* A matrix by rows as a linear layer wants it, or a vector (n = 1). */
 struct llm_weight {
@@ -121,6 +133,7 @@ struct llm_model {
     const struct weights *weights;
     uint8_t          *used;            /* [weights->count]: asked for */
     struct arena      arena;
+    struct arena     *rearranged;      /* where llm_weight_find puts what it cannot give as it lies in the file; NULL: in the arena */
     char             *texts[4];        /* files read whole, freed at close */
     uint64_t          memory_max;
 };
@@ -128,6 +141,9 @@ struct llm_model {
 /* `path`: a .gguf file, or a folder with config.json and *.safetensors. */
 enum status llm_model_open(struct llm_model *m, const char *path, uint64_t memory_max, struct err *err);
 void        llm_model_close(struct llm_model *m);
+/* The slopes of ALiBi (Press et al. 2021, arXiv 2108.12409) for any number of heads, times `factor`; NULL: no memory. `most`: the exponent of the last head, usually 8; `halves`: how heads
+ * beyond a power of two are filled up, as MPT does it. */
+const float *llm_alibi_slopes(struct arena *arena, int heads, float most, float factor, bool halves);
 /* model.c's halves */
 enum status llm_config_read_gguf(struct llm_model *m, struct err *err);
 enum status llm_config_read_folder(struct llm_model *m, struct err *err);

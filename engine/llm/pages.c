@@ -77,6 +77,12 @@ int32_t pages_take(struct pages *p)
     return i;
 }
 
+void pages_hold(struct pages *p, int32_t page)
+{
+    assert(p->page[page].holders > 0);
+    p->page[page].holders++;
+}
+
 void pages_drop(struct pages *p, int32_t page)
 {
     struct page *x = &p->page[page];

@@ -36,6 +36,8 @@ void        pages_close(struct pages *p);
 
 /* A page to write to, held once; PAGE_NONE when every page is held. What it kept is forgotten. */
 int32_t     pages_take(struct pages *p);
+/* One holder more of a page that is held. */
+void        pages_hold(struct pages *p, int32_t page);
 /* One holder less. */
 void        pages_drop(struct pages *p, int32_t page);
 /* The page of this digest, held once more; PAGE_NONE when there is none. */

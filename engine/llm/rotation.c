@@ -69,3 +69,20 @@ void rotation_frequencies(const struct llm_config *c, bool local, const float *d
     if (c->scaling.kind == SCALING_YARN) stretch_yarn(c, f);
     if (c->scaling.kind == SCALING_LLAMA3) stretch_llama3(c, f);
 }
+
+const float *llm_alibi_slopes(struct arena *arena, int heads, float most, float factor, bool halves)
+{
+    float *f = arena_calloc(arena, (uint64_t)heads + 1, sizeof *f);
+    int whole = 1, n = 0;
+    while (2 * whole <= heads) whole *= 2;
+    if (!f) return NULL;
+    if (halves) {      /* of the next power of two: every second slope from the second on, then the others */
+        int all = whole < heads ? 2 * whole : whole;
+        for (int i = whole < heads ? 1 : 0; n < heads && i < all; i += whole < heads ? 2 : 1) f[n++] = factor * exp2f(-most * (float)(i + 1) / (float)all);
+        for (int i = 0; n < heads; i += 2) f[n++] = factor * exp2f(-most * (float)(i + 1) / (float)all);
+        return f;
+    }
+    for (; n < whole; n++) f[n] = factor * exp2f(-most * (float)(n + 1) / (float)whole);
+    for (int i = 0; n < heads; i += 2) f[n++] = factor * exp2f(-most * (float)(i + 1) / (float)(2 * whole));
+    return f;
+}

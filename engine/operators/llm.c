@@ -5,15 +5,31 @@
 #include <math.h>
 #include <string.h>
 
-static int64_t tokens_of(const struct operand *o) { return o->rank ? o->dims[0] : 0; }
-static int64_t columns_of(const struct operand *o) { return o->rank == 2 ? o->dims[1] : 0; }
-static enum status set_rows(struct call *c, int64_t rows, int64_t columns, struct err *err) { return call_set(c, 0, DT_F32, (int64_t[]){ rows, columns }, 2, err); }
+/* Rows are all dimensions but the last. Numbers of one column (ids, positions) may have any rank too. */
+static int64_t columns_of(const struct operand *o) { return o->rank >= 2 ? o->dims[o->rank - 1] : 0; }
+static int64_t ids_of(const struct operand *o) { return (int64_t)operand_count(o); }
+static int64_t tokens_of(const struct operand *o)
+{
+    int64_t n = o->rank ? o->dims[0] : 0;
+    for (int d = 1; d < o->rank - 1; d++) n *= o->dims[d];
+    return n;
+}
+/* The rows of `like` (all its dimensions when it holds ids) with so many columns. */
+static enum status set_columns(struct call *c, const struct operand *like, bool ids, int64_t columns, struct err *err)
+{
+    int64_t dims[TENSOR_RANK_MAX + 1];
+    int rank = ids ? like->rank + 1 : like->rank;
+    if (rank > TENSOR_RANK_MAX || rank < 1) return call_error(c, err, ST_INTERNAL, "its input has %d dimensions", like->rank);
+    memcpy(dims, like->dims, (size_t)like->rank * sizeof *dims);
+    dims[rank - 1] = columns;
+    return call_set(c, 0, DT_F32, dims, rank, err);
+}
 
 /* ---- Embed ---- */
 static enum status infer_embed(struct call *c, struct err *err)
 {
     const struct embed_spec *s = c->node->spec;
-    return set_rows(c, tokens_of(c->in[0]), s->width, err);
+    return set_columns(c, c->in[0], true, s->width, err);
 }
 
 static void embed_part(void *ctx, int part, int parts)
@@ -21,7 +37,7 @@ static void embed_part(void *ctx, int part, int parts)
     const struct call *c = ctx;
     const struct embed_spec *s = c->node->spec;
     const int32_t *ids = c->in[0]->data;
-    int64_t t = tokens_of(c->in[0]);
+    int64_t t = ids_of(c->in[0]);
     for (int64_t i = t * part / parts; i < t * (part + 1) / parts; i++) {
         float *y = (float *)c->out[0]->data + i * s->width;
         int64_t row = ids[i] + s->shift;
@@ -45,7 +61,7 @@ static enum status infer_linear(struct call *c, struct err *err)
 {
     const struct linear_op_spec *s = c->node->spec;
     if (columns_of(c->in[0]) != s->k) return call_error(c, err, ST_INTERNAL, "it multiplies rows of %lld, but its input has %lld", (long long)s->k, (long long)columns_of(c->in[0]));
-    return set_rows(c, tokens_of(c->in[0]), s->n, err);
+    return set_columns(c, c->in[0], false, s->n, err);
 }
 
 static uint64_t scratch_linear(const struct call *c) { return linear_scratch(c->node->linear, tokens_of(c->in[0]), c->threads); }
@@ -61,7 +77,7 @@ static enum status eval_linear(struct call *c, struct err *err)
 const struct op op_linear = { "Linear", "inferd", 1, 0, 1, 2, 1, 1, 0, 0, infer_linear, eval_linear, scratch_linear, NULL, NULL, NULL };
 
 /* ---- Norm ---- */
-static enum status infer_like(struct call *c, struct err *err) { return set_rows(c, tokens_of(c->in[0]), columns_of(c->in[0]), err); }
+static enum status infer_like(struct call *c, struct err *err) { return set_columns(c, c->in[0], false, columns_of(c->in[0]), err); }
 
 static void norm_group(float *y, const float *x, int64_t n, const struct norm_spec *s, const float *scale, const float *bias)
 {
@@ -103,7 +119,7 @@ static enum status eval_norm(struct call *c, struct err *err)
         c->llm->rms_norm_f32(c->out[0]->data, s->width, c->in[0]->data, s->width, s->scale, groups, s->width, s->epsilon, c->threads);
         return ST_OK;
     }
-    if (!s->whole && s->layer && s->scale && s->bias) {
+    if (!s->whole && s->layer) {
         c->k->layer_norm_f32(c->out[0]->data, c->in[0]->data, s->scale, s->bias, groups, s->width, s->epsilon, c->threads);
         return ST_OK;
     }
@@ -116,7 +132,7 @@ const struct op op_norm = { "Norm", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, 0, i
 static enum status infer_rope_table(struct call *c, struct err *err)
 {
     const struct rope_table_spec *s = c->node->spec;
-    return set_rows(c, tokens_of(c->in[0]), s->rotary, err);
+    return set_columns(c, c->in[0], true, s->rotary, err);
 }
 
 static enum status eval_rope_table(struct call *c, struct err *err)
@@ -126,7 +142,7 @@ static enum status eval_rope_table(struct call *c, struct err *err)
     int half = s->rotary / 2;
     float *y = c->out[0]->data;
     (void)err;
-    for (int64_t t = 0; t < tokens_of(c->in[0]); t++, y += s->rotary) {
+    for (int64_t t = 0; t < ids_of(c->in[0]); t++, y += s->rotary) {
         bool lengthened = s->frequency_long && positions[t] & ROPE_LONG;
         const float *f = lengthened ? s->frequency_long : s->frequency, factor = lengthened ? s->factor_long : s->factor;
         float p = (float)(positions[t] & ~ROPE_LONG);
@@ -172,29 +188,30 @@ const struct op op_rope = { "Rope", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, i
 static enum status infer_gate(struct call *c, struct err *err)
 {
     bool both = c->in_count < 2 || !c->in[1];
-    return set_rows(c, tokens_of(c->in[0]), columns_of(c->in[0]) / (both ? 2 : 1), err);
+    return set_columns(c, c->in[0], false, columns_of(c->in[0]) / (both ? 2 : 1), err);
 }
 
 static enum status eval_gate(struct call *c, struct err *err)
 {
     const struct gate_spec *s = c->node->spec;
     int64_t t = tokens_of(c->in[0]), n = columns_of(c->out[0]);
-    const float *x = c->in[0]->data, *up = c->in_count > 1 && c->in[1] ? c->in[1]->data : x + n;
+    const bool both = c->in_count < 2 || !c->in[1];
+    const float *x = c->in[0]->data, *gate = both && s->up_first ? x + n : x, *up = !both ? c->in[1]->data : s->up_first ? x : x + n;
     int64_t ld = columns_of(c->in[0]);
     (void)err;
-    c->llm->gate_f32(c->out[0]->data, n, x, ld, up, ld, t, n, s->kind, s->limit, c->threads);
+    c->llm->gate_f32(c->out[0]->data, n, gate, ld, up, ld, t, n, s->kind, s->limit, c->threads);
     return ST_OK;
 }
 const struct op op_gate = { "Gate", "inferd", 1, 0, 1, 2, 1, 1, OP_INPLACE, 0, infer_gate, eval_gate, NULL, NULL, NULL, NULL };
 
 /* ---- TakeRows ---- */
-static enum status infer_take_rows(struct call *c, struct err *err) { return set_rows(c, tokens_of(c->in[1]), columns_of(c->in[0]), err); }
+static enum status infer_take_rows(struct call *c, struct err *err) { return set_columns(c, c->in[1], true, columns_of(c->in[0]), err); }
 
 static enum status eval_take_rows(struct call *c, struct err *err)
 {
     const int32_t *wanted = c->in[1]->data;
     int64_t t = tokens_of(c->in[0]), n = columns_of(c->in[0]);
-    for (int64_t i = 0; i < tokens_of(c->in[1]); i++) {
+    for (int64_t i = 0; i < ids_of(c->in[1]); i++) {
         if (wanted[i] < 0 || wanted[i] >= t) return call_error(c, err, ST_INTERNAL, "row %d of %lld is asked for", wanted[i], (long long)t);
         memcpy((float *)c->out[0]->data + i * n, (const float *)c->in[0]->data + wanted[i] * n, (size_t)n * sizeof(float));
     }

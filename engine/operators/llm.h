@@ -1,5 +1,6 @@
 /* Operators of language models, made by the builder of engine/llm only (ONNX files cannot name them). What an operator needs besides its inputs hangs on
- * node.spec, read only, in the graph's arena. T is the number of tokens of a step, of any sequences, one behind the other.
+ * node.spec, read only, in the graph's arena. T is the number of tokens of a step, of any sequences, one behind the other; a value [T, n]
+ * may as well have several leading dimensions, whose product is T.
  *
  * Inputs that stand for state: `rows` int32 [sequences, 4] {first token, tokens, position of the first, first entry in pages}, a row of 0 tokens is
  * empty; `pages` int32 [entries]: page numbers of each sequence in the order of positions; `kv` uint8 [bytes]: the pool, written by the
@@ -39,8 +40,14 @@ extern const struct op op_rope;
 struct attention_op_spec { struct attention_spec kernel; int64_t q_column, k_column, v_column; uint64_t layer_offset, page_stride; };
 extern const struct op op_paged_attention;
 
-/* Gate: gate, up [T, n] -> act(gate) * up. With in[1] left out both lie in in[0], [T, 2n], gate first. */
-struct gate_spec { enum gate_kind kind; float limit; };
+/* Keep: x [T, n], k, v [T, ...], rows, pages, kv -> x; k and v are written to the pool. CrossAttention: q [T, ...], encoded, pages, kv -> f32 [T, heads * head_dim]: every row
+ * of a sequence sees all that was kept for it; `encoded` int32 [sequences, 4] is {first token, tokens, kept positions, first entry in pages}. Both take an attention_op_spec. */
+extern const struct op op_keep, op_cross_attention;
+/* The rows of a step of t tokens that are not empty, checked; for operators that touch the cache. */
+enum status llm_rows(const struct call *c, const struct operand *table, const struct operand *pages, int64_t t, struct attention_row *rows, int *count, struct err *err);
+
+/* Gate: gate, up [T, n] -> act(gate) * up. With in[1] left out both lie in in[0], [T, 2n], gate first unless `up_first`. */
+struct gate_spec { enum gate_kind kind; float limit; bool up_first; };
 extern const struct op op_gate;
 
 /* TakeRows: x [T, n], wanted int32 [N] -> [N, n]. */

@@ -18,21 +18,28 @@ static uint64_t scratch_attention(const struct call *c)
     return rows_bytes(c) + attention_scratch(&s->kernel, c->threads);
 }
 
+enum status llm_rows(const struct call *c, const struct operand *table, const struct operand *pages, int64_t t, struct attention_row *rows, int *count, struct err *err)
+{
+    *count = 0;
+    for (int64_t i = 0; i < table->dims[0]; i++) {
+        const int32_t *r = (const int32_t *)table->data + 4 * i;
+        if (r[1] == 0) continue;
+        if (r[0] < 0 || r[1] < 0 || (int64_t)r[0] + r[1] > t || r[2] < 0 || r[3] < 0 || r[3] + ((int64_t)r[2] + r[1] + ATTENTION_PAGE - 1) / ATTENTION_PAGE > pages->dims[0])
+            return call_error(c, err, ST_INTERNAL, "row %lld of the step does not fit it", (long long)i);
+        rows[(*count)++] = (struct attention_row){ .first = r[0], .count = r[1], .position = r[2], .pages = (const int32_t *)pages->data + r[3] };
+    }
+    return ST_OK;
+}
+
 static enum status eval_attention(struct call *c, struct err *err)
 {
     const struct attention_op_spec *s = c->node->spec;
-    const int32_t *table = c->in[3]->data, *pages = c->in[4]->data;
     struct attention_row *rows = c->scratch;
     int64_t t = c->in[0]->dims[0], covered = 0;
-    int n = 0;
-    for (int64_t i = 0; i < c->in[3]->dims[0]; i++) {
-        const int32_t *r = table + 4 * i;
-        if (r[1] == 0) continue;
-        if (r[0] < 0 || r[1] < 0 || (int64_t)r[0] + r[1] > t || r[2] < 0 || r[3] < 0 || r[3] + ((int64_t)r[2] + r[1] + ATTENTION_PAGE - 1) / ATTENTION_PAGE > c->in[4]->dims[0])
-            return call_error(c, err, ST_INTERNAL, "row %lld of the step does not fit it", (long long)i);
-        rows[n++] = (struct attention_row){ .first = r[0], .count = r[1], .position = r[2], .pages = pages + r[3] };
-        covered += r[1];
-    }
+    int n;
+    enum status st = llm_rows(c, c->in[3], c->in[4], t, rows, &n, err);
+    if (st) return st;
+    for (int i = 0; i < n; i++) covered += rows[i].count;
     char *pool = (char *)c->in[5]->data + s->layer_offset;
     int64_t ldq = c->in[0]->dims[1], ldk = c->in[1]->dims[1], ldv = c->in[2]->dims[1], ldy = c->out[0]->dims[1];
     const float *q = (const float *)c->in[0]->data + s->q_column, *k = (const float *)c->in[1]->data + s->k_column, *v = (const float *)c->in[2]->data + s->v_column;

@@ -36,6 +36,7 @@ struct net {
     struct net_rule  spare;
     int32_t          rule_count, rule_room;
     int32_t          rules_max;
+    bool             angle_escaped;    /* JSON strings spell '<' as \u003c: what surrounds them is parted by marks that begin with it */
     enum status      status;
     struct err       err;
 };
@@ -54,8 +55,13 @@ void     net_fail(struct net *n, const struct err *e);
  * it is cut out and only a root that derives nothing is refused. */
 enum status net_finish(struct net *n, int32_t root, bool strict, struct grammar **out, struct err *err);
 
+/* A control token that may stand where the network writes 0xff and its code; no text holds the byte 0xff. */
+enum { GRAMMAR_MARKS_MAX = 64, GRAMMAR_MARK_BYTE = 0xff };
+
 struct grammar_machine;
 struct grammar {
+    int32_t          marks[GRAMMAR_MARKS_MAX];     /* token ids by their codes */
+    uint32_t         mark_count;
     uint32_t         node_count;
     uint32_t        *first;        /* [node_count + 1]: edges of a node */
     struct net_edge *edges;
@@ -77,6 +83,7 @@ struct token_trie {
     uint32_t *token_first;         /* [node_count + 1] into sorted: tokens that end here come before those below */
     uint32_t *token_own;           /* how many end here */
     int32_t  *sorted;              /* token ids by their bytes */
+    uint32_t  sorted_count;
     uint32_t  depth_max;
     uint32_t *offset;              /* [token_count + 1] into bytes */
     char     *bytes;

@@ -62,7 +62,8 @@ void net_json_character(struct net *n, uint32_t from, uint32_t to)
     static const char plain[] = "\"\\/bfnrt";
     uint32_t one = net_node(n), two = net_node(n), escape = net_node(n);
     net_bytes(n, from, 0x20, '"' - 1, to);
-    net_bytes(n, from, '"' + 1, '\\' - 1, to);
+    net_bytes(n, from, '"' + 1, n->angle_escaped ? '<' - 1 : '\\' - 1, to);
+    if (n->angle_escaped) net_bytes(n, from, '<' + 1, '\\' - 1, to);
     net_bytes(n, from, '\\' + 1, 0x7f, to);
     net_bytes(n, one, 0x80, 0xbf, to);
     net_bytes(n, two, 0x80, 0xbf, one);
@@ -91,15 +92,19 @@ void net_json_dfa(struct net *n, uint32_t from, const struct dfa *d, uint32_t to
         if (d->final[s]) net_nothing(n, base + s, to);
         for (int c = 0, e; c < 256; c = e) {
             uint32_t next = dfa_next(d, s, (uint8_t)c);
-            bool special = c < 0x20 || c == '"' || c == '\\';
+            bool angle = n->angle_escaped && c == '<', special = c < 0x20 || c == '"' || c == '\\' || angle;
             e = c + 1;
-            if (!special) for (; e < 256 && e != '"' && e != '\\' && dfa_next(d, s, (uint8_t)e) == next; e++) {}
+            if (!special) for (; e < 256 && e != '"' && e != '\\' && !(n->angle_escaped && e == '<') && dfa_next(d, s, (uint8_t)e) == next; e++) {}
             if (!next) continue;
             if (!special) {
                 net_bytes(n, base + s, (uint8_t)c, (uint8_t)(e - 1), base + next);
                 continue;
             }
             if (!escape) escape = after_bytes(n, base + s, '\\', '\\');
+            if (angle) {
+                letters(n, net_text(n, escape, "u003", 4), 'c', 'c', base + next);
+                continue;
+            }
             const char *hit = c ? strchr(named, c) : NULL;
             if (c >= 0x20 || hit) {
                 uint8_t put = hit ? (uint8_t)letter[hit - named] : (uint8_t)c;

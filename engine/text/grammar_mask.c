@@ -155,6 +155,24 @@ void grammar_state_close(struct grammar_state *s)
     free(s);
 }
 
+static bool begins_mark(const struct token_trie *t, int32_t token) { return t->offset[token + 1] > t->offset[token] && (uint8_t)t->bytes[t->offset[token]] == GRAMMAR_MARK_BYTE; }
+
+/* A grammar with marks: each is a token of its own, and no other token may spell one's code. */
+static enum status mask_marks(struct grammar_state *s, uint32_t *mask, struct err *err)
+{
+    struct grammar_machine *m = s->machine;
+    const struct grammar *g = s->grammar;
+    const struct token_trie *t = m->trie;
+    for (uint32_t i = t->sorted_count; g->mark_count && i-- && begins_mark(t, t->sorted[i]); ) mask[t->sorted[i] >> 5] &= ~(1u << (t->sorted[i] & 31));
+    uint32_t at = g->mark_count ? machine_step(m, s->config, GRAMMAR_MARK_BYTE) : CONFIG_DEAD;
+    for (uint32_t i = 0; i < g->mark_count && at != CONFIG_DEAD; i++) {
+        uint32_t c = at == CONFIG_UNKNOWN ? at : machine_step(m, at, (uint8_t)i);
+        if (c == CONFIG_UNKNOWN) return machine_fail(m, err);
+        if (c != CONFIG_DEAD && g->marks[i] < t->token_count) mask[g->marks[i] >> 5] |= 1u << (g->marks[i] & 31);
+    }
+    return ST_OK;
+}
+
 enum status grammar_state_mask(struct grammar_state *s, uint32_t *mask, bool *may_end, struct err *err)
 {
     struct grammar_machine *m = s->machine;
@@ -163,6 +181,7 @@ enum status grammar_state_mask(struct grammar_state *s, uint32_t *mask, bool *ma
     const uint32_t *from = st ? NULL : machine_mask(m, s->config);
     if (from) memcpy(mask, from, words(m->trie) * sizeof *mask);
     else if (!st) st = machine_fail(m, err);
+    if (!st) st = mask_marks(s, mask, err);
     *may_end = !st && (m->configs[s->config].flags & CONFIG_ACCEPT);
     pthread_mutex_unlock(&s->grammar->lock);
     return st;
@@ -186,7 +205,10 @@ enum status grammar_state_accept_bytes(struct grammar_state *s, const char *byte
 enum status grammar_state_accept(struct grammar_state *s, int32_t token, struct err *err)
 {
     const struct token_trie *t = s->machine->trie;
-    if (token < 0 || token >= t->token_count || t->offset[token] == t->offset[token + 1]) return err_set(err, ST_BAD_INPUT, "the grammar does not allow token %d", token);
+    const struct grammar *g = s->grammar;
+    for (uint32_t i = 0; i < g->mark_count; i++)
+        if (g->marks[i] == token) return grammar_state_accept_bytes(s, (const char[]){ (char)GRAMMAR_MARK_BYTE, (char)i }, 2, err);
+    if (token < 0 || token >= t->token_count || (g->mark_count && begins_mark(t, token)) || t->offset[token] == t->offset[token + 1]) return err_set(err, ST_BAD_INPUT, "the grammar does not allow token %d", token);
     return grammar_state_accept_bytes(s, t->bytes + t->offset[token], t->offset[token + 1] - t->offset[token], err);
 }
 
@@ -249,6 +271,7 @@ static enum status trie_build(struct token_trie *t, struct err *err)
     if (!t->sorted || !t->byte || !t->depth || !t->end || !t->token_first || !t->token_own) return no_memory(err);
     for (int32_t i = 0; i < t->token_count; i++) if (t->offset[i + 1] > t->offset[i]) t->sorted[sorted_count++] = i;
     if (sorted_count) qsort_r(t->sorted, sorted_count, sizeof *t->sorted, compare, t);
+    t->sorted_count = sorted_count;
     trie_nodes(t, sorted_count);
     return ST_OK;
 }

@@ -355,7 +355,7 @@ static enum status walk_places(struct schema *s)
     return ST_OK;
 }
 
-static enum status write_rules(struct schema *s)
+enum status schema_write(struct schema *s)
 {
     enum status st = ST_OK;
     while (s->todo < s->memo_count && !st && !s->net.status) {
@@ -372,6 +372,17 @@ static enum status write_rules(struct schema *s)
     return st;
 }
 
+enum status schema_set_root(struct schema *s, const struct json *root)
+{
+    const struct json *draft = json_get(root, "$schema");
+    s->root = root;
+    s->place_count = 0;
+    s->nested_ids = false;
+    s->draft7 = draft && draft->type == JSON_STRING && (strstr(draft->string.text, "draft-07") || strstr(draft->string.text, "draft-06") || strstr(draft->string.text, "draft-04"));
+    if (root->type != JSON_OBJECT && root->type != JSON_BOOL) return err_set(s->err, ST_BAD_INPUT, "a schema must be an object, true or false");
+    return walk_places(s);
+}
+
 enum status grammar_open_schema(struct grammar **out, const struct json *schema, struct err *err)
 {
     struct schema *s = calloc(1, sizeof *s);
@@ -380,15 +391,12 @@ enum status grammar_open_schema(struct grammar **out, const struct json *schema,
     if (!s) return err_set(err, ST_NO_MEMORY, "schema: out of memory");
     net_open(&s->net);
     s->err = err ? err : &own;
-    s->root = schema;
-    const struct json *draft = json_get(schema, "$schema");
-    s->draft7 = draft && draft->type == JSON_STRING && (strstr(draft->string.text, "draft-07") || strstr(draft->string.text, "draft-06") || strstr(draft->string.text, "draft-04"));
-    enum status st = schema->type == JSON_OBJECT || schema->type == JSON_BOOL ? walk_places(s) : err_set(s->err, ST_BAD_INPUT, "a schema must be an object, true or false");
+    enum status st = schema_set_root(s, schema);
     if (!st) {
         net_json_parts(&s->net, &s->parts);
         schema_list_add(&list, schema);
         int32_t root = schema_rule(s, &list);
-        st = write_rules(s);
+        st = schema_write(s);
         if (!st) st = net_finish(&s->net, root, false, out, s->err);
     }
     net_close(&s->net);

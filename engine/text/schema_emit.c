@@ -14,6 +14,7 @@ static uint32_t constant_text(struct net *n, uint32_t from, const char *text, si
         else if (inside && c == '\\') from = net_text(n, from, text + i++, 1), c = text[i];
         else if (inside && c == '"') inside = false;
         if (!inside && (c == ',' || c == ':')) from = net_json_comma(n, from, c);
+        else if (c == '<' && n->angle_escaped) from = net_text(n, from, "\\u003c", 6);
         else from = net_text(n, from, text + i, 1);
     }
     return from;

@@ -64,6 +64,9 @@ enum status  schema_negate(struct schema *s, const struct json *schema, const st
 enum status schema_check_keywords(const struct schema *s, const struct json *schema);
 enum status schema_expand(struct schema *s, const struct schema_list *list, int depth, struct schema_alternatives *out);
 bool        schema_list_add(struct schema_list *l, const struct json *schema);                  /* false: full. True and {} are left out */
+/* The document that the following lists are from; several may be written one after another into one network. */
+enum status schema_set_root(struct schema *s, const struct json *root);
+enum status schema_write(struct schema *s);                                                      /* the rules that schema_rule has numbered */
 int32_t     schema_rule(struct schema *s, const struct schema_list *list);                      /* written later; the free value for an empty list */
 
 /* schema_shape.c */

@@ -43,6 +43,9 @@ static const struct toolcall_thought thoughts[] = {
     { "</think>", "<think>", "</think>" },
 };
 
+const char *toolcall_thought_open(const struct toolcall_thought *t) { return t ? t->open : NULL; }
+const char *toolcall_thought_close(const struct toolcall_thought *t) { return t ? t->close : NULL; }
+
 static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 
 static bool ends_with(const char *text, size_t length, const char *end)
@@ -88,6 +91,8 @@ static void take(struct toolcall_reader *r, size_t n)
     assert(n <= r->hold.length);
     if (n) memmove(r->hold.data, r->hold.data + n, r->hold.length - n);
     r->hold.length -= n;
+    r->taken += n;
+    if (r->state == TOOLCALL_IN_THOUGHT) r->thought_end = r->taken;
     r->at = r->scanned = r->body = 0;
 }
 
@@ -142,7 +147,9 @@ static bool open_mark(struct toolcall_reader *r, enum mark_kind k, size_t length
 {
     switch (k) {
     case MARK_THOUGHT: case MARK_THOUGHT_END:
+        if (k == MARK_THOUGHT) r->thought_begin = r->taken;
         take(r, length);
+        r->thought_end = r->taken;
         r->trim = true;
         r->state = k == MARK_THOUGHT ? TOOLCALL_IN_THOUGHT : TOOLCALL_IN_TEXT;
         break;

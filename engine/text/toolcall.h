@@ -41,7 +41,10 @@ struct toolcall_reader {
     struct toolcall *calls;
     int              call_count;
 
+    size_t           thought_begin, thought_end;         /* bytes of the answer that lie within the thought and its marks; end 0: there was none */
+
     /* the reader's own */
+    size_t taken;                                /* bytes of the answer that are decided */
     struct buf hold;                             /* not decided yet */
     enum toolcall_state state;
     size_t at;                                   /* hold: within a section or a call, the byte after its opening mark */
@@ -59,5 +62,18 @@ void toolcall_reader_close(struct toolcall_reader *r);
 void toolcall_reader_feed(struct toolcall_reader *r, const char *text, size_t length);
 /* The answer is over: what was held becomes what it is. */
 void toolcall_reader_finish(struct toolcall_reader *r);
+
+/* Which calls an answer must, or may, be made of. */
+struct toolcall_wish {
+    const char *name;                   /* of the one tool to call; NULL: any */
+    bool single;                        /* no more than one call */
+    bool optional;                      /* text without a call will do, but calls that are made fit their tools */
+};
+
+struct grammar;
+struct tokenizer;
+/* The grammar of such an answer, in the form that the template's family has (arguments as for toolcall_reader_open). `t` (or NULL) tells which marks are control tokens.
+ * ST_BAD_INPUT says what cannot be enforced: a family without a form, a schema that the form or engine/text/grammar.h cannot hold. */
+enum status toolcall_grammar_open(struct grammar **out, const char *template, size_t length, const char *prompt, size_t prompt_length, const struct json *tools, const struct toolcall_wish *wish, const struct tokenizer *t, struct err *err);
 
 #endif

@@ -23,6 +23,10 @@ struct toolcall_form {
     const char *drop[2];                    /* other marks that leave no text */
 };
 
+/* The marks around a thought; NULL for NULL. */
+const char *toolcall_thought_open(const struct toolcall_thought *t);
+const char *toolcall_thought_close(const struct toolcall_thought *t);
+
 struct span { const char *p, *end; };
 
 /* Adds the calls of a body (between open and close) to r. False, with nothing added: it is none. */

@@ -17,10 +17,25 @@ static void put_rune(struct buf *b, uint32_t c)
 {
     if (c < 0x80) buf_putc(b, (char)c);
     else if (c < 0x800) buf_printf(b, "%c%c", (int)(0xc0 | c >> 6), (int)(0x80 | (c & 63)));
-    else buf_printf(b, "%c%c%c", (int)(0xe0 | c >> 12), (int)(0x80 | (c >> 6 & 63)), (int)(0x80 | (c & 63)));
+    else if (c < 0x10000) buf_printf(b, "%c%c%c", (int)(0xe0 | c >> 12), (int)(0x80 | (c >> 6 & 63)), (int)(0x80 | (c & 63)));
+    else buf_printf(b, "%c%c%c%c", (int)(0xf0 | c >> 18), (int)(0x80 | (c >> 12 & 63)), (int)(0x80 | (c >> 6 & 63)), (int)(0x80 | (c & 63)));
 }
 
-/* The character behind a backslash; of \u only what is no surrogate. */
+/* Four hexadecimal digits. */
+static bool read_hex(struct span *s, uint32_t *code)
+{
+    *code = 0;
+    if (s->end - s->p < 4) return false;
+    for (int i = 0; i < 4; i++) {
+        char h = *s->p++;
+        int digit = h >= '0' && h <= '9' ? h - '0' : h >= 'a' && h <= 'f' ? h - 'a' + 10 : h >= 'A' && h <= 'F' ? h - 'A' + 10 : -1;
+        if (digit < 0) return false;
+        *code = *code << 4 | (uint32_t)digit;
+    }
+    return true;
+}
+
+/* The character behind a backslash; a surrogate without its other half becomes U+FFFD. */
 static bool read_escape(struct span *s, struct buf *text)
 {
     static const char from[] = "nrtbf", to[] = "\n\r\t\b\f";
@@ -30,13 +45,12 @@ static bool read_escape(struct span *s, struct buf *text)
     if (known) {
         buf_putc(text, to[known - from]);
     } else if (c == 'u') {
-        uint32_t code = 0;
-        if (s->end - s->p < 4) return false;
-        for (int i = 0; i < 4; i++) {
-            char h = *s->p++;
-            int digit = h >= '0' && h <= '9' ? h - '0' : h >= 'a' && h <= 'f' ? h - 'a' + 10 : h >= 'A' && h <= 'F' ? h - 'A' + 10 : -1;
-            if (digit < 0) return false;
-            code = code << 4 | (uint32_t)digit;
+        uint32_t code, low;
+        if (!read_hex(s, &code)) return false;
+        struct span rest = { s->p + 2, s->end };
+        if (code >= 0xd800 && code < 0xdc00 && s->end - s->p >= 6 && s->p[0] == '\\' && s->p[1] == 'u' && read_hex(&rest, &low) && low >= 0xdc00 && low < 0xe000) {
+            code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+            *s = rest;
         }
         put_rune(text, code >= 0xd800 && code < 0xe000 ? 0xfffd : code);
     } else {

@@ -214,6 +214,11 @@ static float page_finish_scores(const struct attention_spec *s, const struct que
     }
     if (s->alibi)
         for (int t = 0; t < PAGE; t++) q->weights[t] += s->alibi[q->head] * (float)(first_key + t - q->position);
+    if (s->relative)
+        for (int t = 0; t < PAGE; t++) {
+            const int64_t d = first_key + t - q->position, held = d > s->relative_span ? s->relative_span : d < -s->relative_span ? -s->relative_span : d;
+            q->weights[t] += s->relative[(int64_t)q->head * (2 * s->relative_span + 1) + s->relative_span + held];
+        }
     for (int t = 0; t < from; t++) q->weights[t] = lowest;
     for (int t = to; t < PAGE; t++) q->weights[t] = lowest;
     vec top = vec_load(q->weights);

@@ -196,11 +196,12 @@ static void gemm_region(const struct gemm_job *j, int64_t first, int64_t end, in
                 const int wide = gemm_wide[rows] * LANES;
                 for (; wide > PANEL && p.column + wide <= to_column; p.column += wide) gemm_tiles[rows].wide(j, &p, wide);
                 for (; p.column < to_column; p.column += PANEL) gemm_tiles[rows].tile(j, &p, (int)(right - p.column < PANEL ? right - p.column : PANEL));
-                if (part == parts_k - 1 && !j->clamp_is_all)
-                    for (int i = 0; i < rows; i++) {
-                        float *row = j->c + (top + i) * j->ldc + from_column;
-                        activate_span(row, row, to_column - from_column, j->ep->act);
-                    }
+                if (part < parts_k - 1 || j->clamp_is_all) continue;
+                const int64_t across = to_column - from_column, whole = across == j->ldc ? rows : 1;       /* narrow rows that lie one behind the other are one span */
+                for (int64_t i = 0; i < rows; i += whole) {
+                    float *row = j->c + (top + i) * j->ldc + from_column;
+                    activate_span(row, row, across * whole, j->ep->act);
+                }
             }
     }
 }

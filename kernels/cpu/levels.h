@@ -2,6 +2,7 @@
 #ifndef KERNELS_CPU_LEVELS_H
 #define KERNELS_CPU_LEVELS_H
 
+#include "kernels/diffusion.h"
 #include "kernels/kernels.h"
 #include "kernels/llm.h"
 
@@ -12,6 +13,10 @@ void kernels_fill_avx512(struct kernels *k);
 void llm_fill_scalar(struct llm_kernels *k);
 void llm_fill_avx2(struct llm_kernels *k);
 void llm_fill_avx512(struct llm_kernels *k);
+
+void diffusion_fill_scalar(struct diffusion_kernels *k);
+void diffusion_fill_avx2(struct diffusion_kernels *k);
+void diffusion_fill_avx512(struct diffusion_kernels *k);
 
 /* What one thread of attention_paged works in: a page of keys and of values as floats, and the state of a group of queries. */
 enum { ATTENTION_QUERIES = 32, ATTENTION_QUERY_BYTES = 128 };        /* rows times heads that share a page's conversion (at least one row's heads); book-keeping of one */

@@ -118,6 +118,7 @@ VEC_INLINE vec vec_activate(vec x, enum activation kind, vec a, vec b)
     case ACT_ELU:          return vec_if_less(x, zero, a * vec_expm1(x), x);
     case ACT_SOFTPLUS:     return vec_max(zero, x) + vec_log1p_unit(vec_exp(zero - vec_abs(x)));
     case ACT_EXP:          return vec_exp(x);
+    case ACT_QUICK_GELU:   return x / (one + vec_exp(vec_set(-1.702f) * x));
     case ACT_NONE:
     case ACT_COUNT:        break;
     }
@@ -156,6 +157,7 @@ static __attribute__((unused, noinline)) void activate_span(float *y, const floa
     ACTIVATE_SPAN(ACT_ELU)
     ACTIVATE_SPAN(ACT_SOFTPLUS)
     ACTIVATE_SPAN(ACT_EXP)
+    ACTIVATE_SPAN(ACT_QUICK_GELU)
     case ACT_NONE:
     case ACT_COUNT:
         if (y != x) memmove(y, x, (size_t)n * sizeof *y);

@@ -194,19 +194,44 @@ TEST(crops_and_fills_with_black)
     image_free(&out);
 }
 
-TEST(a_png_of_ours_reads_back)
+TEST(a_png_of_ours_reads_back_with_its_text)
 {
     struct err err = { 0 };
-    uint8_t pixels[sizeof picture_rgb], *png = NULL;
-    size_t length = 0;
+    uint8_t pixels[sizeof picture_rgb];
+    const struct image_text text = { "parameters", "ein großer Kreis\nSteps: 3" };
     for (int channels = 1; channels <= 3; channels += 2) {
         struct image in = { .width = W, .height = H, .channels = channels, .pixels = pixels }, back = { 0 };
+        struct buf png;
+        buf_init(&png, 0);
         memcpy(pixels, channels == 3 ? picture_rgb : picture_grey, (size_t)(W * H * channels));
-        REQUIRE_OK(image_encode_png(&png, &length, &in, &err), err);
-        REQUIRE_OK(image_decode(&back, png, length, 0, NULL, &err), err);
+        REQUIRE_OK(image_encode(&png, &in, IMAGE_PNG, 100, &text, 1, &err), err);
+        REQUIRE_OK(image_decode(&back, (const uint8_t *)png.data, png.length, 0, NULL, &err), err);
         CHECK_INT(back.channels, channels);
         CHECK(!memcmp(back.pixels, pixels, (size_t)(W * H * channels)));
+        CHECK(memmem(png.data, png.length, "iTXtparameters\0\0\0\0\0ein großer Kreis\nSteps: 3", 45) != NULL);
         image_free(&back);
-        free(png);
+        buf_free(&png);
+    }
+}
+
+TEST(jpeg_and_webp_of_ours_look_alike)
+{
+    struct err err = { 0 };
+    enum { SIDE = 32 };
+    uint8_t pixels[SIDE * SIDE * 3];
+    for (int i = 0; i < SIDE * SIDE; i++) pixels[3 * i] = (uint8_t)(i % SIDE * 8), pixels[3 * i + 1] = (uint8_t)(i / SIDE * 8), pixels[3 * i + 2] = 128;
+    const struct image in = { .width = SIDE, .height = SIDE, .channels = 3, .pixels = pixels };
+    for (int format = IMAGE_JPEG; format <= IMAGE_WEBP; format++) {
+        struct image back = { 0 };
+        struct buf bytes;
+        buf_init(&bytes, 0);
+        REQUIRE_OK(image_encode(&bytes, &in, (enum image_format)format, 95, NULL, 0, &err), err);
+        CHECK_INT((int)image_sniff((const uint8_t *)bytes.data, bytes.length), format);
+        REQUIRE_OK(image_decode(&back, (const uint8_t *)bytes.data, bytes.length, 3, NULL, &err), err);
+        int worst = 0;
+        for (int i = 0; i < SIDE * SIDE * 3; i++) worst = abs(back.pixels[i] - pixels[i]) > worst ? abs(back.pixels[i] - pixels[i]) : worst;
+        CHECK(worst <= (format == IMAGE_PNG ? 0 : 24));
+        image_free(&back);
+        buf_free(&bytes);
     }
 }

@@ -69,6 +69,8 @@ static const struct layer { const char *net; int in_c, out_c, groups, k, stride,
     { "mobilenet", 384, 64, 1, 1, 1, 14, 3, 1 }, { "mobilenet", 384, 96, 1, 1, 1, 14, 1, 0 }, { "mobilenet", 96, 576, 1, 1, 1, 14, 3, 0 }, { "mobilenet", 576, 576, 576, 3, 1, 14, 2, 0 }, { "mobilenet", 576, 96, 1, 1, 1, 14, 2, 1 }, { "mobilenet", 576, 576, 576, 3, 2, 14, 1, 0 },
     { "mobilenet", 576, 160, 1, 1, 1, 7, 1, 0 }, { "mobilenet", 160, 960, 1, 1, 1, 7, 3, 0 }, { "mobilenet", 960, 960, 960, 3, 1, 7, 3, 0 }, { "mobilenet", 960, 160, 1, 1, 1, 7, 2, 1 }, { "mobilenet", 960, 320, 1, 1, 1, 7, 1, 0 }, { "mobilenet", 320, 1280, 1, 1, 1, 7, 1, 0 },
     { "alexnet", 3, 64, 1, 11, 4, 224, 1, 0 }, { "alexnet", 64, 192, 1, 5, 1, 27, 1, 0 }, { "alexnet", 192, 384, 1, 3, 1, 13, 1, 0 }, { "alexnet", 384, 256, 1, 3, 1, 13, 1, 0 }, { "alexnet", 256, 256, 1, 3, 1, 13, 1, 0 },
+    { "vgg16", 3, 64, 1, 3, 1, 224, 1, 0 }, { "vgg16", 64, 64, 1, 3, 1, 224, 1, 0 }, { "vgg16", 64, 128, 1, 3, 1, 112, 1, 0 }, { "vgg16", 128, 128, 1, 3, 1, 112, 1, 0 }, { "vgg16", 128, 256, 1, 3, 1, 56, 1, 0 },
+    { "vgg16", 256, 256, 1, 3, 1, 56, 2, 0 }, { "vgg16", 256, 512, 1, 3, 1, 28, 1, 0 }, { "vgg16", 512, 512, 1, 3, 1, 28, 2, 0 }, { "vgg16", 512, 512, 1, 3, 1, 14, 3, 0 },
 };
 
 static double bench_layer(const struct kernels *k, int threads, const struct layer *l, enum conv_choice choice, char *name, size_t name_size)
@@ -106,7 +108,7 @@ static void bench_conv(const struct kernels *k, int threads)
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) {
         const struct layer *l = layers + i;
         char name[64], own[64], chosen[64];
-        double a = bench_layer(k, threads, l, CONV_BY_OWN, own, sizeof own), b = bench_layer(k, threads, l, CONV_BY_ONEDNN, name, sizeof name), c = bench_layer(k, threads, l, CONV_BY_RULE, chosen, sizeof chosen);
+        double a = bench_layer(k, threads, l, l->k == 3 && l->stride == 1 && l->groups == 1 ? CONV_BY_WINOGRAD : CONV_BY_OWN, own, sizeof own), b = bench_layer(k, threads, l, CONV_BY_ONEDNN, name, sizeof name), c = bench_layer(k, threads, l, CONV_BY_RULE, chosen, sizeof chosen);
         const int out = (l->size + 2 * ((l->k - 1) / 2) - l->k) / l->stride + 1;
         const double flop = 2.0 * out * out * l->out_c * (l->in_c / l->groups) * l->k * l->k;
         printf("conv    %-9s %4d>%4d g%-3d %2dx%-2d /%d at %3d%s x%d  own %7.3f ms %6.1f GFLOP/s (%s)  onednn %7.3f ms %6.1f GFLOP/s (%s)  rule %7.3f ms (%s)\n", l->net, l->in_c, l->out_c, l->groups, l->k, l->k, l->stride, l->size,
@@ -132,7 +134,7 @@ static void chain_open(struct link *c, const struct kernels *k, int threads, con
     struct err err = { 0 };
     *c = (struct link){ .l = l, .best = { 1e9, 1e9 } };
     for (int own = 0; own < 2; own++)
-        if (conv_layer_open_as(&c->layer[own], &s, weight, bias, k, threads, own ? CONV_BY_OWN : CONV_BY_ONEDNN, &err) || conv_plan_open(&c->plan[own], c->layer[own], &w, threads, &err)) {
+        if (conv_layer_open_as(&c->layer[own], &s, weight, bias, k, threads, !own ? CONV_BY_ONEDNN : l->k == 3 && l->stride == 1 && l->groups == 1 ? CONV_BY_WINOGRAD : CONV_BY_OWN, &err) || conv_plan_open(&c->plan[own], c->layer[own], &w, threads, &err)) {
             fprintf(stderr, "kernels_bench: %s\n", err.text);
             exit(1);
         }
@@ -146,7 +148,7 @@ static void bench_chain(const struct kernels *k, int threads, const char *net)
     if (k->level < cpu_level_detect()) return;
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
         for (int t = 0; t < layers[i].times && !strcmp(layers[i].net, net) && n < CHAIN_MAX; t++) chain_open(chain + n++, k, threads, layers + i);
-    const size_t largest = 2 << 20;
+    const size_t largest = 4 << 20;
     float *x = fresh(largest), *y = fresh(largest);
     char *scratch = aligned_alloc(64, 64 << 20);
     struct err err = { 0 };
@@ -336,7 +338,7 @@ int main(int argc, char **argv)
                 if (all || !strcmp(argv[i], "linear")) bench_linear(&k, t);
                 if (all || !strcmp(argv[i], "attention")) bench_attention(&k, t);
                 if (all || !strcmp(argv[i], "conv")) bench_conv(&k, t);
-                if (all || !strcmp(argv[i], "chain")) bench_chain(&k, t, "resnet50"), bench_chain(&k, t, "mobilenet");
+                if (all || !strcmp(argv[i], "chain")) bench_chain(&k, t, "resnet50"), bench_chain(&k, t, "mobilenet"), bench_chain(&k, t, "vgg16");
                 if (all) break;
             }
         }

@@ -66,7 +66,7 @@ def test_F1_hot_swap_under_load():
         meet_every_batch(s)
         load(s, "--connections", 16, "--requests", requests // 100, *swapping, "--swaps", min(swaps, 50), "--swap-every-ms", 20, *flags)
     before, ratios = None, []
-    while len(ratios) < 3 and (not ratios or min(ratios) > 3):      # a neighbour of the machine may spoil a round; the answers must be right in each
+    while len(ratios) < 3 and (not ratios or min(ratios) > 2):      # a neighbour of the machine may spoil a round; the answers must be right in each
         seconds = "10" if FULL else "2"
         rest = [load(s, "--connections", 16, "--seconds", seconds, *flags)]
         if not before:
@@ -79,7 +79,7 @@ def test_F1_hot_swap_under_load():
         p99 = (rest[0]["p99_us"] + rest[1]["p99_us"]) / 2
         ratios.append(r["p99_us"] / p99)
         print("     p99 at rest %d us, while swapping %.0f times a second %d us (%.1f x)" % (p99, swaps / r["seconds"], r["p99_us"], ratios[-1]))
-    assert min(ratios) <= 3 or SANITIZED, ratios      # the plan asks for 2; a quiet machine gives 2.2 to 2.4 (docs/RELIABILITY.md)
+    assert min(ratios) <= 2 or SANITIZED, ratios
     meet_every_batch(s)
     settled(s, before)
     s.stop()

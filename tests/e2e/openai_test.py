@@ -1,40 +1,20 @@
 """The stock openai client against the demo dictionary: chat, streams, log-probabilities, embeddings; every answer validates against OpenAI's own document."""
 # needs: openai jsonschema
-import base64, concurrent.futures, http.client, json, os, struct, subprocess, time
+import base64, concurrent.futures, http.client, json, os, random, struct, subprocess, time
 
 import openai
-from jsonschema import Draft202012Validator
 
 from harness import ROOT, Server, Skip, make_store, run
+from jsonschema import Draft202012Validator
+
+from openai_document import validate
+from tiny_models import write_tensors
 
 store = make_store(("dictionary", "digits"))
 server = Server(store=store)
 client = openai.OpenAI(base_url="http://%s/v1" % server.address, api_key="none", max_retries=0)
 ASK = [{"role": "user", "content": "Define mention."}]
 ANSWER = "mention (verb): make reference to."
-SHARED = os.environ.get("INFERD_SHARED", os.path.join(ROOT, "../shared"))
-document = None
-
-
-def with_null(x):
-    """The document says `nullable` as OpenAPI 3.0 did; JSON Schema has another word for it."""
-    if isinstance(x, list):
-        return [with_null(v) for v in x]
-    if not isinstance(x, dict):
-        return x
-    y = {k: with_null(v) for k, v in x.items() if k != "nullable"}
-    return {"anyOf": [y, {"type": "null"}]} if x.get("nullable") is True else y
-
-
-def validate(schema, value):
-    """Against a schema of OpenAI's document, where ../shared has it."""
-    global document
-    path = os.path.join(SHARED, "data/openai-openapi.json.zst")
-    if document is None:
-        document = with_null(json.loads(subprocess.run(["zstd", "-dqc", path], stdout=subprocess.PIPE, check=True).stdout)) if os.path.exists(path) else {}
-    if document:
-        errors = sorted(Draft202012Validator({"$ref": "#/components/schemas/" + schema, "components": document["components"]}).iter_errors(value), key=str)
-        assert not errors, "%s: %s at %s" % (schema, errors[0].message[:300], list(errors[0].absolute_path))
 
 
 def post(path, body):
@@ -217,8 +197,11 @@ def test_errors():
     error("/v1/chat/completions", {"model": "dictionary", "messages": ASK, "n": 17}, 400, "n")
     error("/v1/chat/completions", {"model": "digits", "messages": ASK}, 400, "model")
     error("/v1/rerank", {"model": "dictionary", "query": "a", "documents": ["b"]}, 400)
-    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "word " * 600}, 400)
-    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "a", "max_tokens": 600}, 400)
+    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "word " * 600}, 400, "prompt", "context_length_exceeded")
+    assert "512" in error("/v1/completions", {"model": "dictionary", "prompt": "a", "max_tokens": 600}, 400, "prompt", "context_length_exceeded")
+    assert "512" in error("/v1/chat/completions", {"model": "dictionary", "messages": [{"role": "user", "content": "word " * 600}]}, 400, "messages", "context_length_exceeded")
+    error("/v1/completions", {"model": "dictionary", "prompt": "a", "suffix": "b"}, 400, "suffix")
+    error("/v1/embeddings", {"model": "dictionary", "input": "a", "dimensions": 100000}, 400, "dimensions")
     error("/v1/completions", {"model": "dictionary", "prompt": [99999]}, 400)
     status, _, body = server.call("POST", "/v1/chat/completions", "{")
     assert status == 400 and "message" in json.loads(body)["error"]
@@ -300,29 +283,22 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": 
 def make_caller(folder):
     """A language model that always says PIECES: one-hot embeddings pass through layers of zeros, and the head sends each token to the next."""
     os.makedirs(folder)
-    texts = ["<unk>", "<|user|>", "<|assistant|>"] + PIECES + ["<|end|>"]
+    texts = ["<unk>", "<|user|>", "<|assistant|>"] + PIECES + ["<|end|>"] + [chr(c) for c in range(32, 127)]
     special = {"<unk>", "<|user|>", "<|assistant|>", "<|end|>", "<tool_call>"}
-    n, wide = len(texts), 64
+    n, wide, end = len(texts), 128, 3 + len(PIECES)
     zeros = lambda rows: [[0.0] * wide for _ in range(rows)]
     embed, head = zeros(n), zeros(n)
     for i in range(n):
         embed[i][i] = 1.0
-        head[min(i + 1, n - 1)][i] = 10.0
+        head[min(i + 1, end)][i] = 10.0
     tensors = {"model.embed_tokens.weight": embed, "lm_head.weight": head, "model.norm.weight": [1.0] * wide}
     for name, value in (("input_layernorm", [1.0] * wide), ("post_attention_layernorm", [1.0] * wide), ("self_attn.q_proj", zeros(wide)), ("self_attn.k_proj", zeros(wide)), ("self_attn.v_proj", zeros(wide)), ("self_attn.o_proj", zeros(wide)),
                         ("mlp.gate_proj", zeros(wide)), ("mlp.up_proj", zeros(wide)), ("mlp.down_proj", zeros(wide))):
         tensors["model.layers.0.%s.weight" % name] = value
-    header, data = {}, b""
-    for name, value in tensors.items():
-        flat = [x for row in value for x in row] if isinstance(value[0], list) else value
-        header[name] = {"dtype": "F32", "shape": [len(value), wide] if isinstance(value[0], list) else [wide], "data_offsets": [len(data), len(data) + 4 * len(flat)]}
-        data += struct.pack("<%df" % len(flat), *flat)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    write_tensors(folder, tensors)
     write = lambda name, content: open(os.path.join(folder, name), "wb").write(content)
-    write("model.safetensors", struct.pack("<Q", len(text)) + text + data)
     write("config.json", json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": wide, "intermediate_size": wide, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": n,
-                                     "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "float32", "eos_token_id": n - 1}).encode())
+                                     "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "float32", "eos_token_id": end}).encode())
     write("tokenizer.json", json.dumps({"version": "1.0", "added_tokens": [{"id": i, "content": t, "special": t in special, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False} for i, t in enumerate(texts)],
                                         "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}, "post_processor": None, "decoder": {"type": "ByteLevel"},
                                         "model": {"type": "BPE", "unk_token": "<unk>", "vocab": {t: i for i, t in enumerate(texts)}, "merges": []}}).encode())
@@ -389,6 +365,132 @@ def test_calls_are_text_unless_tools_may_be_called():
     status, body = caller("/v1/chat/completions", {"messages": ASK, "tools": TOOLS, "max_tokens": 11})
     m = body["choices"][0]["message"]
     assert body["choices"][0]["finish_reason"] == "length" and "tool_calls" not in m and "get_weather" in m["content"], m
+
+
+def one_call(body):
+    status, answer = caller("/v1/chat/completions", dict(body, messages=ASK))
+    assert status == 200, answer
+    validate("CreateChatCompletionResponse", answer)
+    c = answer["choices"][0]
+    return c["message"], c["finish_reason"], answer["usage"]
+
+
+def test_calls_that_must_be_made():
+    """The model wants to say something before it calls, and to call two tools; what is asked for is what comes."""
+    m, finish, usage = one_call({"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False})
+    assert finish == "tool_calls" and m["content"] is None and [(t["function"]["name"], json.loads(t["function"]["arguments"])) for t in m["tool_calls"]] == [("get_weather", {"city": "Paris</tool_call>"})], m
+    assert m["reasoning_content"] == "hm, weather" and usage["completion_tokens_details"]["reasoning_tokens"] == 4, usage
+    m, finish, usage = one_call({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "noop"}}})
+    assert [(t["function"]["name"], t["function"]["arguments"]) for t in m["tool_calls"]] == [("noop", "{}")] and m["content"] is None, m
+    strict = [{"type": "function", "function": {"name": "get_weather", "strict": True, "parameters": {"type": "object", "properties": {"days": {"enum": [3]}}, "required": ["days"], "additionalProperties": False}}}]
+    m, finish, usage = one_call({"tools": strict, "parallel_tool_calls": False})
+    assert m["content"] == "I look." and [json.loads(t["function"]["arguments"]) for t in m["tool_calls"]] == [{"days": 3}], m
+    m, finish, usage = one_call({"tools": TOOLS, "parallel_tool_calls": False})
+    assert m["content"] == "I look." and len(m["tool_calls"]) == 1 and usage["completion_tokens_details"]["reasoning_tokens"] == 4, (m, usage)
+    own = openai.OpenAI(base_url="http://%s/v1" % caller_server.address, api_key="none", max_retries=0)
+    names = [t.function.name for chunk in own.chat.completions.create(model="caller", messages=ASK, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, temperature=0, stream=True) if chunk.choices for t in (chunk.choices[0].delta.tool_calls or []) if t.function.name]
+    assert names == ["get_weather"], names
+
+
+def test_functions_as_they_were_before_tools():
+    functions = [t["function"] for t in TOOLS]
+    m, finish, usage = one_call({"functions": functions})
+    assert finish == "function_call" and m["content"] == "I look." and "tool_calls" not in m and m["function_call"]["name"] == "get_weather", m
+    m, finish, usage = one_call({"functions": functions, "function_call": {"name": "noop"}})
+    assert m["function_call"] == {"name": "noop", "arguments": "{}"} and finish == "function_call", m
+    m, finish, usage = one_call({"functions": functions, "function_call": "none"})
+    assert "function_call" not in m and finish == "stop", m
+    data = caller("/v1/chat/completions", {"messages": ASK + [{"role": "assistant", "content": None, "function_call": {"name": "noop", "arguments": "{}"}}, {"role": "function", "name": "noop", "content": "done"}], "functions": functions}, stream=True)
+    calls = [d["choices"][0]["delta"]["function_call"] for d in map(json.loads, data[:-1]) if d["choices"][0]["delta"].get("function_call")]
+    assert [c["name"] for c in calls] == ["get_weather"] and json.loads(calls[0]["arguments"]) == {"city": "Paris</tool_call>"}, data
+
+
+def test_choices_that_cannot_be_enforced_are_refused():
+    odd = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"$dynamicRef": "#x"}}}}}]
+    for body, parameter, words in (
+            ({"tool_choice": "required"}, "tool_choice", "needs 'tools'"), ({"tools": TOOLS, "tool_choice": "sometimes"}, "tool_choice", "none, auto, required"),
+            ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "fly"}}}, "tool_choice", "fly"), ({"tools": odd, "tool_choice": "required"}, "tool_choice", "$dynamicRef"),
+            ({"tools": [{"type": "function"}]}, "tools", "a tool is"), ({"tools": TOOLS, "parallel_tool_calls": 1}, "parallel_tool_calls", "true or false")):
+        status, answer = caller("/v1/chat/completions", dict(body, messages=ASK))
+        assert status == 400 and answer["error"]["param"] == parameter and words in answer["error"]["message"], answer
+    status, answer = post("/v1/chat/completions", {"model": "dictionary", "messages": ASK, "tools": TOOLS, "tool_choice": "required"})
+    assert status == 400 and "no form of tool calls" in answer["error"]["message"], answer
+
+
+def test_a_template_that_cannot_be_read_is_logged():
+    made = make_store(())
+    make_caller(os.path.join(made, "mute", "1"))
+    path = os.path.join(made, "mute", "1", "tokenizer_config.json")
+    config = json.load(open(path))
+    config["chat_template"] = "{% for m in messages %}never closed"
+    json.dump(config, open(path, "w"))
+    mute = Server(store=made)
+    assert mute.json("POST", "/v1/completions", {"model": "mute", "prompt": "a", "max_tokens": 1})[0] == 200
+    status, answer = mute.json("POST", "/v1/chat/completions", {"model": "mute", "messages": ASK})
+    mute.stop()
+    assert status == 400 and "no chat template" in answer["error"]["message"], answer
+    assert any(l.get("message", "").startswith("mute version 1: no chat template: ") for l in mute.logs()), mute.logs()
+
+
+def make_pair(folder, decoder):
+    """A T5 of random weights over letters, or its encoder alone."""
+    os.makedirs(folder)
+    draw = random.Random(5)
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581"] + [chr(c) for c in range(97, 123)]
+    wide, inner, ffn = 16, 16, 24
+    rows = lambda n, k, size: [[draw.uniform(-size, size) for _ in range(k)] for _ in range(n)]
+    tensors = {"shared.weight": rows(len(pieces), wide, 3)}
+    for stack in ("encoder", "decoder") if decoder else ("encoder",):
+        for layer in range(2):
+            at = "%s.block.%d.layer." % (stack, layer)
+            attention = [("0.", "SelfAttention")] + ([("1.", "EncDecAttention")] if stack == "decoder" else [])
+            for where, kind in attention:
+                for part in "qkv":
+                    tensors[at + where + kind + "." + part + ".weight"] = rows(inner, wide, 0.5)
+                tensors[at + where + kind + ".o.weight"] = rows(wide, inner, 0.5)
+                tensors[at + where + "layer_norm.weight"] = [1.0] * wide
+            last = "%d." % len(attention)
+            for part, n, k in (("wi_0", ffn, wide), ("wi_1", ffn, wide), ("wo", wide, ffn)):
+                tensors[at + last + "DenseReluDense." + part + ".weight"] = rows(n, k, 0.5)
+            tensors[at + last + "layer_norm.weight"] = [1.0] * wide
+        tensors[stack + ".block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = rows(32, 2, 1)
+        tensors[stack + ".final_layer_norm.weight"] = [1.0] * wide
+    if decoder:
+        tensors["lm_head.weight"] = rows(len(pieces), wide, 1)
+    write_tensors(folder, tensors)
+    write = lambda name, value: json.dump(value, open(os.path.join(folder, name), "w"))
+    write("config.json", {"architectures": ["T5ForConditionalGeneration" if decoder else "T5EncoderModel"], "model_type": "t5", "d_model": wide, "d_kv": 8, "d_ff": ffn, "num_heads": 2, "num_layers": 2, "feed_forward_proj": "gated-gelu", "layer_norm_epsilon": 1e-6,
+                          "vocab_size": len(pieces), "decoder_start_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": False, "n_positions": 64})
+    write("tokenizer.json", {"version": "1.0", "added_tokens": [{"id": i, "content": pieces[i], "special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False} for i in range(3)], "normalizer": None,
+                             "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}, "decoder": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+                             "post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}], "pair": [], "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}},
+                             "model": {"type": "Unigram", "unk_id": 2, "byte_fallback": False, "vocab": [[p, 0.0 if i < 3 else -1.0 - i / 100] for i, p in enumerate(pieces)]}})
+    write("tokenizer_config.json", {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"})
+
+
+def test_an_encoder_beside_a_decoder():
+    made = make_store(())
+    make_pair(os.path.join(made, "pair", "1"), True)
+    make_pair(os.path.join(made, "reader", "1"), False)
+    with Server(store=made) as s:
+        own = openai.OpenAI(base_url="http://%s/v1" % s.address, api_key="none", max_retries=0)
+        one = own.completions.create(model="pair", prompt="translate this", max_tokens=20, temperature=0)
+        assert one.usage.prompt_tokens == 16 and 1 <= one.usage.completion_tokens <= 20 and one.choices[0].finish_reason in ("stop", "length"), one
+        many = own.completions.create(model="pair", prompt=["translate this", "or that", "abc"], max_tokens=20, temperature=0, n=2)
+        assert many.choices[0].text == many.choices[1].text == one.choices[0].text and len({c.text for c in many.choices}) > 1, many
+        streamed = "".join(c.choices[0].text for c in own.completions.create(model="pair", prompt="translate this", max_tokens=20, temperature=0, stream=True))
+        assert streamed == one.choices[0].text
+        status, body = s.json("POST", "/v1/completions", {"model": "pair", "prompt": "x" * 62, "max_tokens": 63, "temperature": 0})      # each side has the context to itself
+        assert status == 200, body
+        for more, words in (({"prompt": "x" * 70}, "maximum context length is 64"), ({"prompt": "x", "max_tokens": 65}, "at most 64"), ({"prompt": "x", "echo": True}, "'echo'")):
+            status, body = s.json("POST", "/v1/completions", dict(more, model="pair"))
+            assert status == 400 and words in body["error"]["message"], body
+        status, body = s.json("POST", "/v1/embeddings", {"model": "pair", "input": "x"})
+        assert status == 400 and "vectors" in body["error"]["message"], body
+        vectors = own.embeddings.create(model="reader", input=["one text", "another"], encoding_format="float")
+        assert len(vectors.data[0].embedding) == 16 and vectors.data[0].embedding != vectors.data[1].embedding
+        status, body = s.json("POST", "/v1/completions", {"model": "reader", "prompt": "x"})
+        assert status == 400 and "encoder" in body["error"]["message"], body
 
 
 run(globals())

@@ -34,6 +34,7 @@ static double activation(enum activation kind, double x, double a, double b)
     case ACT_ELU:          return x < 0 ? a * expm1(x) : x;
     case ACT_SOFTPLUS:     return x > 40 ? x : log1p(exp(x));
     case ACT_EXP:          return exp(x);
+    case ACT_QUICK_GELU:   return x / (1 + exp(-1.702 * x));
     default:               return x;
     }
 }

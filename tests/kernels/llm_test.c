@@ -70,6 +70,7 @@ static void reference(const struct text *t, float *y, int ends)
                 for (int d = 0; d < s->head_dim; d++) dot += (double)t->q[(p * s->heads + h) * s->head_dim + d] * (double)t->k[(j * s->kv_heads + h / group) * s->head_dim + d];
                 dot *= (double)s->scale;
                 if (s->softcap > 0) dot = (double)s->softcap * tanh(dot / (double)s->softcap);
+                if (s->relative) dot += (double)s->relative[h * (2 * s->relative_span + 1) + s->relative_span + (j - p > s->relative_span ? s->relative_span : j - p < -s->relative_span ? -s->relative_span : j - p)];
                 if (s->alibi) dot += (double)s->alibi[h] * (j - p);
                 score[j] = dot;
                 if (seen[j] && dot > top) top = dot;
@@ -86,6 +87,7 @@ static void reference(const struct text *t, float *y, int ends)
 }
 
 static const float sinks[] = { 0.5f, -1, 3, 0, 9, -9 }, slopes[] = { 0.5f, 0.25f, 0.125f, 0.0625f, 0.03f, 0.015f };
+static const float relative[4 * 7] = { 1, -2, 0.5f, 0, 3, -1, 2, 0, 1, 2, -3, 1, 0.25f, -2, 2, 2, -1, 0, 1, -1, 0.5f, -0.5f, 1, 0, 3, -2, 1, -1 };
 /* head sizes that fill no vector; every option by itself and together */
 static const struct attention_spec specs[] = {
     { .heads = 6, .kv_heads = 2, .head_dim = 64, .head_dim_v = 64, .kv_type = BLOCK_F32, .scale = 0.125f, .causal = true },
@@ -94,6 +96,8 @@ static const struct attention_spec specs[] = {
     { .heads = 4, .kv_heads = 2, .head_dim = 33, .head_dim_v = 47, .kv_type = BLOCK_F32, .scale = 0.3f, .causal = false, .window = 5 },
     { .heads = 6, .kv_heads = 3, .head_dim = 32, .head_dim_v = 32, .kv_type = BLOCK_F32, .scale = 0.2f, .causal = true, .sinks = sinks, .window = 33 },
     { .heads = 6, .kv_heads = 6, .head_dim = 16, .head_dim_v = 16, .kv_type = BLOCK_F32, .scale = 0.25f, .causal = true, .alibi = slopes },
+    { .heads = 4, .kv_heads = 4, .head_dim = 20, .head_dim_v = 20, .kv_type = BLOCK_F32, .scale = 1, .causal = false, .relative = relative, .relative_span = 3 },
+    { .heads = 4, .kv_heads = 2, .head_dim = 16, .head_dim_v = 16, .kv_type = BLOCK_F16, .scale = 1, .causal = true, .relative = relative, .relative_span = 3 },
     { .heads = 2, .kv_heads = 1, .head_dim = 256, .head_dim_v = 256, .kv_type = BLOCK_F16, .scale = 0.0625f, .causal = true, .softcap = 5 },
     { .heads = 6, .kv_heads = 2, .head_dim = 65, .head_dim_v = 31, .kv_type = BLOCK_F16, .scale = 0.125f, .causal = true, .softcap = 3, .sinks = sinks, .alibi = slopes, .window = 40 },
     { .heads = 4, .kv_heads = 2, .head_dim = 64, .head_dim_v = 64, .kv_type = BLOCK_BF16, .scale = 0.125f, .causal = true },

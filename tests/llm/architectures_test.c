@@ -27,6 +27,9 @@ static void no_clip(struct llm_config *c) { c->clip_qkv = 0; }
 static void other_experts(struct llm_config *c) { c->experts_used = 1; }
 static void other_renormalise(struct llm_config *c) { c->renormalise = !c->renormalise; }
 static void other_parallel(struct llm_config *c) { c->parallel = !c->parallel; }
+static void other_activation(struct llm_config *c) { c->act.kind = c->act.kind == ACT_RELU ? ACT_GELU : ACT_RELU; }
+static void other_distance(struct llm_config *c) { c->distance_max += 8; }
+static void no_alibi(struct llm_config *c) { c->alibi = NULL; }
 static struct llm_architecture changed;
 static void no_plus_one(struct llm_config *c) { changed = *c->arch; changed.flags &= ~(unsigned)LLM_NORM_PLUS_ONE; c->arch = &changed; }
 
@@ -34,6 +37,7 @@ static const struct { const char *name; void (*edit)(struct llm_config *c); } ed
     { "window", no_window }, { "scaling", no_scaling }, { "rotary", whole_rotation }, { "rotation", no_rotation }, { "unrotated", all_rotated }, { "attention_softcap", no_attention_softcap }, { "final_softcap", no_final_softcap },
     { "attention_scale", no_attention_scale }, { "embedding_scale", no_embedding_scale }, { "residual_scale", no_residual_scale }, { "logits_scale", no_logits_scale }, { "local_base", no_local_base },
     { "clip", no_clip }, { "experts", other_experts }, { "renormalise", other_renormalise }, { "parallel", other_parallel }, { "plus_one", no_plus_one },
+    { "activation", other_activation }, { "distance", other_distance }, { "alibi", no_alibi },
 };
 
 static double distance(const struct tiny *t, const float *got, int rows)
@@ -82,7 +86,7 @@ static void check_model(const char *name)
     snprintf(path, sizeof path, VECTORS "/%s", name);
     CHECK(tiny_read(&t, path));
     CHECK(tiny_write(&t, folder, NULL));
-    bool encoder = strstr(name, "bert") != NULL;
+    bool encoder = strstr(name, "bert") || strstr(name, "encoder");
     for (int piece = t.token_count; piece > 0; piece = piece == t.token_count && !encoder ? 5 : 0) {
         double d = measure(&t, folder, NULL, piece, piece == 5 ? 2 : 1, CPU_AMX);
         if (!(d >= 0 && d < 1e-4)) fprintf(stderr, "%s (pieces of %d): off by %g\n", name, piece, d);

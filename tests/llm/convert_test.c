@@ -21,18 +21,22 @@ static const struct convert_options as_f32 = { .type = BLOCK_F32, .threads = 1 }
 
 /* Models that are refused as they are: a part of the sentence; and a change of config.json with which they are taken (the folder's own logits are then the measure). */
 static const struct refusal { const char *name, *sentence, *from, *to; } refusals[] = {
+    { "falcon_rw.txt", "this model has alibi", NULL, NULL },
     { "gptj.txt", "GGUF has no architecture for GPT-J", NULL, NULL },
     { "smollm3.txt", "layers without rotation", "\"no_rope_layers\": [1, 0, 1]", "\"no_rope_layers\": [1, 1, 1]" },
     { "qwen2_window.txt", "windows: layer 0", "\"use_sliding_window\": true", "\"use_sliding_window\": false" },
     { "gemma2.txt", "attention scale", "\"query_pre_attn_scalar\": 10", "\"query_pre_attn_scalar\": 16" },
     { "gemma3.txt", "attention scale", "\"query_pre_attn_scalar\": 10", "\"query_pre_attn_scalar\": 16" },
+    { "t5.txt", "distance from which all are alike", "\"relative_attention_max_distance\": 14", "\"relative_attention_max_distance\": 128" },
+    { "t5_gated.txt", "distance from which all are alike", "\"relative_attention_max_distance\": 14", "\"relative_attention_max_distance\": 128" },
+    { "t5_encoder.txt", "distance from which all are alike", "\"relative_attention_max_distance\": 14", "\"relative_attention_max_distance\": 128" },
     { "gpt_oss.txt", "frequencies of the rotation", "\"truncate\": false", "\"truncate\": true" },
 };
 
 static const char *directory;      /* one for the whole suite */
 
 /* Families whose folders are not written. */
-static const char *const no_folder[] = { "bert", "falcon", "gpt_neox", "gpt_oss", "longrope" };
+static const char *const no_folder[] = { "bert", "falcon", "gpt_neox", "gpt_oss", "longrope", "t5", "bloom", "mpt" };
 
 static bool any_in(const char *name, const char *const *list, size_t count)
 {

@@ -15,6 +15,8 @@ enum { TEXTS = 24 };
 
 struct model { struct engine *engine; struct scheduler *scheduler; struct expiry *expiry; };
 
+static uint64_t swap_bytes;      /* for the models that start next */
+
 static bool model_start(struct model *m, const char *vectors, uint64_t kv_bytes, int threads, struct err *err)
 {
     static struct tiny t;
@@ -24,7 +26,7 @@ static bool model_start(struct model *m, const char *vectors, uint64_t kv_bytes,
     if (!tiny_read(&t, vectors) || !tiny_write(&t, folder, NULL)) return false;
     tiny_free(&t);
     struct model_files files = { .directory = folder, .main_file = config };
-    struct engine_options options = { .threads = threads, .cpu_level = CPU_AMX, .precision = PRECISION_F32, .max_batch_rows = 64, .kv_bytes = kv_bytes };
+    struct engine_options options = { .threads = threads, .cpu_level = CPU_AMX, .precision = PRECISION_F32, .max_batch_rows = 64, .kv_bytes = kv_bytes, .kv_swap_bytes = swap_bytes };
     struct scheduler_options how = { .max_batch_rows = 64, .dynamic_batching = true, .instances = 1, .threads = threads, .first_cpu = -1 };
     *m = (struct model){ 0 };
     return !llm_engine.open(&m->engine, &files, &options, err) && !expiry_open(&m->expiry, err) && !scheduler_open(&m->scheduler, &llm_engine, m->engine, &how, m->expiry, err);
@@ -182,6 +184,61 @@ TEST(texts_that_give_way_come_back_the_same)
     model_stop(&m);
 }
 
+/* The same with room on the heap for some of them: what comes back is what went. */
+TEST(texts_that_are_swapped_come_back_the_same)
+{
+    struct model m;
+    struct err err = { 0 };
+    static const char *const files[] = { "tests/llm/vectors/llama.txt", "tests/llm/vectors/mistral.txt" };
+    for (int f = 0; f < 2; f++) {
+        swap_bytes = 12 * 3072;
+        bool started = model_start(&m, files[f], (f ? 16 : 20) * 3072, 1, &err);
+        swap_bytes = 0;
+        REQUIRE(started);
+        run_alone(&m, 40);
+        run_together(&m, 40);
+        compare_and_free();
+        const struct text_stats *s = llm_engine.text->stats(m.engine);
+        if (!(atomic_load(&s->swaps) > 0)) fprintf(stderr, "%s: %llu preemptions, %llu swaps\n", files[f], (unsigned long long)atomic_load(&s->preemptions), (unsigned long long)atomic_load(&s->swaps));
+        CHECK(atomic_load(&s->swaps) > 0);
+        if (!f) CHECK(atomic_load(&s->preemptions) > atomic_load(&s->swaps));
+        CHECK_INT(pages_used(&m), 0);
+        model_stop(&m);
+    }
+}
+
+static struct model *watched;
+static int64_t most_pages;
+static void watch(struct request *r, enum request_event e)
+{
+    int64_t used = pages_used(watched);
+    if (used > most_pages) most_pages = used;
+    tell(r, e);
+}
+
+/* Every layer of this one sees nine tokens: whatever its length, a text holds the pages of those and the one it writes to. */
+TEST(pages_that_no_layer_sees_are_given_back)
+{
+    struct model m;
+    struct err err = { 0 };
+    REQUIRE(model_start(&m, "tests/llm/vectors/mistral.txt", 0, 1, &err));
+    struct ask *a = &alone[0];
+    watched = &m;
+    most_pages = 0;
+    ask_fill(a, 1, 80);
+    a->request.event = watch;
+    REQUIRE_OK(scheduler_submit(m.scheduler, &a->request, &err), err);
+    ask_wait(a);
+    CHECK_INT(a->job.answers[0].id_count, 80);
+    CHECK(most_pages >= 1 && most_pages <= 2);
+    ask_free(a);
+    run_alone(&m, 60);
+    run_together(&m, 60);
+    compare_and_free();
+    CHECK_INT(pages_used(&m), 0);
+    model_stop(&m);
+}
+
 TEST(experts_and_windows_too)
 {
     static const char *const files[] = { "tests/llm/vectors/gpt_oss.txt", "tests/llm/vectors/gemma3.txt" };
@@ -196,13 +253,71 @@ TEST(experts_and_windows_too)
     }
 }
 
-TEST(random_cancels_leave_no_page_behind)
+/* An encoder beside the decoder: the text that transformers writes, one encoding for all choices, and every text the same in company and when pages are short. */
+TEST(pairs_of_encoder_and_decoder_too)
 {
-    enum { ROUNDS = 420 };      /* of 24 texts: 10,080 */
+    static const char *const files[] = { "tests/llm/vectors/t5.txt", "tests/llm/vectors/t5_gated.txt" };
+    static struct tiny t;
+    for (int f = 0; f < 2; f++) {
+        struct model m;
+        struct err err = { 0 };
+        uint64_t page = 2 * 4 * 12 * 16 * 4 * 5;
+        REQUIRE(model_start(&m, files[f], f ? 10 * page : 0, 1, &err));
+        REQUIRE(tiny_read(&t, files[f]));
+        struct ask *a = &alone[0];
+        ask_fill(a, 0, t.greedy_count);
+        text_job_close(&a->job);
+        a->prompt.count = t.token_count - 5;
+        for (int k = 0; k < a->prompt.count; k++) a->tokens[k] = t.tokens[t.token_count - 1 - k];
+        CHECK_OK(text_job_open(&a->job, TEXT_GENERATE, &a->prompt, 1, 3, &err), err);
+        a->job.max_tokens = a->job.min_tokens = t.greedy_count;
+        a->job.sampling.temperature = 0;
+        a->job.ignore_eos = true;
+        a->job.bias = (const struct token_bias[]){ { 1, -100 } };      /* without a tokenizer nobody knows the end */
+        a->job.bias_count = 1;
+        REQUIRE_OK(scheduler_submit(m.scheduler, &a->request, &err), err);
+        ask_wait(a);
+        CHECK(!a->failed);
+        for (int c = 0; c < 3; c++) {
+            CHECK_INT(a->job.answers[c].id_count, t.greedy_count);
+            CHECK(!memcmp(a->job.answers[c].ids, t.greedy, (size_t)t.greedy_count * sizeof *t.greedy));
+        }
+        ask_free(a);
+        CHECK_INT(pages_used(&m), 0);
+        run_alone(&m, 40);
+        run_together(&m, 40);
+        compare_and_free();
+        if (f) CHECK(atomic_load(&llm_engine.text->stats(m.engine)->preemptions) > 0);
+        for (int round = 0; round < 20; round++) {
+            for (int i = 0; i < TEXTS; i++) {
+                ask_fill(&together[i], i + round, 30);
+                REQUIRE_OK(scheduler_submit(m.scheduler, &together[i].request, &err), err);
+            }
+            for (int i = round % 4; i < TEXTS; i += 2) scheduler_cancel(m.scheduler, &together[i].request);
+            for (int i = 0; i < TEXTS; i++) ask_wait(&together[i]);
+            for (int i = 0; i < TEXTS; i++) ask_free(&together[i]);
+        }
+        ask_fill(&alone[0], 1, 2);
+        REQUIRE_OK(scheduler_submit(m.scheduler, &alone[0].request, &err), err);
+        ask_wait(&alone[0]);
+        ask_free(&alone[0]);
+        CHECK_INT(pages_used(&m), 0);
+        tiny_free(&t);
+        model_stop(&m);
+    }
+}
+
+/* 210 rounds of 24 texts. */
+static void cancel_at_random(bool scarce)
+{
+    enum { ROUNDS = 210 };
     struct model m;
     struct err err = { 0 };
     test_seed(7);
-    REQUIRE(model_start(&m, "tests/llm/vectors/llama.txt", 0, 1, &err));
+    swap_bytes = scarce ? 20 * 3072 : 0;
+    bool started = model_start(&m, "tests/llm/vectors/llama.txt", scarce ? 40 * 3072 : 0, 1, &err);
+    swap_bytes = 0;
+    REQUIRE(started);
     for (int round = 0; round < ROUNDS; round++) {
         for (int i = 0; i < TEXTS; i++) {
             ask_fill(&together[i], i + round, 60);
@@ -219,6 +334,12 @@ TEST(random_cancels_leave_no_page_behind)
     ask_free(&alone[0]);
     CHECK_INT(pages_used(&m), 0);
     model_stop(&m);
+}
+
+TEST(random_cancels_leave_no_page_behind)
+{
+    cancel_at_random(false);
+    cancel_at_random(true);      /* pages are short and some texts are swapped */
 }
 
 TEST(what_cannot_be_is_refused_with_a_sentence)

@@ -46,6 +46,18 @@ static bool read_values(struct tiny *t, char *p)
     return t->values != NULL;
 }
 
+static int read_ids(int32_t *out, const char *p)
+{
+    char *next;
+    int n = 0;
+    for (; n < TINY_TOKENS; p = next) {
+        long v = strtol(p, &next, 10);
+        if (next == p) break;
+        out[n++] = (int32_t)v;
+    }
+    return n;
+}
+
 bool tiny_read(struct tiny *t, const char *path)
 {
     size_t length;
@@ -58,12 +70,8 @@ bool tiny_read(struct tiny *t, const char *path)
         if (!strncmp(p, "config ", 7)) t->config = p + 7, t->config_length = strlen(p + 7);
         else if (!strncmp(p, "tensor ", 7) && t->tensor_count < TINY_TENSORS) read_tensor(t, p + 7);
         else if (!strncmp(p, "feature ", 8) && t->feature_count < TINY_FEATURES) t->features[t->feature_count++] = p + 8;
-        else if (!strncmp(p, "tokens ", 7))
-            for (char *q = p + 7, *next; t->token_count < TINY_TOKENS; q = next) {
-                long v = strtol(q, &next, 10);
-                if (next == q) break;
-                t->tokens[t->token_count++] = (int32_t)v;
-            }
+        else if (!strncmp(p, "tokens ", 7)) t->token_count = read_ids(t->tokens, p + 7);
+        else if (!strncmp(p, "greedy ", 7)) t->greedy_count = read_ids(t->greedy, p + 7);
     }
     return false;
 }
@@ -134,6 +142,7 @@ static enum status run_piece(const struct graph *g, void *const *data, int n, in
     struct arena run;
     for (int k = 0; k < LLM_INPUTS; k++) shapes[k] = (struct operand){ .dtype = DT_I32, .rank = 1, .dims = { n } };
     shapes[LLM_ROWS] = (struct operand){ .dtype = DT_I32, .rank = 2, .dims = { 1, 4 } };
+    shapes[LLM_ENCODED] = shapes[LLM_ROWS];
     shapes[LLM_PAGES].dims[0] = PAGES;
     shapes[LLM_KV] = (struct operand){ .dtype = DT_U8, .rank = 1, .dims = { pool_bytes } };
     enum status st = plan_open(&p, g, shapes, (uint64_t)1 << 30, err);
@@ -151,11 +160,24 @@ static enum status run_piece(const struct graph *g, void *const *data, int n, in
     return st;
 }
 
+/* The encoder of a pair over the tokens backwards, but for the first five; its pages are the second half. */
+static enum status run_encoder(const struct graph *g, void *const *data, const int32_t *tokens, int count, int pool_bytes, char **workspace, struct err *err)
+{
+    float out[1 << 14];
+    int columns, n = count - 5;
+    for (int k = 0; k < n; k++) {
+        ((int32_t *)data[LLM_TOKENS])[k] = tokens[count - 1 - k];
+        ((int32_t *)data[LLM_POSITIONS])[k] = ((int32_t *)data[LLM_WANTED])[k] = k;
+    }
+    memcpy(data[LLM_ROWS], (int32_t[]){ 0, n, 0, PAGES / 2 }, 4 * sizeof(int32_t));
+    return run_piece(g, data, n, pool_bytes, workspace, out, &columns, err);
+}
+
 enum status tiny_run_mode(const char *folder, void (*edit)(struct llm_config *c), enum linear_mode mode, const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err)
 {
     struct llm_model m;
-    struct graph g = { 0 };
-    int32_t ids[TINY_TOKENS], positions[TINY_TOKENS], types[TINY_TOKENS] = { 0 }, wanted[TINY_TOKENS], rows[4], pages[PAGES];
+    struct graph g = { 0 }, encoder = { 0 };
+    int32_t ids[TINY_TOKENS], positions[TINY_TOKENS], types[TINY_TOKENS] = { 0 }, wanted[TINY_TOKENS], rows[4], encoded[4] = { 0 }, pages[PAGES];
     char *workspace = NULL;
     enum status st = llm_model_open(&m, folder, (uint64_t)1 << 30, err);
     if (st) return st;
@@ -163,19 +185,25 @@ enum status tiny_run_mode(const char *folder, void (*edit)(struct llm_config *c)
     g = (struct graph){ .arena = &m.arena, .memory_max = (uint64_t)1 << 30, .max_rows = 1 };
     device_cpu_open(&g.device, level, threads);
     st = llm_build(&g, &m, &(struct llm_build_options){ .mode = mode, .kv_type = BLOCK_F32, .pages = PAGES }, err);
+    bool pair = m.config.decoder_layers > 0;
+    if (pair) encoder = (struct graph){ .arena = &m.arena, .memory_max = (uint64_t)1 << 30, .max_rows = 1, .device = g.device };
+    if (pair && !st) st = llm_build_encoder(&encoder, &m, &(struct llm_build_options){ .mode = mode, .kv_type = BLOCK_F32, .pages = PAGES }, err);
     int pool_bytes = st ? 0 : (int)(llm_page_bytes(&m.config, BLOCK_F32) * PAGES);
     char *pool = st ? NULL : aligned_alloc(4096, ((size_t)pool_bytes + 4095) & ~(size_t)4095);
     for (int i = 0; i < PAGES; i++) pages[i] = (i * 5 + 3) % PAGES;
-    void *data[LLM_INPUTS] = { ids, positions, types, rows, pages, pool, wanted };
+    void *data[LLM_INPUTS] = { ids, positions, types, rows, pages, pool, wanted, encoded };
+    if (pair && !st) st = run_encoder(&encoder, data, tokens, count, pool_bytes, &workspace, err);
     for (int from = 0; from < count && !st; from += piece) {
         int n = count - from < piece ? count - from : piece;
         for (int k = 0; k < n; k++) ids[k] = tokens[from + k], positions[k] = from + k, wanted[k] = k;
         memcpy(rows, (int32_t[]){ 0, n, from, 0 }, sizeof rows);
+        memcpy(encoded, (int32_t[]){ 0, n, count - 5, PAGES / 2 }, sizeof encoded);
         st = run_piece(&g, data, n, pool_bytes, &workspace, out + from * (*columns), columns, err);
     }
     free(pool);
     free(workspace);
     graph_close(&g);
+    if (pair) graph_close(&encoder);
     llm_model_close(&m);
     return st;
 }

@@ -12,6 +12,7 @@ struct tiny {
     const char *config; size_t config_length;
     struct tiny_tensor tensors[TINY_TENSORS]; int tensor_count;
     int32_t tokens[TINY_TOKENS]; int token_count;
+    int32_t greedy[TINY_TOKENS]; int greedy_count;                 /* what a pair writes about the tokens backwards, but for the first five */
     const char *features[TINY_FEATURES]; int feature_count;
     float *values; int rows, columns;
 };

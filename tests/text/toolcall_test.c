@@ -4,6 +4,8 @@
 
 #include "base/file.h"
 #include "engine/text/template.h"
+#include "engine/text/grammar.h"
+#include "engine/text/tokenizer.h"
 #include "engine/text/toolcall.h"
 #include "tests/test.h"
 
@@ -152,6 +154,169 @@ TEST(published_templates_give_their_calls_back)
 {
     if (!test_shared()) SKIP("the templates of ../shared are not here");
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) check_family(&families[i]);
+}
+
+/* ---- calls that must be made ---- */
+static bool of_type(const struct json *arguments, const char *key, unsigned types)
+{
+    const struct json *v = json_get(arguments, key);
+    return !v || (types >> v->type & 1);
+}
+
+/* What the schema of tools_text asks for. */
+static bool fits_tool(const struct toolcall *c)
+{
+    struct arena arena;
+    struct json *a = NULL;
+    arena_init(&arena, 8 << 20);
+    bool fine = !strcmp(c->name, "get_weather") || !strcmp(c->name, "add.it");
+    fine = fine && !json_parse(&a, &arena, c->arguments.data, c->arguments.length, &(struct json_options){ .unique_keys = true }, NULL) && a->type == JSON_OBJECT && json_get(a, "city");
+    fine = fine && of_type(a, "city", 1u << JSON_STRING) && of_type(a, "days", 1u << JSON_INT | 1u << JSON_UINT | 1u << JSON_REAL) && of_type(a, "ok", 1u << JSON_BOOL) && of_type(a, "list", 1u << JSON_ARRAY) && of_type(a, "opt", 1u << JSON_OBJECT);
+    arena_free(&arena);
+    return fine;
+}
+
+static struct grammar *open_calls(const char *template, size_t length, const char *prompt, size_t prompt_length, struct toolcall_wish wish)
+{
+    struct arena arena;
+    struct grammar *g = NULL;
+    struct err err = { 0 };
+    arena_init(&arena, 1 << 20);
+    if (toolcall_grammar_open(&g, template, length, prompt, prompt_length, parse(&arena, tools_text), &wish, NULL, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
+    arena_free(&arena);
+    return g;
+}
+
+/* Bytes, and the marks that end what a random text would never end. */
+static const char *const marks[] = { "</think>", "</parameter>", "\n</parameter>\n", "</seed:think>", "<|END_THINKING|>", "<channel|>", "[/THINK]", "[BEGIN FINAL RESPONSE]", "</arg_value>", "</｜DSML｜parameter>\n", "<tool_call>", "\"}", "]", "}", "\": ", "12",
+    "<seed:tool_call>", "<|tool_calls_section_begin|>", "<｜tool▁calls▁begin｜>", "<｜DSML｜function_calls>", "<minimax:tool_call>", "<|START_ACTION|>", "<|function_call|>", "<|tool_call>", "<tool_calls>", "[TOOL_CALLS]", "<function=", "{\"name\": \"" };
+enum { MARKS = sizeof marks / sizeof *marks };
+
+static struct token_trie *open_trie(void)
+{
+    static char bytes[256];
+    static struct grammar_text pieces[256 + MARKS];
+    struct token_trie *t = NULL;
+    struct err err = { 0 };
+    for (int i = 0; i < 256; i++) bytes[i] = (char)i, pieces[i] = (struct grammar_text){ bytes + i, 1 };
+    for (int i = 0; i < MARKS; i++) pieces[256 + i] = (struct grammar_text){ marks[i], strlen(marks[i]) };
+    if (token_trie_open_pieces(&t, pieces, 256 + MARKS, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
+    return t;
+}
+
+static uint32_t next_random(uint32_t *seed) { return (*seed = *seed * 1664525u + 1013904223u) >> 8; }
+
+/* A random text of the grammar, marks and ends preferred; false: it has no end within its budget. */
+static bool draw(const struct grammar *g, const struct token_trie *t, uint32_t seed, struct buf *out)
+{
+    struct grammar_state *s;
+    struct err err = { 0 };
+    uint32_t mask[(256 + MARKS + 31) / 32];
+    bool ended = false;
+    if (grammar_state_open(&s, g, t, &err)) return false;
+    for (int step = 0; step < 2000 && !ended; step++) {
+        int32_t allowed[256 + MARKS];
+        int n = 0, from = 0;
+        bool may_end;
+        if (grammar_state_mask(s, mask, &may_end, &err)) break;
+        for (int i = 0; i < 256 + MARKS; i++)
+            if (mask[i / 32] >> i % 32 & 1) allowed[n++] = i;
+        if (may_end && (!n || !(next_random(&seed) & 3))) ended = true;
+        if (ended || !n) break;
+        for (int i = 0; i < n && next_random(&seed) & 1 && !from; i++)
+            if (allowed[n - 1 - i] >= 256) from = n - 1 - i;
+        int32_t token = from ? allowed[from] : allowed[next_random(&seed) % (uint32_t)n];
+        if (grammar_state_accept(s, token, &err)) test_fail(__FILE__, __LINE__, "token %d was allowed, then not: %s", token, err.text);
+        if (token < 256) buf_putc(out, (char)token);
+        else buf_puts(out, marks[token - 256]);
+    }
+    grammar_state_close(s);
+    return ended;
+}
+
+/* Whatever the grammar draws is read as calls that fit, and nothing else. */
+static void check_draws(const char *file, const char *template, size_t length, const struct buf *prompt, struct toolcall_wish wish, const struct token_trie *trie)
+{
+    struct grammar *g = open_calls(template, length, prompt->data, prompt->length, wish);
+    struct arena arena;
+    arena_init(&arena, 1 << 20);
+    struct json *tools = parse(&arena, tools_text);
+    int ended = 0, calls = 0;
+    for (uint32_t seed = 1; g && seed <= 40; seed++) {
+        struct toolcall_reader r;
+        struct buf text;
+        buf_init(&text, 0);
+        if (!draw(g, trie, seed * 7919, &text)) {
+            buf_free(&text);
+            continue;
+        }
+        ended++;
+        toolcall_reader_open(&r, template, length, prompt->data, prompt->length, tools);
+        feed(&r, text.data, text.length, 5);
+        bool fine = wish.optional || (r.call_count >= 1 && !r.content.length);
+        if (wish.single) fine = fine && r.call_count <= 1;
+        for (int i = 0; i < r.call_count && fine; i++) fine = fits_tool(&r.calls[i]) && (!wish.name || !strcmp(r.calls[i].name, wish.name));
+        if (!fine) test_fail(__FILE__, __LINE__, "%s, seed %u: %d calls, content '%.*s' of: %.*s", file, seed, r.call_count, (int)r.content.length, r.content.data, (int)text.length, text.data);
+        calls += r.call_count;
+        toolcall_reader_close(&r);
+        buf_free(&text);
+    }
+    if (ended < 10 || (!calls && !wish.optional)) test_fail(__FILE__, __LINE__, "%s: only %d texts came to an end, with %d calls", file, ended, calls);
+    arena_free(&arena);
+    grammar_close(g);
+}
+
+/* The grammar takes what the template itself writes, up to the end of the last call. */
+static void check_own(const char *file, const char *template, size_t length, const struct buf *prompt, const char *turn, size_t turn_length, const struct token_trie *trie)
+{
+    struct grammar *g = open_calls(template, length, prompt->data, prompt->length, (struct toolcall_wish){ 0 });
+    struct grammar_state *s;
+    struct err err = { 0 };
+    static const char *const begins[] = { "", "</think>", "[BEGIN FINAL RESPONSE]" };      /* the template leaves out what ends a thought */
+    size_t taken = 0, ended = 0, skip = 0;
+    if (!g) return;
+    if (turn_length > 8 && !memcmp(turn, "</think>", 8)) skip = 8;      /* of a thought that the prompt has closed */
+    while (skip < turn_length && strchr(" \n", turn[skip])) skip++;
+    for (size_t k = 0; k < 6 && !ended; k++) {      /* with or without the space that the template puts first */
+        REQUIRE_OK(grammar_state_open(&s, g, trie, &err), err);
+        bool fine = !grammar_state_accept_bytes(s, begins[k / 2], strlen(begins[k / 2]), &err);
+        for (taken = k % 2 ? skip : 0; fine && taken < turn_length && !grammar_state_accept_bytes(s, turn + taken, 1, &err); taken++)
+            if (grammar_state_may_end(s)) ended = taken;
+        if (grammar_state_may_end(s)) ended = taken;
+        grammar_state_close(s);
+    }
+    if (!ended || memmem(turn + ended, turn_length - ended, "Rome", 4)) test_fail(__FILE__, __LINE__, "%s: the grammar stops at byte %zu of '%.*s'", file, taken, (int)turn_length, turn);
+    grammar_close(g);
+}
+
+TEST(calls_that_must_be_made_are_made)
+{
+    struct token_trie *trie = open_trie();
+    if (!test_shared()) SKIP("the templates of ../shared are not here");
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        const struct family *f = &families[i];
+        char path[800], messages[2000], *text;
+        size_t length;
+        struct err err = { 0 };
+        struct template *t;
+        struct template_output prompt = { 0 }, whole = { 0 };
+        snprintf(path, sizeof path, "%s/data/templates/%s", test_shared(), f->file);
+        REQUIRE_OK(file_read_path(&text, &length, path, 1 << 20, &err), err);
+        REQUIRE_OK(template_open(&t, text, length, &err), err);
+        snprintf(messages, sizeof messages, "%s,{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[%s%s]}", user, CALL("abc123456", "get_weather", "{\"city\": \"Oslo\", \"days\": 2}"), f->calls > 1 ? "," CALL("def123456", "add.it", "{\"city\": \"Rome\"}") : "");
+        REQUIRE_OK(render(t, f, user, true, &prompt, &err), err);
+        REQUIRE_OK(render(t, f, messages, false, &whole, &err), err);
+        check_draws(f->file, text, length, &prompt.text, (struct toolcall_wish){ 0 }, trie);
+        check_draws(f->file, text, length, &prompt.text, (struct toolcall_wish){ .name = "add.it", .single = true }, trie);
+        check_draws(f->file, text, length, &prompt.text, (struct toolcall_wish){ .optional = true, .single = true }, trie);
+        size_t from = turn_begin(&prompt.text, &whole.text);
+        if (strncmp(f->file, "google-gemma-4", 14)) check_own(f->file, text, length, &prompt.text, whole.text.data + from, whole.text.length - from, trie);      /* whose keys have no quotes */
+        template_output_free(&prompt);
+        template_output_free(&whole);
+        template_close(t);
+        free(text);
+    }
+    token_trie_close(trie);
 }
 
 /* ---- by hand ---- */

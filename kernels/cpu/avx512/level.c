@@ -7,6 +7,7 @@
 #include "kernels/cpu/moving_body.h"
 #include "kernels/cpu/pictures_body.h"
 #include "kernels/cpu/rows_body.h"
+#include "kernels/cpu/winograd_body.h"
 
 void kernels_fill_avx512(struct kernels *k)
 {
@@ -15,4 +16,5 @@ void kernels_fill_avx512(struct kernels *k)
     moving_fill(k);
     pictures_fill(k);
     rows_fill(k);
+    winograd_fill(k);
 }

@@ -1,0 +1,427 @@
+#include "engine/diffusion/network.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "engine/operators/diffusion.h"
+#include "engine/operators/llm.h"
+#include "kernels/blocks.h"
+#include "kernels/conv.h"
+
+const struct activation_spec NETWORK_PLAIN = { ACT_NONE, 0, 0 }, NETWORK_SILU = { ACT_SILU, 0, 0 };
+
+/* ---- configuration ---- */
+int64_t network_int(const struct network *b, const char *key, int64_t otherwise)
+{
+    int64_t v;
+    return json_as_int64(json_get_value(b->config, key), &v) ? v : otherwise;
+}
+
+double network_real(const struct network *b, const char *key, double otherwise)
+{
+    double v;
+    return json_as_double(json_get_value(b->config, key), &v) ? v : otherwise;
+}
+
+bool network_bool(const struct network *b, const char *key, bool otherwise)
+{
+    const struct json *j = json_get(b->config, key);
+    return j && j->type == JSON_BOOL ? j->boolean : otherwise;
+}
+
+const char *network_text(const struct network *b, const char *key, const char *otherwise)
+{
+    const struct json *j = json_get(b->config, key);
+    return j && j->type == JSON_STRING ? j->string.text : otherwise;
+}
+
+static const struct json *element(const struct network *b, const char *key, int index)
+{
+    const struct json *j = json_get_value(b->config, key);
+    if (!j || j->type != JSON_ARRAY) return j;
+    j = j->list.first;
+    while (j && index-- > 0) j = j->next;
+    return j;
+}
+
+int64_t network_int_at(const struct network *b, const char *key, int index, int64_t otherwise)
+{
+    int64_t v;
+    const struct json *j = element(b, key, index);
+    return j && json_as_int64(j, &v) ? v : otherwise;
+}
+
+const char *network_text_at(const struct network *b, const char *key, int index)
+{
+    const struct json *j = element(b, key, index);
+    return j && j->type == JSON_STRING ? j->string.text : NULL;
+}
+
+int network_count(const struct network *b, const char *key)
+{
+    const struct json *j = json_get(b->config, key);
+    return j && j->type == JSON_ARRAY ? (int)(j->list.count < 1 << 20 ? j->list.count : 1 << 20) : 0;
+}
+
+bool network_has(const struct network *b, const char *key) { return json_get_value(b->config, key) != NULL; }
+
+/* ---- weights ---- */
+static const struct weight_tensor *find(struct network *b, const char *name)
+{
+    char other[NETWORK_NAME_MAX];
+    struct network_source *s = b->source;
+    const struct weight_tensor *t = s->rename ? NULL : weights_find(s->weights, name);
+    for (int attempt = 0; s->rename && !t && s->rename(s, name, attempt, other, sizeof other); attempt++) t = weights_find(s->weights, other);
+    if (t) s->used[t - s->weights->tensors] = 1;
+    return t;
+}
+
+const struct weight_tensor *network_find(struct network *b, const char *format, ...)
+{
+    char name[NETWORK_NAME_MAX];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(name, sizeof name, format, ap);
+    va_end(ap);
+    return b->st ? NULL : find(b, name);
+}
+
+static const struct block_format *plain_format(struct network *b, const struct weight_tensor *t)
+{
+    const struct block_format *f = block_format(t->type);
+    if (f && f->decode && f->elements == 1) return f;
+    network_fail(b, err_set(b->err, ST_UNSUPPORTED, "tensor '%s' is of the type %s; F32, F16 and BF16 are computed", t->name, weight_type_name(t->type)));
+    return NULL;
+}
+
+static int64_t count_of(const struct weight_tensor *t)
+{
+    int64_t n = 1;
+    for (int d = 0; d < t->rank; d++) n *= t->dims[d];
+    return n;
+}
+
+static const float *floats_of(struct network *b, int64_t count, bool needed, const char *name)
+{
+    if (b->st) return NULL;
+    const struct weight_tensor *t = find(b, name);
+    if (!t) {
+        if (needed) network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is missing", name));
+        return NULL;
+    }
+    const struct block_format *f = plain_format(b, t);
+    if (!f) return NULL;
+    int64_t n = count_of(t);
+    if (count && n != count) {
+        network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' has %lld numbers where %lld are expected", name, (long long)n, (long long)count));
+        return NULL;
+    }
+    float *y = arena_alloc(b->g->arena, (uint64_t)n * sizeof *y + 1, TENSOR_ALIGN);
+    if (!y) return network_no_memory(b), NULL;
+    f->decode(y, t->data, n);
+    return y;
+}
+
+#define NAME_FROM(name_, suffix_)                                                      \
+    char name_[NETWORK_NAME_MAX];                                                          \
+    {                                                                                  \
+        va_list ap;                                                                    \
+        va_start(ap, format);                                                          \
+        int length = vsnprintf(name_, sizeof name_ - 16, format, ap);                  \
+        va_end(ap);                                                                    \
+        if (length < 0 || length >= (int)sizeof name_ - 16) length = (int)sizeof name_ - 17; \
+        strcpy(name_ + length, suffix_);                                               \
+    }
+
+const float *network_floats(struct network *b, int64_t count, bool needed, const char *format, ...)
+{
+    NAME_FROM(name, "")
+    return floats_of(b, count, needed, name);
+}
+
+/* NAME.weight, which must be there, and NAME.bias as floats, which may not. */
+static const struct weight_tensor *layer_weight(struct network *b, char *name, const float **bias, int64_t outputs)
+{
+    size_t n = strlen(name);
+    *bias = NULL;
+    if (b->st) return NULL;
+    strcpy(name + n, ".weight");
+    const struct weight_tensor *t = find(b, name);
+    if (!t) network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is missing", name));
+    if (!t || !plain_format(b, t)) return NULL;
+    if (t->rank < 1 || count_of(t) < 1) {
+        network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is empty", name));
+        return NULL;
+    }
+    strcpy(name + n, ".bias");
+    *bias = floats_of(b, outputs ? outputs : t->dims[0], false, name);
+    name[n] = 0;
+    return b->st ? NULL : t;
+}
+
+/* ---- operators ---- */
+int network_fail(struct network *b, enum status st)
+{
+    if (!b->st) b->st = st;
+    return -1;
+}
+
+int network_no_memory(struct network *b) { return network_fail(b, err_set(b->err, ST_NO_MEMORY, "building a network passes the model's memory budget")); }
+
+void network_begin(struct network *b, int inputs, int outputs)
+{
+    struct graph *g = b->g;
+    g->inputs = arena_calloc(g->arena, (uint64_t)inputs, sizeof *g->inputs);
+    g->outputs = arena_calloc(g->arena, (uint64_t)outputs, sizeof *g->outputs);
+    if (!g->inputs || !g->outputs) network_no_memory(b);
+}
+
+int network_input(struct network *b, const char *name, enum dtype t, int rank, const int64_t *dims)
+{
+    if (b->st) return -1;
+    int v = graph_add_value(b->g, name, VALUE_INPUT);
+    if (v < 0) return network_no_memory(b);
+    struct operand *o = &b->g->values[v].type;
+    o->dtype = t;
+    o->rank = rank;
+    memcpy(o->dims, dims, (size_t)rank * sizeof *dims);
+    return b->g->inputs[b->g->input_count++] = v;
+}
+
+void network_output(struct network *b, int v, const char *name)
+{
+    if (b->st || v < 0) return;
+    b->g->values[v].name = name;
+    b->g->values[v].is_output = true;
+    b->g->outputs[b->g->output_count++] = v;
+}
+
+int network_add(struct network *b, const struct op *op, const int *in, int in_count, const void *spec, size_t spec_size, struct node **out)
+{
+    if (b->st) return -1;
+    while (in_count && in[in_count - 1] < 0) in_count--;
+    int v = graph_add_value(b->g, "", VALUE_NODE);
+    struct node *n = v < 0 ? NULL : graph_add_node(b->g, in_count, 1);
+    void *copy = spec_size ? arena_alloc(b->g->arena, spec_size, 16) : NULL;
+    if (!n || (spec_size && !copy)) return network_no_memory(b);
+    if (spec_size) memcpy(copy, spec, spec_size);
+    n->op = op;
+    n->name = op->name;
+    n->opset = 1;
+    n->spec = copy;
+    memcpy(n->in, in, (size_t)in_count * sizeof *in);
+    n->out[0] = v;
+    b->g->values[v].producer = b->g->node_count - 1;
+    if (out) *out = n;
+    return v;
+}
+
+enum status network_activation(const char *name, struct activation_spec *out, struct err *err)
+{
+    static const struct { const char *name; struct activation_spec act; } known[] = {
+        { "silu", { ACT_SILU, 0, 0 } }, { "swish", { ACT_SILU, 0, 0 } }, { "relu", { ACT_RELU, 0, 0 } }, { "gelu", { ACT_GELU, 0, 0 } }, { "gelu_new", { ACT_GELU_TANH, 0, 0 } },
+        { "gelu_pytorch_tanh", { ACT_GELU_TANH, 0, 0 } }, { "gelu-approximate", { ACT_GELU_TANH, 0, 0 } }, { "tanh", { ACT_TANH, 0, 0 } }, { "quick_gelu", { ACT_QUICK_GELU, 0, 0 } },
+    };
+    for (size_t i = 0; name && i < sizeof known / sizeof known[0]; i++)
+        if (!strcmp(known[i].name, name)) {
+            *out = known[i].act;
+            return ST_OK;
+        }
+    return err_set(err, ST_UNSUPPORTED, "the activation '%.60s' is not computed", name ? name : "null");
+}
+
+/* The name of a weight that lies in the arena, not in the file. */
+static const char TURNED[] = "a matrix turned round";
+
+/* The packed weight has taken the file's place in memory; what is read again comes back by itself. */
+static void let_go(const void *data, uint64_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) & ~(page - 1), to = ((uintptr_t)data + bytes) & ~(page - 1);
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+static bool charge(struct network *b, uint64_t bytes)
+{
+    uint64_t whole;
+    if (size_add(b->g->packed_bytes, bytes, &whole) && whole <= b->g->memory_max) return true;
+    network_no_memory(b);
+    return false;
+}
+
+static int linear_of(struct network *b, int x, int residual, struct activation_spec act, const struct weight_tensor *t, int64_t first, int64_t count, const float *bias)
+{
+    const struct block_format *f = block_format(t->type);
+    const int64_t k = count_of(t) / t->dims[0];
+    const struct linear_spec spec = { .type = t->type, .weight = t->data + first * k * f->bytes, .n = count, .k = k, .row_bytes = k * f->bytes, .mode = b->mode, .level = b->g->device.kernels.level };
+    struct linear_layer *l;
+    struct node *n;
+    if (!charge(b, (uint64_t)count * (uint64_t)k * (uint64_t)f->bytes)) return -1;
+    enum status st = linear_open(&l, &spec, b->err);
+    if (st) return network_fail(b, st);
+    b->g->packed_bytes += linear_bytes(l);
+    if (!linear_borrows(l) && t->name != TURNED) let_go(spec.weight, (uint64_t)count * (uint64_t)spec.row_bytes);
+    if (!graph_own_linear(b->g, l)) return network_no_memory(b);
+    const struct linear_op_spec own = { .n = count, .k = k };
+    int y = network_add(b, &op_linear, (int[]){ x, residual }, 2, &own, sizeof own, &n);
+    if (y < 0) return -1;
+    n->linear = l;
+    n->row_work = (uint64_t)count * (uint64_t)k;
+    n->bias = bias;
+    n->act = act;
+    return y;
+}
+
+int network_linear(struct network *b, int x, int residual, struct activation_spec act, const char *format, ...)
+{
+    NAME_FROM(name, "")
+    const float *bias;
+    const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
+    if (!t) return -1;
+    if (t->rank < 2) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is no matrix", t->name));
+    return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
+}
+
+int network_linear_turned(struct network *b, int x, const char *format, ...)
+{
+    NAME_FROM(name, "")
+    const struct weight_tensor *t = b->st ? NULL : find(b, name);
+    if (b->st) return -1;
+    if (!t || t->rank != 2) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is missing or no matrix", name));
+    const int64_t k = t->dims[0], n = t->dims[1];
+    const float *x_kn = floats_of(b, n * k, true, name);
+    float *turned = arena_alloc(b->g->arena, (uint64_t)(n * k) * sizeof *turned, TENSOR_ALIGN);
+    if (!x_kn || !turned) return b->st ? -1 : network_no_memory(b);
+    b->g->device.kernels.transpose_2d(turned, x_kn, 1, k, n, sizeof *turned, 1);
+    const struct weight_tensor own = { .name = TURNED, .type = BLOCK_F32, .rank = 2, .dims = { n, k }, .data = (const uint8_t *)turned, .bytes = (uint64_t)(n * k) * sizeof *turned };
+    return linear_of(b, x, -1, NETWORK_PLAIN, &own, 0, n, NULL);
+}
+
+int network_linear_rows(struct network *b, int x, int64_t first, int64_t count, const char *format, ...)
+{
+    NAME_FROM(name, "")
+    const float *bias;
+    const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
+    if (!t) return -1;
+    if (t->rank < 2 || first + count > t->dims[0]) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' has fewer than %lld rows", t->name, (long long)(first + count)));
+    return linear_of(b, x, -1, NETWORK_PLAIN, t, first, count, bias ? bias + first : NULL);
+}
+
+/* The weights as floats for as long as packing takes. */
+static enum status open_conv(struct network *b, const struct weight_tensor *t, const float *bias, bool residual, int stride, struct activation_spec act, struct conv_layer **out)
+{
+    const struct block_format *f = block_format(t->type);
+    const struct conv_spec spec = { .in_c = t->dims[1], .out_c = t->dims[0], .groups = 1, .kh = (int)t->dims[2], .kw = (int)t->dims[3], .stride_h = stride, .stride_w = stride, .dilation_h = 1, .dilation_w = 1,
+                                    .has_residual = residual, .act = act, .hint_n_max = b->g->max_rows };
+    float *w = mem_alloc_array((uint64_t)count_of(t), sizeof *w);
+    if (!w) return err_set(b->err, ST_NO_MEMORY, "unpacking a weight");
+    f->decode(w, t->data, count_of(t));
+    enum status st = conv_layer_open(out, &spec, w, bias, &b->g->device.kernels, b->g->device.threads, b->err);
+    free(w);
+    if (!st) let_go(t->data, t->bytes);
+    return st;
+}
+
+int network_conv(struct network *b, int x, int residual, int stride, int low, int high, struct activation_spec act, const char *format, ...)
+{
+    NAME_FROM(name, "")
+    const float *bias;
+    const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
+    if (!t) return -1;
+    if (t->rank == 2) return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
+    if (t->rank != 4 || t->dims[2] != t->dims[3] || t->dims[2] < 1 || t->dims[2] > 64 || t->dims[0] > INT32_MAX || t->dims[1] > INT32_MAX)
+        return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is no window of a convolution", t->name));
+    if (t->dims[2] == 1 && stride == 1 && !low && !high) return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
+    if (!charge(b, (uint64_t)count_of(t) * sizeof(float))) return -1;
+    struct conv_layer *l = NULL;
+    enum status st = open_conv(b, t, bias, residual >= 0, stride, act, &l);
+    if (st) return network_fail(b, st);
+    const struct conv2d_spec own = { .in_c = t->dims[1], .out_c = t->dims[0], .kernel = (int)t->dims[2], .stride = stride, .low = low, .high = high };
+    struct node *n;
+    int y = network_add(b, &op_conv2d, (int[]){ x, residual }, 2, &own, sizeof own, &n);
+    if (y < 0) {
+        conv_layer_close(l);
+        return -1;
+    }
+    b->g->packed_bytes += conv_layer_bytes(l);
+    n->conv = l;
+    n->residual = residual >= 0 ? 1 : -1;
+    n->act = act;
+    n->row_work = (uint64_t)count_of(t) / (uint64_t)(stride * stride);
+    return y;
+}
+
+int network_group_norm(struct network *b, int x, int add, int modulation, int64_t groups, double epsilon, struct activation_spec act, const char *format, ...)
+{
+    NAME_FROM(name, "")
+    const float *bias;
+    const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
+    if (!t) return -1;
+    int64_t channels = count_of(t);
+    if (groups < 1 || channels % groups || channels / groups > GROUP_NORM_CHANNELS_MAX) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "'%s': %lld channels do not make %lld groups of at most %d", name, (long long)channels, (long long)groups, GROUP_NORM_CHANNELS_MAX));
+    strcat(name, ".weight");
+    const struct group_norm_op_spec s = { .channels = channels, .groups = groups, .scale = floats_of(b, channels, true, name), .bias = bias, .epsilon = (float)epsilon };
+    struct node *n;
+    int y = network_add(b, &op_group_norm, (int[]){ x, add, modulation }, 3, &s, sizeof s, &n);
+    if (y >= 0) n->act = act;
+    return y;
+}
+
+int network_layer_norm(struct network *b, int x, int64_t columns, double epsilon, const char *format, ...)
+{
+    NAME_FROM(name, ".weight")
+    struct norm_spec s = { .layer = true, .width = columns, .epsilon = (float)epsilon };
+    s.scale = floats_of(b, columns, false, name);
+    strcpy(name + strlen(name) - strlen(".weight"), ".bias");
+    s.bias = floats_of(b, columns, false, name);
+    return network_add(b, &op_norm, &x, 1, &s, sizeof s, NULL);
+}
+
+int network_rms_norm(struct network *b, int x, int64_t width, double epsilon, const char *format, ...)
+{
+    NAME_FROM(name, ".weight")
+    const struct norm_spec s = { .width = width, .scale = floats_of(b, width, true, name), .epsilon = (float)epsilon };
+    return network_add(b, &op_norm, &x, 1, &s, sizeof s, NULL);
+}
+
+int network_attention(struct network *b, int q, int k, int v, int counts, int heads, int head_dim, double scale, bool causal)
+{
+    const struct attention_dense_op_spec s = { .heads = heads, .head_dim = head_dim, .scale = scale > 0 ? (float)scale : 1 / sqrtf((float)head_dim), .causal = causal };
+    struct node *n;
+    if (!b->st && (heads < 1 || head_dim < 1)) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "attention of %d heads of %d", heads, head_dim));
+    int y = network_add(b, &op_attention, (int[]){ q, k, v, counts }, 4, &s, sizeof s, &n);
+    if (y >= 0) n->row_work = (uint64_t)heads * (uint64_t)head_dim * 256;
+    return y;
+}
+
+int network_sum(struct network *b, int x, int y) { return network_add(b, &op_sum, (int[]){ x, y }, 2, NULL, 0, NULL); }
+
+int network_act(struct network *b, int x, struct activation_spec act)
+{
+    struct node *n;
+    int y = network_add(b, &op_act, &x, 1, NULL, 0, &n);
+    if (y >= 0) n->act = act;
+    return y;
+}
+
+int network_join(struct network *b, int x, int y, int axis)
+{
+    const struct join_spec s = { axis };
+    return network_add(b, &op_join, (int[]){ x, y }, 2, &s, sizeof s, NULL);
+}
+
+enum status network_all_used(const struct network *b, const char *const *idle)
+{
+    const struct network_source *s = b->source;
+    for (int i = 0; i < s->weights->count; i++) {
+        bool known = s->used[i] || (s->prefix && strncmp(s->weights->tensors[i].name, s->prefix, strlen(s->prefix)));
+        for (int k = 0; !known && idle[k]; k++) known = strstr(s->weights->tensors[i].name, idle[k]) != NULL;
+        if (!known) return err_set(b->err, ST_UNSUPPORTED, "tensor '%s' is none of those that this network is known to have: it would be left out of the computation", s->weights->tensors[i].name);
+    }
+    return ST_OK;
+}

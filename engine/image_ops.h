@@ -1,0 +1,27 @@
+/* What an engine of pictures offers beside engine_ops: what dialects need to know before they ask. Read only after open; any thread. */
+#ifndef ENGINE_IMAGE_OPS_H
+#define ENGINE_IMAGE_OPS_H
+
+#include "engine/image_job.h"
+
+struct engine;
+
+struct image_model {
+    const char *family;              /* "stable-diffusion-1", ... as the table of families has it */
+    int   width, height;             /* of a picture when the request does not say */
+    int   steps;
+    float guidance;                  /* 1: the model takes none */
+    enum image_sampler sampler;
+    enum image_schedule schedule;
+    int   factor;                    /* pixels of a side for each latent */
+    int   channels;                  /* of the latents */
+    int   labels;                    /* of a class-conditional model; 0: none */
+    bool  takes_text, takes_image, takes_mask;
+    bool  needs_mask;                /* made for inpainting: draws nothing without image and mask */
+};
+
+struct image_ops {
+    const struct image_model *(*model)(const struct engine *e);
+};
+
+#endif

@@ -1,0 +1,5 @@
+/* The kernels of networks that draw at this level. */
+#include "kernels/cpu/diffusion_body.h"
+#include "kernels/cpu/levels.h"
+
+void diffusion_fill_avx2(struct diffusion_kernels *k) { diffusion_fill(k); }

@@ -1,0 +1,230 @@
+/* inferd draw: a picture from a sentence (or from another picture), without a server. */
+#include "server/command_draw.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/image.h"
+#include "server/commands.h"
+
+enum { PICTURE_BYTES_MAX = 64 << 20, BAR = 30 };
+
+struct draw {
+    struct engine_options options;
+    const char *model, *prompt, *negative, *image, *mask, *output;
+    double seed, steps, guidance, strength, eta, pictures, label;
+    int    width, height;
+    enum image_sampler  sampler;
+    enum image_schedule schedule;
+    bool   seeded, quiet;
+    uint64_t started;
+};
+
+enum status command_image_run(struct command_model *m, struct image_job *j, void (*progress)(void *ctx, struct image_job *j), void *ctx, struct err *err)
+{
+    static const atomic_bool never = false;
+    struct request r;
+    struct slot *slot;
+    request_init(&r, 1 << 20);
+    r.image = j;
+    r.times.received = r.times.queued = clock_ns();
+    enum status st = m->ops->check(m->engine, &r, err);
+    if (!st) st = m->ops->admit(m->instance, &r, &slot, err);
+    if (st) return st;
+    do {
+        st = m->ops->submit(m->instance, &slot, 1, &never, err);
+        if (!st) st = m->ops->collect(m->instance, err);
+        if (!st && slot->state == SLOT_FAILED) {
+            st = slot->error.status;
+            if (err) *err = slot->error;
+        }
+        if (!st && progress) progress(ctx, j);
+    } while (!st && slot->state == SLOT_RUNNING);
+    m->ops->retire(m->instance, slot);
+    request_drop(&r);
+    return st;
+}
+
+bool command_size(const char *text, int *width, int *height)
+{
+    char *end;
+    long w = strtol(text, &end, 10), h;
+    if (*end != 'x') return false;
+    h = strtol(end + 1, &end, 10);
+    if (*end || w < 8 || h < 8 || w > IMAGE_SIDE_MAX || h > IMAGE_SIDE_MAX) return false;
+    *width = (int)w;
+    *height = (int)h;
+    return true;
+}
+
+static void usage(FILE *to)
+{
+    fprintf(to, "usage: inferd draw MODEL --output FILE.png [--prompt TEXT] [--negative TEXT] [--seed N] [--steps N] [--guidance G] [--size WxH] [--n N]\n"
+                "       [--sampler NAME] [--schedule NAME] [--eta E] [--label N] [--image FILE [--mask FILE] [--strength S]] [--precision f32|auto] [--threads N] [--quiet]\n"
+                "MODEL is a diffusers folder, a .safetensors file, or STORE/NAME. With --n more files are written: NAME-2.png and so on. What is not said is the model's own.\n"
+                "samplers:");
+    for (int s = SAMPLER_MODEL + 1; s < SAMPLER_COUNT; s++) fprintf(to, " %s", image_sampler_name((enum image_sampler)s));
+    fprintf(to, "\nschedules:");
+    for (int s = SCHEDULE_MODEL + 1; s < SCHEDULE_COUNT; s++) fprintf(to, " %s", image_schedule_name((enum image_schedule)s));
+    fprintf(to, "\nexample: inferd draw models/shapes --prompt 'a large red circle in the center on a white background' --seed 1 --output x.png\n");
+}
+
+static void show(void *ctx, struct image_job *j)
+{
+    static const char *const phases[] = { "waiting", "reading", "drawing", "decoding", "done" };
+    const struct draw *d = ctx;
+    pthread_mutex_lock(&j->lock);
+    const int done = j->step, all = j->used.steps, filled = all > 0 ? done * BAR / all : 0;
+    const enum image_phase phase = j->phase;
+    pthread_mutex_unlock(&j->lock);
+    if (d->quiet) return;
+    fprintf(stderr, "\r[%.*s%*s] %d/%d %-8s %.1f s ", filled, "##############################", BAR - filled, "", done, all, phases[phase], (double)(clock_ns() - d->started) / 1e9);
+    if (phase == IMAGE_OVER) fputc('\n', stderr);
+}
+
+static enum status read_picture(struct image *out, const char *path, int channels, struct err *err)
+{
+    char *bytes;
+    size_t length;
+    enum status st = file_read_path(&bytes, &length, path, PICTURE_BYTES_MAX, err);
+    if (st) return st;
+    st = image_decode(out, (const uint8_t *)bytes, length, channels, NULL, err);
+    free(bytes);
+    return st ? err_prefix(err, "'%s'", path) : ST_OK;
+}
+
+/* Picture k of the answer: FILE.png, FILE-2.png, ... */
+static enum status write_picture(const char *output, int k, const struct image_job *j, struct err *err)
+{
+    const struct image picture = { .width = j->used.width, .height = j->used.height, .channels = 3, .pixels = j->answers[k].pixels };
+    char path[4096];
+    const char *dot = strrchr(output, '.');
+    const size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - output) : strlen(output);
+    if (k) snprintf(path, sizeof path, "%.*s-%d%.100s", (int)(stem < 3900 ? stem : 3900), output, k + 1, output + stem);
+    else snprintf(path, sizeof path, "%.4000s", output);
+    struct buf png, parameters;
+    struct err ignored;
+    buf_init(&png, 0);
+    buf_init(&parameters, 0);
+    image_parameters_write(&parameters, j, k, NULL);
+    const struct image_text text = { "parameters", parameters.data ? parameters.data : "" };
+    enum status st = image_encode(&png, &picture, IMAGE_PNG, 100, &text, parameters.failed ? 0 : 1, err ? err : &ignored);
+    FILE *f = st ? NULL : fopen(path, "wb");
+    const bool written = f && fwrite(png.data, 1, png.length, f) == png.length;
+    const bool closed = f && fclose(f) == 0;
+    buf_free(&png);
+    buf_free(&parameters);
+    if (st) return st;
+    return written && closed ? ST_OK : err_set(err, ST_INTERNAL, "'%s' cannot be written", path);
+}
+
+static enum status draw(struct draw *d, struct err *err)
+{
+    struct command_model m;
+    struct image_job j = { 0 };
+    struct image image = { 0 }, mask = { 0 };
+    char file[4096];
+    enum status st = command_model_find(file, d->model, err);
+    if (!st && !command_engine_of(file)->image) st = err_set(err, ST_BAD_INPUT, "'%s' draws no pictures", d->model);
+    if (!st && d->image) st = read_picture(&image, d->image, 3, err);
+    if (!st && d->mask) st = read_picture(&mask, d->mask, 1, err);
+    if (!st) st = command_model_open(&m, d->model, &d->options, err);
+    if (!st) {
+        st = image_job_open(&j, d->prompt, strlen(d->prompt), (int)d->pictures, err);
+        j.negative = d->negative;
+        j.negative_length = strlen(d->negative);
+        j.width = d->width;
+        j.height = d->height;
+        j.steps = (int)d->steps;
+        j.guidance = (float)d->guidance;
+        j.strength = (float)d->strength;
+        j.eta = (float)d->eta;
+        j.label = (int)d->label;
+        j.sampler = d->sampler;
+        j.schedule = d->schedule;
+        j.seeded = d->seeded;
+        j.seed = (uint64_t)d->seed;
+        j.image = d->image ? &image : NULL;
+        j.mask = d->mask ? &mask : NULL;
+        d->started = clock_ns();
+        if (!st) st = command_image_run(&m, &j, show, d, err);
+        for (int k = 0; k < j.pictures && !st; k++) st = write_picture(d->output, k, &j, err);
+        if (!st && !d->quiet) fprintf(stderr, "seed %llu, sampler %s, %d steps, guidance %g\n", (unsigned long long)j.used.seed, image_sampler_name(j.used.sampler), j.used.steps, (double)j.used.guidance);
+        image_job_close(&j);
+        command_model_close(&m);
+    }
+    image_free(&image);
+    image_free(&mask);
+    return st;
+}
+
+/* Options with a number: 0 none of them, 1 taken, -1 wrong. */
+static int number_option(struct command_args *a, struct draw *d)
+{
+    const struct { const char *name; double low, high; double *out; } numbers[] = {
+        { "--seed", 0, 9e15, &d->seed }, { "--steps", 1, IMAGE_STEPS_MAX, &d->steps }, { "--guidance", 0, IMAGE_GUIDANCE_MAX, &d->guidance }, { "--strength", 0, 1, &d->strength },
+        { "--eta", 0, 1, &d->eta }, { "--n", 1, IMAGE_PICTURES_MAX, &d->pictures }, { "--label", 0, 1e9, &d->label },
+    };
+    const char *v;
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        if (!command_option(a, numbers[i].name, &v)) continue;
+        if (command_number(v, numbers[i].low, numbers[i].high, numbers[i].out)) {
+            d->seeded = d->seeded || i == 0;
+            return 1;
+        }
+        fprintf(stderr, "inferd: %s takes a number from %g to %g\n", numbers[i].name, numbers[i].low, numbers[i].high);
+        return -1;
+    }
+    return 0;
+}
+
+static int text_option(struct command_args *a, struct draw *d)
+{
+    const struct { const char *name; const char **out; } texts[] = { { "--prompt", &d->prompt }, { "--negative", &d->negative }, { "--image", &d->image }, { "--mask", &d->mask }, { "--output", &d->output } };
+    const char *v;
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        if (command_option(a, texts[i].name, texts[i].out)) return *texts[i].out ? 1 : -1;
+    if (command_option(a, "--size", &v)) {
+        if (v && command_size(v, &d->width, &d->height)) return 1;
+        fprintf(stderr, "inferd: --size takes WIDTHxHEIGHT\n");
+        return -1;
+    }
+    if (command_option(a, "--sampler", &v)) {
+        if (v && image_sampler_from_name(v, strlen(v), &d->sampler)) return 1;
+        fprintf(stderr, "inferd: there is no sampler '%s'; inferd draw --help lists them\n", v ? v : "");
+        return -1;
+    }
+    if (command_option(a, "--schedule", &v)) {
+        if (v && image_schedule_from_name(v, strlen(v), &d->schedule)) return 1;
+        fprintf(stderr, "inferd: there is no schedule '%s'; inferd draw --help lists them\n", v ? v : "");
+        return -1;
+    }
+    return 0;
+}
+
+int command_draw(int argc, char **argv)
+{
+    struct draw d = { .prompt = "", .negative = "", .guidance = -1, .strength = -1, .pictures = 1, .label = -1, .quiet = !isatty(STDERR_FILENO) };
+    struct command_args a = { argc, 1, argv };
+    struct err err = { 0 };
+    command_engine_defaults(&d.options);
+    while (a.at < argc) {
+        int took = command_engine_option(&a, &d.options);
+        if (!took) took = number_option(&a, &d);
+        if (!took) took = text_option(&a, &d);
+        if (took < 0) return 2;
+        if (took) continue;
+        if (command_flag(&a, "--help")) { usage(stdout); return 0; }
+        if (command_flag(&a, "--quiet")) { d.quiet = true; continue; }
+        if (argv[a.at][0] == '-' || d.model) { fprintf(stderr, "inferd draw: '%s' is not understood\n", argv[a.at]); usage(stderr); return 2; }
+        d.model = argv[a.at++];
+    }
+    if (!d.model || !d.output) { usage(stderr); return 2; }
+    if (!draw(&d, &err)) return 0;
+    fprintf(stderr, "inferd: %s\n", err.text);
+    return 1;
+}
