@@ -28,6 +28,14 @@ struct attention_dense {
 
 struct diffusion_kernels;
 
+/* How many keys query i of row b sees. */
+static inline int64_t attention_dense_seen(const struct attention_dense *a, int64_t b, int64_t i)
+{
+    int64_t seen = a->key_counts ? a->key_counts[b] : a->keys;
+    if (a->causal && i + 1 + a->keys - a->queries < seen) seen = i + 1 + a->keys - a->queries;
+    return seen > a->keys ? a->keys : seen;
+}
+
 /* Scratch of attention_dense_scratch bytes, aligned to 64; it grows with neither queries nor keys. y may overlap neither q, k nor v. */
 uint64_t attention_dense_scratch(const struct attention_dense *a, int threads);
 void     attention_dense_f32(const struct attention_dense *a, const struct kernels *k, const struct diffusion_kernels *d, void *scratch, int threads);

@@ -55,14 +55,6 @@ struct job {
     int64_t range;                       /* queries of a unit of work */
 };
 
-/* How many keys of row b query i sees. */
-static int64_t seen_by(const struct attention_dense *a, int64_t b, int64_t i)
-{
-    int64_t seen = a->key_counts ? a->key_counts[b] : a->keys;
-    if (a->causal && i + 1 + a->keys - a->queries < seen) seen = i + 1 + a->keys - a->queries;
-    return seen > a->keys ? a->keys : seen;
-}
-
 /* Queries [from, from + count), at most ATTENTION_DENSE_QUERIES, against the packed block of `keys` keys that begins at `first`. */
 static void attend_block(const struct job *j, char *lane, int64_t b, int64_t h, int64_t from, int64_t count, int64_t first, int64_t keys, float *top, float *sum)
 {
@@ -70,7 +62,7 @@ static void attend_block(const struct job *j, char *lane, int64_t b, int64_t h, 
     float *scores = (float *)(void *)(lane + j->lane.scores), *shrink = (float *)(void *)(lane + j->lane.state + round_up((uint64_t)RANGE_MAX * 2 * sizeof(float)));
     int64_t *limit = (int64_t *)(void *)(shrink + ATTENTION_DENSE_QUERIES), most = 0;
     for (int64_t i = 0; i < count; i++) {
-        int64_t n = seen_by(a, b, from + i) - first;
+        int64_t n = attention_dense_seen(a, b, from + i) - first;
         limit[i] = n < 0 ? 0 : n > keys ? keys : n;
         if (limit[i] > most) most = limit[i];
     }
@@ -90,7 +82,7 @@ static void attend_range(const struct job *j, char *lane, int64_t b, int64_t h, 
 {
     const struct attention_dense *a = j->a;
     float *top = (float *)(void *)(lane + j->lane.state), *sum = top + RANGE_MAX;
-    int64_t end = seen_by(a, b, from + count - 1);
+    int64_t end = attention_dense_seen(a, b, from + count - 1);
     for (int64_t i = 0; i < count; i++) {
         top[i] = -__builtin_inff();
         sum[i] = 0;

@@ -255,3 +255,24 @@ enum status command_tensor_read(struct tensor *t, struct arena *arena, const cha
     }
     return ST_OK;
 }
+
+enum status command_job_run(struct command_model *m, struct request *r, void (*progress)(void *ctx), void *ctx, struct err *err)
+{
+    static const atomic_bool never = false;
+    struct slot *slot;
+    r->times.received = r->times.queued = clock_ns();
+    enum status st = m->ops->check(m->engine, r, err);
+    if (!st) st = m->ops->admit(m->instance, r, &slot, err);
+    if (st) return st;
+    do {
+        st = m->ops->submit(m->instance, &slot, 1, &never, err);
+        if (!st) st = m->ops->collect(m->instance, err);
+        if (!st && slot->state == SLOT_FAILED) {
+            st = slot->error.status;
+            if (err) *err = slot->error;
+        }
+        if (!st && progress) progress(ctx);
+    } while (!st && slot->state == SLOT_RUNNING);
+    m->ops->retire(m->instance, slot);
+    return st;
+}

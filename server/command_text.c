@@ -28,27 +28,21 @@ enum status command_text_open(struct command_model *m, const char *model, const 
     return command_model_open(m, model, o, err);
 }
 
+struct told { void (*progress)(void *ctx, const struct text_job *j); void *ctx; struct text_job *job; };
+
+static void tell(void *ctx)
+{
+    const struct told *t = ctx;
+    t->progress(t->ctx, t->job);
+}
+
 enum status command_text_run(struct command_model *m, struct text_job *j, void (*progress)(void *ctx, const struct text_job *j), void *ctx, struct err *err)
 {
-    static const atomic_bool never = false;
     struct request r;
-    struct slot *slot;
+    struct told told = { progress, ctx, j };
     request_init(&r, 1 << 20);
     r.text = j;
-    r.times.received = r.times.queued = clock_ns();
-    enum status st = m->ops->check(m->engine, &r, err);
-    if (!st) st = m->ops->admit(m->instance, &r, &slot, err);
-    if (st) return st;
-    do {
-        st = m->ops->submit(m->instance, &slot, 1, &never, err);
-        if (!st) st = m->ops->collect(m->instance, err);
-        if (!st && slot->state == SLOT_FAILED) {
-            st = slot->error.status;
-            if (err) *err = slot->error;
-        }
-        if (!st && progress) progress(ctx, j);
-    } while (!st && slot->state == SLOT_RUNNING);
-    m->ops->retire(m->instance, slot);
+    enum status st = command_job_run(m, &r, progress ? tell : NULL, &told, err);
     request_drop(&r);
     return st;
 }

@@ -120,13 +120,6 @@ static void multiply_values(const struct lane *l, float *sums, int64_t rows, int
 
 struct job { const struct attention_dense *a; const struct diffusion_kernels *d; char *scratch; uint64_t lane_bytes; int64_t range; };
 
-static int64_t seen_by(const struct attention_dense *a, int64_t b, int64_t i)
-{
-    int64_t seen = a->key_counts ? a->key_counts[b] : a->keys;
-    if (a->causal && i + 1 + a->keys - a->queries < seen) seen = i + 1 + a->keys - a->queries;
-    return seen > a->keys ? a->keys : seen;
-}
-
 /* Queries [at, at + count) of a range that begins at `from`, against the packed block of keys that begins at `key`. */
 static void attend_block(const struct job *j, const struct lane *l, int64_t b, int64_t from, int64_t at, int64_t count, int64_t key, int64_t keys)
 {
@@ -134,7 +127,7 @@ static void attend_block(const struct job *j, const struct lane *l, int64_t b, i
     const int64_t d = up(a->head_dim, 32), dv = up(a->head_dim_v, 16), rows = up(count, 16);
     int64_t most = 0;
     for (int64_t i = 0; i < count; i++) {
-        const int64_t n = seen_by(a, b, from + at + i) - key;
+        const int64_t n = attention_dense_seen(a, b, from + at + i) - key;
         l->limit[i] = n < 0 ? 0 : n > keys ? keys : n;
         if (l->limit[i] > most) most = l->limit[i];
     }
@@ -149,7 +142,7 @@ static void attend_block(const struct job *j, const struct lane *l, int64_t b, i
 static void attend_range(const struct job *j, const struct lane *l, int64_t b, int64_t h, int64_t from, int64_t count)
 {
     const struct attention_dense *a = j->a;
-    const int64_t d = up(a->head_dim, 32), dv = up(a->head_dim_v, 16), end = seen_by(a, b, from + count - 1);
+    const int64_t d = up(a->head_dim, 32), dv = up(a->head_dim_v, 16), end = attention_dense_seen(a, b, from + count - 1);
     round_rows(l->q, d, a->q + (b * a->queries + from) * a->ldq + h * a->head_dim, a->ldq, count, up(count, 16), a->head_dim);
     memset(l->sums, 0, (size_t)(up(count, 16) * dv) * sizeof *l->sums);
     for (int64_t i = 0; i < count; i++) l->top[i] = -__builtin_inff(), l->sum[i] = 0;
