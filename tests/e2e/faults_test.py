@@ -66,7 +66,7 @@ def test_F1_hot_swap_under_load():
         meet_every_batch(s)
         load(s, "--connections", 16, "--requests", requests // 100, *swapping, "--swaps", min(swaps, 50), "--swap-every-ms", 20, *flags)
     before, ratios = None, []
-    while len(ratios) < 3 and (not ratios or min(ratios) > 2):      # a neighbour of the machine may spoil a round; the answers must be right in each
+    while len(ratios) < 5 and (not ratios or min(ratios) > 2):      # a neighbour of the machine may spoil a round; the answers must be right in each
         seconds = "10" if FULL else "2"
         rest = [load(s, "--connections", 16, "--seconds", seconds, *flags)]
         if not before:
