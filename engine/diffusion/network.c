@@ -205,21 +205,8 @@ void network_output(struct network *b, int v, const char *name)
 int network_add(struct network *b, const struct op *op, const int *in, int in_count, const void *spec, size_t spec_size, struct node **out)
 {
     if (b->st) return -1;
-    while (in_count && in[in_count - 1] < 0) in_count--;
-    int v = graph_add_value(b->g, "", VALUE_NODE);
-    struct node *n = v < 0 ? NULL : graph_add_node(b->g, in_count, 1);
-    void *copy = spec_size ? arena_alloc(b->g->arena, spec_size, 16) : NULL;
-    if (!n || (spec_size && !copy)) return network_no_memory(b);
-    if (spec_size) memcpy(copy, spec, spec_size);
-    n->op = op;
-    n->name = op->name;
-    n->opset = 1;
-    n->spec = copy;
-    memcpy(n->in, in, (size_t)in_count * sizeof *in);
-    n->out[0] = v;
-    b->g->values[v].producer = b->g->node_count - 1;
-    if (out) *out = n;
-    return v;
+    int v = graph_add_operator(b->g, op, in, in_count, spec, spec_size, out);
+    return v < 0 ? network_no_memory(b) : v;
 }
 
 enum status network_activation(const char *name, struct activation_spec *out, struct err *err)

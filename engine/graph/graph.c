@@ -154,6 +154,25 @@ struct node *graph_add_node(struct graph *g, int in_count, int out_count)
     return n;
 }
 
+int graph_add_operator(struct graph *g, const struct op *op, const int *in, int in_count, const void *spec, size_t spec_size, struct node **out)
+{
+    while (in_count && in[in_count - 1] < 0) in_count--;
+    int v = graph_add_value(g, "", VALUE_NODE);
+    struct node *n = v < 0 ? NULL : graph_add_node(g, in_count, 1);
+    void *copy = spec_size ? arena_alloc(g->arena, spec_size, 16) : NULL;
+    if (!n || (spec_size && !copy)) return -1;
+    if (spec_size) memcpy(copy, spec, spec_size);
+    n->op = op;
+    n->name = op->name;
+    n->opset = 1;
+    n->spec = copy;
+    memcpy(n->in, in, (size_t)in_count * sizeof *in);
+    n->out[0] = v;
+    g->values[v].producer = g->node_count - 1;
+    if (out) *out = n;
+    return v;
+}
+
 int graph_add_constant(struct graph *g, const char *name, enum dtype t, const int64_t *dims, int rank, void *data)
 {
     int id = graph_add_value(g, name, VALUE_CONSTANT);

@@ -164,6 +164,8 @@ void        operand_physical(const struct operand *o, int64_t *dims);
 /* ---- building ---- */
 int          graph_add_value(struct graph *g, const char *name, enum value_kind kind);         /* -1: no memory */
 struct node *graph_add_node(struct graph *g, int in_count, int out_count);                   /* NULL: no memory; lists filled with -1 */
+/* A node of one of our own operators and its one output, which is given back: inputs (-1 at the end: left out), `spec` copied into the arena. -1: no memory. out may be NULL. */
+int          graph_add_operator(struct graph *g, const struct op *op, const int *in, int in_count, const void *spec, size_t spec_size, struct node **out);
 int          graph_add_constant(struct graph *g, const char *name, enum dtype t, const int64_t *dims, int rank, void *data);   /* data in the arena */
 /* The constant's dense, aligned bytes. Materialised into the arena where the file's are not aligned or it is a splat. NULL: over budget. */
 const void  *graph_dense(struct graph *g, int value);

@@ -15,32 +15,12 @@ int build_fail(struct builder *b, enum status st)
 
 int build_no_memory(struct builder *b) { return build_fail(b, err_set(b->err, ST_NO_MEMORY, "building the model's graph passes its memory budget")); }
 
-static void *spec_copy(struct builder *b, const void *spec, size_t size)
-{
-    void *p = arena_alloc(b->g->arena, size, 16);
-    if (p) memcpy(p, spec, size);
-    else build_no_memory(b);
-    return p;
-}
-
 /* A node with up to six inputs (-1: left out at the end) and one output. */
 int build_add(struct builder *b, const struct op *op, const int *in, int in_count, const void *spec, size_t spec_size, struct node **out)
 {
     if (b->st) return -1;
-    while (in_count && in[in_count - 1] < 0) in_count--;
-    int v = graph_add_value(b->g, "", VALUE_NODE);
-    struct node *n = v < 0 ? NULL : graph_add_node(b->g, in_count, 1);
-    const void *copy = spec_size ? spec_copy(b, spec, spec_size) : NULL;
-    if (!n || (spec_size && !copy)) return build_no_memory(b);
-    n->op = op;
-    n->name = op->name;
-    n->opset = 1;
-    n->spec = copy;
-    memcpy(n->in, in, (size_t)in_count * sizeof *in);
-    n->out[0] = v;
-    b->g->values[v].producer = b->g->node_count - 1;
-    if (out) *out = n;
-    return v;
+    int v = graph_add_operator(b->g, op, in, in_count, spec, spec_size, out);
+    return v < 0 ? build_no_memory(b) : v;
 }
 
 const float *build_floats(struct builder *b, enum llm_role role, bool bias, int layer, int64_t count)
