@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts bench-stream llama-compat fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts bench-stream llama-compat fuzz faults compat docker-check light clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -157,6 +157,9 @@ check-sizes:  ## fail when a product of sizes goes straight into the allocator, 
 
 check-map:  ## fail when README's map and the tree differ
 	@tools/check_map.sh
+
+docker-check:  ## take the Dockerfile's steps in a clean Debian root and start what it makes (as root, with debootstrap; minutes)
+	@tools/docker_check.py
 
 install: all  ## install to PREFIX (/usr/local)
 	install -D -m 755 $(B)/inferd $(DESTDIR)$(PREFIX)/bin/inferd
