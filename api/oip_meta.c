@@ -56,7 +56,6 @@ static void write_duration(struct buf *out, const char *name, const struct stat_
 void oip_stats_write(struct buf *out, const struct model_version *v)
 {
     const struct stats *s = v->stats;
-    static const struct stat_duration none;
     buf_puts(out, "{\"name\":");
     json_write_text(out, v->name);
     buf_printf(out, ",\"version\":\"%lld\",\"last_inference\":%llu,\"inference_count\":%llu,\"execution_count\":%llu,\"inference_stats\":{", (long long)v->version,
@@ -67,8 +66,8 @@ void oip_stats_write(struct buf *out, const struct model_version *v)
     write_duration(out, "compute_input", &s->compute_input, true);
     write_duration(out, "compute_infer", &s->compute_infer, true);
     write_duration(out, "compute_output", &s->compute_output, true);
-    write_duration(out, "cache_hit", &none, true);
-    write_duration(out, "cache_miss", &none, true);
+    write_duration(out, "cache_hit", &s->cache_hit, true);
+    write_duration(out, "cache_miss", &s->cache_miss, true);
     buf_puts(out, "},\"response_stats\":{},\"batch_stats\":[");
     bool first = true;
     for (int i = 0; i < STATS_BATCH_SIZES; i++) {

@@ -141,6 +141,28 @@ void scheduler_finish(struct scheduler *s, struct request *r, const struct err *
 
 /* ---- coming in ---- */
 
+/* True: answered from the cache, its event was sent. */
+static bool answer_from_cache(struct scheduler *s, struct request *r)
+{
+    const uint64_t start = clock_ns();
+    uint8_t *key = arena_alloc(&r->arena, DIGEST_BYTES, 1);
+    if (!key) return false;
+    response_cache_key(r, s->o.model_digest, key);
+    if (!response_cache_find(s->o.cache, key, r)) {
+        r->cache_key = key;
+        stats_add(&s->stats.cache_miss, clock_ns() - start);
+        return false;
+    }
+    const uint64_t now = clock_ns();
+    r->times.queued = r->times.taken = r->times.input_done = start;
+    r->times.infer_done = r->times.output_done = now;
+    stats_add(&s->stats.cache_hit, now - start);
+    stats_add(&s->stats.success, now - start);
+    stats_observe(&s->stats.stage[STAGE_TOTAL], now - start);
+    if (request_finish(r)) tell(r, false);
+    return true;
+}
+
 static const struct queue_policy *policy_of(const struct scheduler *s, int level)
 {
     return s->o.level_has_policy[level] ? &s->o.level_policy[level] : &s->o.policy;
@@ -174,9 +196,17 @@ static enum status may_enter(struct scheduler *s, struct request *r, const struc
     return ST_OK;
 }
 
+/* Steps that wait for others. With the lock. */
+static void wake_steps(struct scheduler *s)
+{
+    for (int i = 0; s->ops->wake && i < s->o.instances; i++)
+        if (s->workers[i].instance) s->ops->wake(s->workers[i].instance);
+}
+
 void scheduler_wake_worker(struct scheduler *s)
 {
     struct worker *idle = NULL;
+    wake_steps(s);
     for (int i = 0; i < s->o.instances; i++) {
         struct worker *w = &s->workers[i];
         if (w->state == WORKER_GATHERING) {
@@ -204,6 +234,7 @@ enum status scheduler_submit(struct scheduler *s, struct request *r, struct err 
     if (p->allow_timeout_override && r->queue_timeout_us && (!timeout_us || r->queue_timeout_us < timeout_us)) timeout_us = r->queue_timeout_us;
 
     r->scheduler = s;
+    if (s->o.cache && answer_from_cache(s, r)) return ST_OK;
     pthread_mutex_lock(&s->lock);
     uint64_t now = clock_ns();
     st = may_enter(s, r, p, (int)level - 1, now, err);
@@ -251,6 +282,7 @@ static void stop_unwanted_step(struct scheduler *s)
         }
         if (!wanted) atomic_store(&w->stop, true);
     }
+    wake_steps(s);
 }
 
 /* Ends a waiting request for good; with the lock, which it releases. */

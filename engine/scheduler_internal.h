@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "engine/expiry.h"
+#include "engine/response_cache.h"
 
 enum { QUEUE_DELAYED = SCHEDULER_PRIORITIES_MAX, QUEUE_COUNT, SLOTS_MAX = 4096 };
 

@@ -74,6 +74,10 @@ static enum status settle_batch(struct model_config *c, const struct signature *
         o->dynamic_batching = true;
         return ST_OK;
     }
+    if (s->ensemble) {
+        o->max_batch_rows = ENSEMBLE_CALLS_MAX;
+        return ST_OK;
+    }
     if (!c->has_max_batch_size && s->batchable && ports_leave_batch_out(c, s)) {
         c->max_batch_size = DEFAULT_MAX_BATCH;
         for (int i = 0; i < o->preferred_count; i++)

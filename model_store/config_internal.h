@@ -1,5 +1,5 @@
 /* What the parts of the model config share: model_config.c (ways in and out), config_read.c (tree to struct), config_complete.c (against
- * the signature), config_picture.c (pictures). */
+ * the signature), config_picture.c (pictures), config_ensemble.c (ensembles). */
 #ifndef MODEL_STORE_CONFIG_INTERNAL_H
 #define MODEL_STORE_CONFIG_INTERNAL_H
 
@@ -14,6 +14,9 @@ enum status config_read_tree(struct model_config *c, const char *where, struct l
 /* Reads the "picture." parameters; config_complete_picture then settles size, channels and layout. */
 enum status config_read_picture(struct model_config *c, struct err *err);
 enum status config_complete_picture(struct model_config *c, const struct signature *s, struct err *err);
+
+/* Fills c->ensemble from ensemble_scheduling, inputs and outputs. */
+enum status config_read_ensemble(struct model_config *c, struct err *err);
 
 /* "" when absent */
 const char *config_text(const struct json *message, const char *field);

@@ -227,8 +227,8 @@ static enum status read_warmups(struct model_config *c, struct err *err)
 /* One line for all of them: an operator who moves a config here sees what has no effect. */
 static void name_unused(const struct model_config *c, const char *where, struct log *log)
 {
-    static const char *const unused[] = { "runtime", "batch_input", "batch_output", "optimization", "sequence_batching", "ensemble_scheduling", "cc_model_filenames", "metric_tags", "model_operations",
-        "model_transaction_policy", "model_repository_agents", "response_cache", "model_metrics" };
+    static const char *const unused[] = { "runtime", "batch_input", "batch_output", "optimization", "sequence_batching", "cc_model_filenames", "metric_tags", "model_operations",
+        "model_transaction_policy", "model_repository_agents", "model_metrics" };
     char names[256] = "";
     for (size_t i = 0; i < sizeof unused / sizeof *unused; i++) {
         if (!json_get(c->tree, unused[i])) continue;
@@ -246,6 +246,7 @@ enum status config_read_tree(struct model_config *c, const char *where, struct l
     c->backend = config_text(c->tree, "backend");
     c->has_max_batch_size = json_get(c->tree, "max_batch_size") != NULL;
     c->max_batch_size = config_number(c->tree, "max_batch_size", 0);
+    c->response_cache = config_flag(json_get(c->tree, "response_cache"), "enable");
     if (*c->name && !model_name_valid(c->name, strlen(c->name))) st = REFUSE("'%.130s' is no model name: letters, digits, '.', '_' and '-', beginning with a letter or digit, at most %d", c->name, MODEL_NAME_MAX);
     else if (c->max_batch_size < 0 || c->max_batch_size > 65536) st = REFUSE("max_batch_size is %lld; it must be 0 to 65536", (long long)c->max_batch_size);
     else st = read_ports(c, "input", &c->inputs, &c->input_count, err);
@@ -256,6 +257,7 @@ enum status config_read_tree(struct model_config *c, const char *where, struct l
     if (!st) st = read_parameters(c, err);
     if (!st) st = read_warmups(c, err);
     if (!st) st = config_read_picture(c, err);
+    if (!st) st = config_read_ensemble(c, err);
     if (st) return err_prefix(err, "%.150s", where);
     name_unused(c, where, log);
     return ST_OK;

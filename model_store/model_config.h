@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "engine/ensemble/ensemble.h"
 #include "engine/scheduler.h"
 #include "engine/signature.h"
 
@@ -60,7 +61,9 @@ struct model_config {
     struct scheduler_options scheduling;            /* dynamic_batching whole; instances, threads, first_cpu are left to the registry */
     const struct config_parameter *parameters; int parameter_count;
     const struct config_warmup *warmups; int warmup_count;
+    bool        response_cache;                     /* answers may be given again */
     struct picture_config picture;
+    struct ensemble_plan ensemble;                  /* step_count 0: the model is no ensemble */
     const void *tree;                               /* every field as read, for the JSON form (model_config.c's own) */
 };
 

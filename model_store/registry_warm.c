@@ -254,6 +254,7 @@ static enum status run_samples(struct registry *r, const struct model_version *v
     struct request *q = NULL;
     enum status st = ST_OK;
     int64_t sizes[2] = { 1, v->config->max_batch_size };
+    if (v->signature->ensemble) return ST_OK;      /* its models warm themselves up, and may come later */
     if (v->ops->text) return run_text(v, w, err);
     if (v->ops->image) return run_image(v, w, err);
     for (int i = 0; !st && i < (sizes[1] > 1 ? 2 : 1); i++) {

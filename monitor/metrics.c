@@ -19,7 +19,7 @@ struct page { struct registry *registry; struct model_version **versions; int co
 
 /* ---- Triton's ---- */
 
-enum source { SUCCESS_COUNT, INFERENCES, EXECUTIONS, REQUEST_US, QUEUE_US, INPUT_US, INFER_US, OUTPUT_US, PENDING, LOAD_SECONDS };
+enum source { SUCCESS_COUNT, INFERENCES, EXECUTIONS, REQUEST_US, QUEUE_US, INPUT_US, INFER_US, OUTPUT_US, PENDING, LOAD_SECONDS, CACHE_HITS, CACHE_MISSES, CACHE_HIT_US, CACHE_MISS_US };
 
 static double read_source(const struct model_version *v, enum source s)
 {
@@ -34,6 +34,10 @@ static double read_source(const struct model_version *v, enum source s)
     case INFER_US: return (double)(page_count(&t->compute_infer.ns) / 1000);
     case OUTPUT_US: return (double)(page_count(&t->compute_output.ns) / 1000);
     case PENDING: return (double)atomic_load(&((struct stats *)t)->pending);
+    case CACHE_HITS: return (double)page_count(&t->cache_hit.count);
+    case CACHE_MISSES: return (double)page_count(&t->cache_miss.count);
+    case CACHE_HIT_US: return (double)(page_count(&t->cache_hit.ns) / 1000);
+    case CACHE_MISS_US: return (double)(page_count(&t->cache_miss.ns) / 1000);
     default: return (double)v->load_ns * 1e-9;
     }
 }
@@ -49,6 +53,10 @@ static const struct { const char *name, *type, *help; enum source source; } trit
     { "nv_inference_compute_output_duration_us", "counter", "Cumulative compute output duration in microseconds", OUTPUT_US },
     { "nv_inference_pending_request_count", "gauge", "Instantaneous number of requests awaiting execution", PENDING },
     { "nv_model_load_duration_secs", "gauge", "Time the model took to load in seconds", LOAD_SECONDS },
+    { "nv_cache_num_hits_per_model", "counter", "Number of answers found in the response cache", CACHE_HITS },
+    { "nv_cache_num_misses_per_model", "counter", "Number of answers not found in the response cache", CACHE_MISSES },
+    { "nv_cache_hit_duration_per_model", "counter", "Cumulative time to look up answers that were found, in microseconds", CACHE_HIT_US },
+    { "nv_cache_miss_duration_per_model", "counter", "Cumulative time to look up and keep answers that were not found, in microseconds", CACHE_MISS_US },
 };
 
 static void write_triton(struct buf *out, const struct page *p)

@@ -36,6 +36,7 @@ static const struct setting settings[] = {
     { "http-max-input-size", NUMBER, AT(body_max), 1024, INT64_C(1) << 36, "BYTES", "largest request body (67108864)" },
     { "request-memory", NUMBER, AT(request_memory_max), 1 << 16, INT64_C(1) << 40, "BYTES", "memory one request may take for inputs and outputs (536870912)" },
     { "model-memory", NUMBER, AT(model_memory_max), 1 << 20, INT64_C(1) << 44, "BYTES", "memory one model version may take (8589934592)" },
+    { "response-cache-size", NUMBER, AT(response_cache_bytes), 0, INT64_C(1) << 40, "BYTES", "answers kept for models whose config says response_cache (67108864)" },
     { "header-timeout-ms", NUMBER, AT(header_timeout_ms), 100, 3600000, "N", "a request's headers must be in by then (10000)" },
     { "idle-timeout-ms", NUMBER, AT(idle_timeout_ms), 100, 86400000, "N", "an idle keep-alive connection closes (75000)" },
     { "stall-timeout-ms", NUMBER, AT(stall_timeout_ms), 100, 86400000, "N", "an answer nobody reads is dropped (30000)" },
@@ -155,7 +156,7 @@ enum status config_read(struct server_config *c, int argc, char **argv, bool *he
 {
     *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .allowed_hosts = "", .http_port = 8000, .grpc_port = PORT_OFF, .metrics_port = 8002,
                                  .poll_ms = 1000, .exit_timeout_s = 30, .connections_max = 10000, .body_max = 64 << 20, .request_memory_max = 512 << 20,
-                                 .model_memory_max = INT64_C(8) << 30, .header_timeout_ms = 10000, .idle_timeout_ms = 75000, .stall_timeout_ms = 30000,
+                                 .model_memory_max = INT64_C(8) << 30, .response_cache_bytes = 64 << 20, .header_timeout_ms = 10000, .idle_timeout_ms = 75000, .stall_timeout_ms = 30000,
                                  .strict_readiness = true, .access_log = true };
     arena_init(&c->arena, 4 << 20);
     *help = false;

@@ -31,6 +31,7 @@ struct server {
     struct auth       *auth;
     struct registry   *registry;
     struct expiry     *expiry;
+    struct response_cache *cache;
     struct inspector  *inspector;
     struct jobs       *jobs;
     struct listener    main_listener, metrics_listener;

@@ -356,6 +356,7 @@ static uint64_t run_open(uint64_t start, uint64_t end)
     while (now_ns() < end || head < tail || busy_connections()) {
         uint64_t now = now_ns();
         if (now > end + 20000000000u) break;
+        if (now >= end) head = tail;      /* due, but every connection was busy until the end: never sent */
         while (next <= (double)now && now < end && tail - head < DUE_MAX) {
             due[tail++ % DUE_MAX] = (uint64_t)next;
             next += -log(1 - uniform()) / o.rate * 1e9;
