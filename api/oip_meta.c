@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Only what works is announced. */
-static const char *const extensions[] = { "classification", "model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics", "logging" };
+static const char *const extensions[] = { "classification", "sequence", "model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics", "logging" };
 
 void oip_server_write(struct buf *out)
 {
@@ -15,11 +15,13 @@ void oip_server_write(struct buf *out)
     buf_puts(out, "]}");
 }
 
-static void write_ports(struct buf *out, const char *key, const struct port *p, int n)
+static void write_ports(struct buf *out, const char *key, const struct port *p, int n, const struct model_config *c)
 {
+    int written = 0;
     buf_printf(out, ",\"%s\":[", key);
     for (int i = 0; i < n; i++) {
-        buf_puts(out, i ? ",{\"name\":" : "{\"name\":");
+        if (model_config_hides(c, p[i].name)) continue;
+        buf_puts(out, written++ ? ",{\"name\":" : "{\"name\":");
         json_write_text(out, p[i].name);
         buf_printf(out, ",\"datatype\":\"%s\",\"shape\":[", dtype_oip(p[i].dtype) ? dtype_oip(p[i].dtype) : dtype_name(p[i].dtype));
         for (int d = 0; d < p[i].rank; d++) {
@@ -39,8 +41,8 @@ void oip_model_write(struct buf *out, const struct model_version *v, const int64
     for (int i = 0; i < version_count; i++) buf_printf(out, "%s\"%lld\"", i ? "," : "", (long long)versions[i]);
     buf_puts(out, "],\"platform\":");
     json_write_text(out, v->config->platform && v->config->platform[0] ? v->config->platform : v->signature->platform);
-    write_ports(out, "inputs", v->signature->inputs, v->signature->input_count);
-    write_ports(out, "outputs", v->signature->outputs, v->signature->output_count);
+    write_ports(out, "inputs", v->signature->inputs, v->signature->input_count, v->config);
+    write_ports(out, "outputs", v->signature->outputs, v->signature->output_count, v->config);
     buf_putc(out, '}');
 }
 

@@ -39,6 +39,7 @@ struct request_times {
 struct text_job;
 struct image_job;
 struct signature;
+struct sequence_ride;
 
 struct request {
     atomic_int references;
@@ -80,6 +81,7 @@ struct request {
     struct request *next, *previous;       /* the queue it waits in */
     struct request *order_next;            /* preserve_ordering: the request that came after it */
     struct scheduler *scheduler;
+    struct sequence_ride *ride;            /* of a model with sequences (sequences.c's own) */
     const uint8_t *cache_key;              /* [DIGEST_BYTES], where the answer is to be kept; NULL */
     uint64_t    queue_deadline_ns;         /* 0: none */
     uint64_t    expiry_ns;                 /* when the expiry thread will look at it; its key in the heap */
