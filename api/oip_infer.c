@@ -1,20 +1,12 @@
 #include "api/oip_infer.h"
 
+#include "api/oip_ask.h"
 #include "api/oip_tensor.h"
 #include "api/picture.h"
 #include "base/checked.h"
 #include "base/json.h"
 
 #include <string.h>
-
-/* Triton names the request in every sentence about it. */
-static enum status say(const struct request *r, enum status st, struct err *err)
-{
-    char text[ERR_TEXT_MAX];
-    if (!err) return st;
-    memcpy(text, err->text, sizeof text);
-    return err_set(err, st, "[request id: %s] %s", r->id[0] ? r->id : "<id_unknown>", text);
-}
 
 /* ---- the pieces of a request ---- */
 
@@ -28,7 +20,6 @@ static enum status read_parameters(struct request *r, const struct json *object,
     for (const struct json *j = object->list.first; j; j = j->next) {
         struct parameter *q = &p[r->parameter_count];
         q->name = j->key;
-        uint64_t natural;
         switch (j->type) {
         case JSON_BOOL: q->type = PARAMETER_BOOL, q->boolean = j->boolean; break;
         case JSON_INT: q->type = PARAMETER_INT, q->integer = j->integer; break;
@@ -38,15 +29,8 @@ static enum status read_parameters(struct request *r, const struct json *object,
         default: return err_set(err, ST_BAD_INPUT, "parameter '%s' must be a string, number or boolean", j->key);
         }
         r->parameter_count++;
-        if (!strcmp(j->key, "binary_data_output")) {
-            if (j->type != JSON_BOOL) return err_set(err, ST_BAD_INPUT, "Unable to parse 'binary_data_output': it must be a boolean");
-            ask->binary_output = j->boolean;
-        } else if (!strcmp(j->key, "priority")) {
-            if (!json_as_uint64(j, &natural) || natural > UINT32_MAX) return err_set(err, ST_BAD_INPUT, "Unable to parse 'priority': it must be a natural number");
-            r->priority = (uint32_t)natural;
-        } else if (!strcmp(j->key, "timeout")) {
-            if (!json_as_uint64(j, &r->queue_timeout_us)) return err_set(err, ST_BAD_INPUT, "Unable to parse 'timeout': it must be a natural number of microseconds");
-        }
+        enum status st = oip_parameter_use(r, ask, q, err);
+        if (st) return st;
     }
     r->parameters = p;
     return ST_OK;
@@ -129,64 +113,11 @@ static enum status read_outputs(struct request *r, const struct json *outputs, s
         if (binary && binary->type != JSON_BOOL) return err_set(err, ST_BAD_INPUT, "Unable to parse 'binary_data' of output '%s': it must be a boolean", o->name);
         o->binary = binary ? binary->boolean : ask->binary_output;
         uint64_t k = 0;
-        if (classes && (!json_as_uint64(classes, &k) || k < 1 || k > CLASSES_MAX))
-            return err_set(err, ST_BAD_INPUT, "Unable to parse 'classification' of output '%s': it must be a number from 1 to %d", o->name, CLASSES_MAX);
-        o->classes = (int64_t)k;
-        if (json_get(parameters, "shared_memory_region")) return err_set(err, ST_UNSUPPORTED, "output '%s' names a shared memory region, and shared memory is off", o->name);
-        for (int i = 0; i < ask->output_count; i++)
-            if (!strcmp(ask->outputs[i].name, o->name)) return err_set(err, ST_BAD_INPUT, "output '%s' is asked for twice", o->name);
-        r->wanted[ask->output_count++] = o->name;
-    }
-    r->wanted_count = ask->output_count;
-    return ST_OK;
-}
-
-/* ---- against the model ---- */
-
-static bool shape_fits(const struct port *p, const struct tensor *t)
-{
-    if (p->rank < 0) return true;
-    if (p->rank != t->rank) return false;
-    for (int i = 0; i < p->rank; i++)
-        if (p->dims[i] >= 0 && p->dims[i] != t->dims[i]) return false;
-    return true;
-}
-
-static enum status check_input(const struct request *r, const struct model_version *v, struct request_tensor *in, struct err *err)
-{
-    const struct port *p = signature_input(v->signature, in->name);
-    if (!p) return err_set(err, ST_BAD_INPUT, "unexpected inference input '%s' for model '%s'", in->name, v->name);
-    if (in->tensor.dtype == DT_STRING && p->dtype == DT_F32 && v->config->picture.usable)
-        return picture_to_tensor(&in->tensor, &v->config->picture, ((struct request *)r), in->name, err);
-    if (in->tensor.dtype != p->dtype)
-        return err_set(err, ST_BAD_INPUT, "inference input '%s' data-type is '%s', but model '%s' expects '%s'", in->name, dtype_oip(in->tensor.dtype), v->name,
-                       dtype_oip(p->dtype) ? dtype_oip(p->dtype) : dtype_name(p->dtype));
-    if (!shape_fits(p, &in->tensor)) {
-        char want[128], got[128];
-        return err_set(err, ST_BAD_INPUT, "unexpected shape for input '%s' for model '%s'. Expected %s, got %s", in->name, v->name,
-                       shape_text(p->dims, p->rank, want, sizeof want), shape_text(in->tensor.dims, in->tensor.rank, got, sizeof got));
-    }
-    return ST_OK;
-}
-
-static enum status check_against_model(struct request *r, const struct infer_ask *ask, const struct model_version *v, struct err *err)
-{
-    for (int i = 0; i < r->input_count; i++) {
-        for (int k = 0; k < i; k++)
-            if (!strcmp(r->inputs[k].name, r->inputs[i].name)) return err_set(err, ST_BAD_INPUT, "input '%s' already exists in request", r->inputs[i].name);
-        enum status st = check_input(r, v, &r->inputs[i], err);
+        if (classes && (!json_as_uint64(classes, &k) || !k)) k = UINT64_MAX;      /* refused below */
+        enum status st = oip_output_use(r, ask, o, k, json_get(parameters, "shared_memory_region"), err);
         if (st) return st;
     }
-    for (int i = 0; i < v->signature->input_count; i++) {
-        const struct port *p = &v->signature->inputs[i];
-        int k = 0;
-        while (k < r->input_count && strcmp(r->inputs[k].name, p->name)) k++;
-        if (k == r->input_count && !p->optional)
-            return err_set(err, ST_BAD_INPUT, "expected %d inputs but got %d inputs for model '%s'. The required input '%s' is missing.", v->signature->input_count, r->input_count, v->name, p->name);
-    }
-    for (int i = 0; i < ask->output_count; i++)
-        if (!signature_output(v->signature, ask->outputs[i].name))
-            return err_set(err, ST_BAD_INPUT, "unexpected inference output '%s' for model '%s'", ask->outputs[i].name, v->name);
+    r->wanted_count = ask->output_count;
     return ST_OK;
 }
 
@@ -231,7 +162,7 @@ enum status oip_infer_read(struct request *r, struct infer_ask *ask, const struc
     *ask = (struct infer_ask){ 0 };
     if (json_length == 0) {
         enum status st = read_raw(r, ask, v, body, length, err);
-        return st ? st : check_against_model(r, ask, v, err);
+        return st ? st : oip_infer_check(r, ask, v, err);
     }
     size_t text = json_length < 0 ? length : (size_t)json_length;
     if (text > length) return err_set(err, ST_BAD_INPUT, "Inference-Header-Content-Length is %zu but the body has %zu bytes", text, length);
@@ -247,18 +178,10 @@ enum status oip_infer_read(struct request *r, struct infer_ask *ask, const struc
     if (!st) st = read_inputs(r, json_get(root, "inputs"), (struct raw_part){ body + text, length - text }, v->name, err);
     if (!st) st = read_outputs(r, json_get(root, "outputs"), ask, err);
     if (st) return st;
-    st = check_against_model(r, ask, v, err);
-    return st == ST_OK || !strncmp(err->text, "unexpected inference ", 21) ? st : say(r, st, err);
+    return oip_infer_check_named(r, ask, v, err);
 }
 
 /* ---- the answer ---- */
-
-static const struct request_tensor *output_named(const struct request *r, const char *name)
-{
-    for (int i = 0; i < r->output_count; i++)
-        if (!strcmp(r->outputs[i].name, name)) return &r->outputs[i];
-    return NULL;
-}
 
 static enum status write_output(struct buf *out, const struct request_tensor *o, bool binary, struct err *err)
 {
@@ -308,23 +231,20 @@ enum status oip_infer_write(struct buf *out, size_t *json_length, struct request
     buf_puts(out, ",\"outputs\":[");
     for (int i = 0; i < n; i++) {
         const struct output_ask *a = ask->output_count ? &ask->outputs[i] : NULL;
-        const struct request_tensor *o = a ? output_named(r, a->name) : &r->outputs[i];
-        if (!o) return err_set(err, ST_INTERNAL, "the model made no output '%s'", a ? a->name : "");
-        if (a && a->classes) {
-            enum status st = oip_classify((struct tensor *)&o->tensor, &r->arena, a->classes, v->config->max_batch_size > 0, v->labels, v->label_count, err);
-            if (st) return st;
-        }
+        const struct request_tensor *o;
+        enum status st = oip_output_pick(&o, r, ask, i, v, err);
+        if (st) return st;
         bool binary = a ? a->binary : ask->binary_output;
         any_binary |= binary;
         if (i) buf_putc(out, ',');
-        enum status st = write_output(out, o, binary, err);
+        st = write_output(out, o, binary, err);
         if (st) return st;
     }
     buf_puts(out, "]}");
     *json_length = any_binary ? out->length : 0;
     for (int i = 0; any_binary && i < n; i++) {
         const struct output_ask *a = ask->output_count ? &ask->outputs[i] : NULL;
-        const struct request_tensor *o = a ? output_named(r, a->name) : &r->outputs[i];
+        const struct request_tensor *o = a ? oip_output_named(r, a->name) : &r->outputs[i];
         if (a ? a->binary : ask->binary_output) oip_tensor_to_raw(out, &o->tensor);
     }
     return out->failed ? err_set(err, ST_NO_MEMORY, "no memory for the answer") : ST_OK;

@@ -285,8 +285,8 @@ static const struct schema_field *find_field(const struct schema_message *m, con
 /* The name of the field of the same choice that is there already, or NULL. */
 static const char *other_choice(const struct schema_message *m, const struct schema_field *f, const struct json *object)
 {
-    for (int i = 0; f->choice && i < m->count; i++)
-        if (m->fields[i].choice == f->choice && &m->fields[i] != f && json_get(object, m->fields[i].name)) return m->fields[i].name;
+    for (int i = 0; i < m->count; i++)
+        if (schema_excludes(&m->fields[i], f) && &m->fields[i] != f && json_get(object, m->fields[i].name)) return m->fields[i].name;
     return NULL;
 }
 

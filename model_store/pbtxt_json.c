@@ -118,8 +118,8 @@ static enum status read_message(struct reader *r, const struct schema_message *m
         if (!f) return REFUSE(r, "%s has no field '%.60s'", m->name, member->key);
         if (member->type == JSON_NULL) continue;
         if (json_get(out, f->name)) return REFUSE(r, "field '%s' of %s is given twice", f->name, m->name);
-        for (int i = 0; f->choice && i < m->count; i++)
-            if (m->fields[i].choice == f->choice && json_get(out, m->fields[i].name)) return REFUSE(r, "'%s' and '%s' of %s exclude each other", m->fields[i].name, f->name, m->name);
+        for (int i = 0; i < m->count; i++)
+            if (schema_excludes(&m->fields[i], f) && json_get(out, m->fields[i].name)) return REFUSE(r, "'%s' and '%s' of %s exclude each other", m->fields[i].name, f->name, m->name);
         enum status st = read_field(r, f, member, out);
         if (st) return st;
     }

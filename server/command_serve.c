@@ -21,7 +21,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2 };
+enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2, CORES_PER_RPC_THREAD = 8 };
 
 static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine, &diffusion_engine, &ensemble_engine };
 
@@ -90,12 +90,26 @@ static void print_address(char *out, size_t size, const struct server *s, const 
     else snprintf(out, size, strchr(s->config->host, ':') ? "[%s]:%u" : "%s:%u", s->config->host, http_port(l->http));
 }
 
+static enum status start_rpc(struct server *s, struct err *err)
+{
+    const struct server_config *c = s->config;
+    if (c->grpc_port == PORT_OFF) return ST_OK;
+    int cores = threads_cpu_count();
+    struct rpc_options o = { .host = c->host, .port = (uint16_t)c->grpc_port, .connections_max = c->connections_max < RPC_CONNECTIONS_MAX ? (uint32_t)c->connections_max : RPC_CONNECTIONS_MAX,
+                             .per_address_max = c->per_address_max ? (uint32_t)c->per_address_max : s->loopback ? 0 : 1024, .message_max = (uint64_t)c->body_max,
+                             .fast_method = "/inference.GRPCInferenceService/ModelInfer", .threads = cores / CORES_PER_RPC_THREAD };
+    struct rpc_handler handler = serve_rpc_handler(s);
+    return rpc_open(&s->rpc, &o, &handler, s->log, err);
+}
+
 static void print_ready(const struct server *s)
 {
-    char http[80], metrics[80];
+    char http[80], grpc[80], metrics[80];
+    if (!s->rpc) snprintf(grpc, sizeof grpc, "off");
+    else snprintf(grpc, sizeof grpc, strchr(s->config->host, ':') ? "[%s]:%u" : "%s:%u", s->config->host, rpc_port(s->rpc));
     print_address(http, sizeof http, s, &s->main_listener);
     print_address(metrics, sizeof metrics, s, &s->metrics_listener);
-    printf("inferd ready http=%s grpc=off metrics=%s\n", http, metrics);
+    printf("inferd ready http=%s grpc=%s metrics=%s\n", http, grpc, metrics);
     fflush(stdout);
 }
 
@@ -111,7 +125,8 @@ static int wait_signal(const sigset_t *signals, long ms)
 
 static uint32_t busy(const struct server *s)
 {
-    return (s->main_listener.http ? http_busy(s->main_listener.http) : 0) + (s->metrics_listener.http ? http_busy(s->metrics_listener.http) : 0);
+    return (s->main_listener.http ? http_busy(s->main_listener.http) : 0) + (s->metrics_listener.http ? http_busy(s->metrics_listener.http) : 0)
+         + (s->rpc ? rpc_busy(s->rpc) : 0) + atomic_load(&((struct server *)s)->in_streams);
 }
 
 /* After a burst, when nothing has been asked for a second, what the burst left in our pools and in the heap goes back to the system. */
@@ -152,6 +167,7 @@ static bool drain(struct server *s, const sigset_t *signals)
     atomic_store(&s->closing, true);
     if (s->main_listener.http) http_stop_listening(s->main_listener.http);
     if (s->metrics_listener.http) http_stop_listening(s->metrics_listener.http);
+    if (s->rpc) rpc_stop_listening(s->rpc);
     for (int quiet = 0; quiet < QUIET_TICKS && clock_ns() - start < most;) {
         wait_signal(signals, 20);
         quiet = busy(s) ? 0 : quiet + 1;
@@ -166,12 +182,14 @@ static void stop(struct server *s)
 {
     http_stop(s->main_listener.http);
     http_stop(s->metrics_listener.http);
+    rpc_stop(s->rpc);
     jobs_close(s->jobs);
     registry_close(s->registry);
     expiry_close(s->expiry);
     response_cache_close(s->cache);
     http_free(s->main_listener.http);
     http_free(s->metrics_listener.http);
+    rpc_free(s->rpc);
     auth_close(s->auth);
     serve_trim(s);
     inspector_stop(s->inspector);
@@ -184,7 +202,7 @@ static void raise_file_limit(void)
 {
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files)) return;
-    rlim_t want = HTTP_CONNECTIONS_MAX + 2 * HTTP_FD_RESERVE;
+    rlim_t want = HTTP_CONNECTIONS_MAX + RPC_CONNECTIONS_MAX + 2 * HTTP_FD_RESERVE;
     if (files.rlim_cur >= want) return;
     files.rlim_cur = files.rlim_max == RLIM_INFINITY || files.rlim_max > want ? want : files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
@@ -205,7 +223,6 @@ static enum status start(struct server *s, struct err *err)
     config_write_json(&effective, c);
     log_write(s->log, LOG_INFO, "start", "inferd " INFERD_VERSION " configuration %.*s", (int)effective.length, effective.data ? effective.data : "");
     buf_free(&effective);
-    if (c->grpc_port != PORT_OFF) log_write(s->log, LOG_WARNING, "grpc", "this build has no gRPC listener: grpc-port is ignored");
     st = check_exposure(s, err);
     if (!st) st = auth_open(&s->auth, c->api_keys, s->loopback || c->insecure_no_auth, err);
     if (!st) st = expiry_open(&s->expiry, err);
@@ -214,6 +231,7 @@ static enum status start(struct server *s, struct err *err)
     if (!st) st = start_registry(s, err);
     if (!st) st = start_listener(s, &s->main_listener, c->http_port, false, err);
     if (!st) st = start_listener(s, &s->metrics_listener, c->metrics_port, true, err);
+    if (!st) st = start_rpc(s, err);
     return st;
 }
 

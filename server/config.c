@@ -17,7 +17,7 @@ static const struct setting settings[] = {
     { "store", TEXT, AT(store), 0, 0, "DIR", "folder of models: DIR/MODEL/VERSION/model.onnx" },
     { "host", TEXT, AT(host), 0, 0, "ADDRESS", "numeric address every listener binds (127.0.0.1); any other than loopback needs --api-keys" },
     { "http-port", PORT, AT(http_port), 0, 65535, "PORT", "HTTP port (8000); 0 takes a free one, off disables it" },
-    { "grpc-port", PORT, AT(grpc_port), 0, 65535, "PORT", "gRPC port; this build has no gRPC listener: anything but off is named once in the log" },
+    { "grpc-port", PORT, AT(grpc_port), 0, 65535, "PORT", "gRPC port (8001)" },
     { "metrics-port", PORT, AT(metrics_port), 0, 65535, "PORT", "Prometheus port (8002)" },
     { "control", TEXT, AT(control), 0, 0, "MODE", "none: load every model at start (default); poll: and follow changes of the store; explicit: load what is asked for" },
     { "load-model", LIST, AT(load_models), 0, 0, "NAME", "explicit mode: load NAME at start (again for more; * loads all)" },
@@ -154,7 +154,7 @@ static enum status check(const struct server_config *c, struct err *err)
 
 enum status config_read(struct server_config *c, int argc, char **argv, bool *help, struct err *err)
 {
-    *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .allowed_hosts = "", .http_port = 8000, .grpc_port = PORT_OFF, .metrics_port = 8002,
+    *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .allowed_hosts = "", .http_port = 8000, .grpc_port = 8001, .metrics_port = 8002,
                                  .poll_ms = 1000, .exit_timeout_s = 30, .connections_max = 10000, .body_max = 64 << 20, .request_memory_max = 512 << 20,
                                  .model_memory_max = INT64_C(8) << 30, .response_cache_bytes = 64 << 20, .header_timeout_ms = 10000, .idle_timeout_ms = 75000, .stall_timeout_ms = 30000,
                                  .strict_readiness = true, .access_log = true };
@@ -178,14 +178,14 @@ void config_free(struct server_config *c) { arena_free(&c->arena); }
 
 void config_write_help(struct buf *out)
 {
-    buf_puts(out, "inferd serve --store DIR [flags]\n\nServes every model of the store over HTTP (Open Inference Protocol v2) until SIGTERM, which drains.\n"
+    buf_puts(out, "inferd serve --store DIR [flags]\n\nServes every model of the store over HTTP and gRPC (Open Inference Protocol v2, OpenAI) until SIGTERM, which drains.\n"
                   "SIGHUP reads the keys again.\n\n");
     for (int i = 0; i < SETTINGS; i++) {
         char flag[64];
         snprintf(flag, sizeof flag, "--%s %s", settings[i].name, settings[i].value ? settings[i].value : "");
         buf_printf(out, "  %-34s %s\n", flag, settings[i].help);
     }
-    buf_puts(out, "\nWhen the models that load at start have settled, one line appears on standard output:\n  inferd ready http=127.0.0.1:8000 grpc=off metrics=127.0.0.1:8002\n"
+    buf_puts(out, "\nWhen the models that load at start have settled, one line appears on standard output:\n  inferd ready http=127.0.0.1:8000 grpc=127.0.0.1:8001 metrics=127.0.0.1:8002\n"
                   "Logs are JSON lines on standard error. Exit status: 0 after a drain, 1 when the start failed, 2 for wrong flags.\n");
 }
 

@@ -6,10 +6,9 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/threads.h"
+#include "server/acceptor.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/tcp.h>
 #include <poll.h>
 #include <stdio.h>
@@ -19,26 +18,25 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { TICK_BUSY_MS = 20, TICK_IDLE_MS = 250, SCAN_MS = 500, BACKLOG = 4096 };
+enum { TICK_BUSY_MS = 20, TICK_IDLE_MS = 250, SCAN_MS = 500 };
 
 struct http_guard {
     struct http            *http;
     struct log             *log;
     struct http_limits      limits;
-    int                     listener, wake;       /* wake: an eventfd that ends both threads */
-    uint16_t                port;
+    struct acceptor        *acceptor;
+    int                     wake;                 /* an eventfd that ends the watcher */
     struct http_connection *connections;          /* [fd_max], by descriptor */
     int                     fd_max;
     atomic_int              fd_top;               /* one above the highest descriptor met */
     atomic_uint             count;
     atomic_bool             stopping;
-    pthread_t               accepter, watcher;
-    bool                    accepting, watching;
-    atomic_bool             listening;
+    pthread_t               watcher;
+    bool                    watching;
 };
 
 struct http_connection *http_guard_connection(struct http_guard *g, int fd) { return &g->connections[fd]; }
-uint16_t http_guard_port(const struct http_guard *g) { return g->port; }
+uint16_t http_guard_port(const struct http_guard *g) { return acceptor_port(g->acceptor); }
 uint32_t http_guard_connections(const struct http_guard *g) { return atomic_load(&((struct http_guard *)g)->count); }
 
 void http_guard_phase(struct http_guard *g, int fd, enum connection_phase phase)
@@ -77,22 +75,11 @@ static bool address_full(struct http_guard *g, const struct in6_addr *address)
     return same >= g->limits.per_address_max;
 }
 
-static void map_address(struct in6_addr *out, const struct sockaddr_storage *a)
+static void take(void *context, int fd, const struct sockaddr_storage *from, socklen_t length)
 {
-    *out = (struct in6_addr){ 0 };
-    if (a->ss_family == AF_INET6) {
-        *out = ((const struct sockaddr_in6 *)a)->sin6_addr;
-    } else {
-        out->s6_addr[10] = out->s6_addr[11] = 0xff;
-        memcpy(out->s6_addr + 12, &((const struct sockaddr_in *)a)->sin_addr, 4);
-    }
-}
-
-static void take(struct http_guard *g, int fd, const struct sockaddr_storage *from, socklen_t length)
-{
+    struct http_guard *g = context;
     struct in6_addr address;
-    int one = 1;
-    map_address(&address, from);
+    acceptor_map_address(&address, from);
     if (fd >= g->fd_max || atomic_load(&g->count) >= g->limits.connections_max || address_full(g, &address)) {
         refuse(fd);
         return;
@@ -104,32 +91,9 @@ static void take(struct http_guard *g, int fd, const struct sockaddr_storage *fr
     http_guard_phase(g, fd, PHASE_HEADERS);
     if (fd >= atomic_load(&g->fd_top)) atomic_store(&g->fd_top, fd + 1);
     atomic_fetch_add(&g->count, 1);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (http_adopt(g->http, fd, (const struct sockaddr *)from, length)) return;
     http_guard_closed(g, fd);
     refuse(fd);
-}
-
-static void *accept_run(void *p)
-{
-    struct http_guard *g = p;
-    struct pollfd polls[2] = { { .fd = g->listener, .events = POLLIN }, { .fd = g->wake, .events = POLLIN } };
-    while (!atomic_load(&g->stopping) && atomic_load(&g->listening)) {
-        if (poll(polls, 2, -1) < 0 && errno != EINTR) break;
-        if (!(polls[0].revents & POLLIN)) continue;
-        for (int burst = 0; burst < 256 && atomic_load(&g->listening); burst++) {
-            struct sockaddr_storage from;
-            socklen_t length = sizeof from;
-            int fd = accept4(g->listener, (struct sockaddr *)&from, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
-            if (fd >= 0) {
-                take(g, fd, &from, length);
-                continue;
-            }
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) usleep(10000);      /* never a spin */
-            break;
-        }
-    }
-    return NULL;
 }
 
 /* ---- watching ---- */
@@ -213,33 +177,6 @@ static void *watch_run(void *p)
 
 /* ---- life ---- */
 
-static enum status listen_on(struct http_guard *g, const char *address, uint16_t port, struct err *err)
-{
-    struct sockaddr_storage a = { 0 };
-    socklen_t length;
-    int one = 1;
-    if (inet_pton(AF_INET, address, &((struct sockaddr_in *)&a)->sin_addr) == 1) {
-        a.ss_family = AF_INET;
-        ((struct sockaddr_in *)&a)->sin_port = htons(port);
-        length = sizeof(struct sockaddr_in);
-    } else if (inet_pton(AF_INET6, address, &((struct sockaddr_in6 *)&a)->sin6_addr) == 1) {
-        a.ss_family = AF_INET6;
-        ((struct sockaddr_in6 *)&a)->sin6_port = htons(port);
-        length = sizeof(struct sockaddr_in6);
-    } else {
-        return err_set(err, ST_BAD_INPUT, "'%s' is not a numeric IP address; 127.0.0.1 and ::1 are loopback, 0.0.0.0 and :: are every interface", address);
-    }
-    g->listener = socket(a.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (g->listener < 0) return err_set(err, ST_INTERNAL, "no socket: %s", strerror(errno));
-    setsockopt(g->listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(g->listener, (struct sockaddr *)&a, length) || listen(g->listener, BACKLOG))
-        return err_set(err, ST_UNAVAILABLE, "port %u of %s cannot be had: %s", port, address, strerror(errno));
-    length = sizeof a;
-    getsockname(g->listener, (struct sockaddr *)&a, &length);
-    g->port = ntohs(a.ss_family == AF_INET ? ((struct sockaddr_in *)&a)->sin_port : ((struct sockaddr_in6 *)&a)->sin6_port);
-    return ST_OK;
-}
-
 static void set_limits(struct http_guard *g, const struct http_limits *l)
 {
     struct rlimit files;
@@ -265,26 +202,24 @@ enum status http_guard_open(struct http_guard **out, struct http *h, const char 
     if (!g) return err_set(err, ST_NO_MEMORY, "no memory for a listener");
     g->http = h;
     g->log = log;
-    g->listener = g->wake = -1;
+    g->wake = -1;
     set_limits(g, limits);
     g->connections = mem_calloc_array((uint64_t)g->fd_max, sizeof *g->connections);
     enum status st = g->connections ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory for %d connections", g->fd_max);
-    if (!st) st = listen_on(g, address, port, err);
+    if (!st) st = acceptor_open(&g->acceptor, "http accept", address, port, take, g, err);
     if (!st && (g->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) st = err_set(err, ST_INTERNAL, "no eventfd: %s", strerror(errno));
     if (st) {
         http_guard_free(g);
         return st;
     }
-    atomic_store(&g->listening, true);
     *out = g;
     return ST_OK;
 }
 
 enum status http_guard_start(struct http_guard *g, struct err *err)
 {
-    enum status st = thread_start(&g->accepter, "http accept", accept_run, g, err);
+    enum status st = acceptor_start(g->acceptor, err);
     if (st) return st;
-    g->accepting = true;
     st = thread_start(&g->watcher, "http watch", watch_run, g, err);
     g->watching = !st;
     return st;
@@ -296,16 +231,7 @@ static void wake_up(struct http_guard *g)
     if (write(g->wake, &one, sizeof one) < 0) return;      /* already awake */
 }
 
-void http_guard_stop_listening(struct http_guard *g)
-{
-    if (!atomic_exchange(&g->listening, false)) return;
-    shutdown(g->listener, SHUT_RDWR);
-    wake_up(g);
-    if (g->accepting) pthread_join(g->accepter, NULL);
-    g->accepting = false;
-    close(g->listener);
-    g->listener = -1;
-}
+void http_guard_stop_listening(struct http_guard *g) { acceptor_stop(g->acceptor); }
 
 void http_guard_stop(struct http_guard *g)
 {
@@ -318,7 +244,7 @@ void http_guard_stop(struct http_guard *g)
 
 void http_guard_free(struct http_guard *g)
 {
-    if (g->listener >= 0) close(g->listener);
+    acceptor_free(g->acceptor);
     if (g->wake >= 0) close(g->wake);
     free(g->connections);
     free(g);

@@ -1,6 +1,7 @@
-/* The walk itself. Down: serve_begin (headers: who asks, for what, may they, where does the body go), serve_ready (the body is in: which model,
- * what does it say), the scheduler. Back: serve_event (a worker or the expiry thread has news), serve_resume (outputs become bytes of the same
- * dialect), serve_end (it was sent: log, let go). Everything but serve_event and serve_gone runs on the listener's thread. */
+/* The walk itself, over HTTP (serve_rpc.c is the same walk over gRPC; exchange.c is what both share). Down: serve_begin (headers: who asks, for what, may
+ * they, where does the body go), serve_ready (the body is in: which model, what does it say), the scheduler. Back: an event (a worker or the expiry thread
+ * has news), serve_resume (outputs become bytes of the same dialect), serve_end (it was sent: log, let go). Everything but serve_gone runs on
+ * the listener's thread. */
 #include "server/server.h"
 
 #include "api/oip_meta.h"
@@ -16,117 +17,6 @@
 #include <strings.h>
 
 enum { EXPAND_RATIO = 100, CLASSES_DEFAULT = 5, ADMIN_BODY_MAX = 1 << 20 };
-
-/* ---- an exchange's life ---- */
-
-static void serve_event(struct request *r, enum request_event e)
-{
-    struct exchange *x = (struct exchange *)r;
-    if (e != EVENT_PARTIAL) atomic_store(&x->over, true);
-    if (x->image.ask.has_job) serve_images_event(x, e);
-    else if (x->text.stream) http_news(x->listener->http, &x->call);
-    else if (e != EVENT_PARTIAL) http_resume_later(x->call);
-}
-
-static void serve_told(void *http) { http_wake(http); }
-
-static void serve_release(struct request *r)
-{
-    struct exchange *x = (struct exchange *)r;
-    struct server *s = x->server;
-    if (x->pin) registry_unpin(s->registry, x->pin);
-    if (x->upload) registry_upload_abort(x->upload);
-    openai_ask_close(&x->text);
-    images_close(&x->image.ask);
-    pthread_mutex_destroy(&x->image.lock);
-    free(x->body_base);
-    buf_free(&x->answer);
-    arena_reset(&r->arena);
-    pthread_mutex_lock(&s->spare_lock);
-    bool keep = s->spare_count < EXCHANGES_KEPT;
-    if (keep) x->next_spare = s->spare, s->spare = x, s->spare_count++;
-    pthread_mutex_unlock(&s->spare_lock);
-    if (keep) return;
-    arena_free(&r->arena);
-    free(x);
-}
-
-static struct exchange *exchange_new(struct listener *l, struct http_call *c)
-{
-    struct server *s = l->server;
-    pthread_mutex_lock(&s->spare_lock);
-    struct exchange *x = s->spare;
-    if (x) s->spare = x->next_spare, s->spare_count--;
-    pthread_mutex_unlock(&s->spare_lock);
-    struct arena kept = { 0 };
-    if (x) kept = x->request.arena;
-    else if (!(x = malloc(sizeof *x))) return NULL;
-    memset(x, 0, sizeof *x);
-    pthread_mutex_init(&x->image.lock, NULL);
-    request_init(&x->request, (uint64_t)s->config->request_memory_max);
-    x->request.arena.head = kept.head;      /* the memory of the last use, empty */
-    x->request.event = serve_event;
-    x->request.event_context = x;
-    x->request.told = serve_told;
-    x->request.told_context = http_of(c);
-    x->request.release = serve_release;
-    x->request.times.received = http_received_ns(c);
-    x->server = s;
-    x->listener = l;
-    x->call = c;
-    http_set_user(c, x);
-    return x;
-}
-
-void serve_trim(struct server *s)
-{
-    pthread_mutex_lock(&s->spare_lock);
-    struct exchange *x = s->spare;
-    s->spare = NULL;
-    s->spare_count = 0;
-    pthread_mutex_unlock(&s->spare_lock);
-    for (struct exchange *next; x; x = next) {
-        next = x->next_spare;
-        arena_free(&x->request.arena);
-        free(x);
-    }
-}
-
-/* ---- answers ---- */
-
-void serve_json(struct exchange *x, int status, struct buf *body)
-{
-    if (atomic_load(&x->server->closing)) http_answer_header(x->call, "Connection", "close");
-    http_answer(x->call, status, "application/json", body);
-}
-
-void serve_error(struct exchange *x, const struct err *e)
-{
-    struct buf b;
-    buf_init(&b, 0);
-    int status = status_http(e->status);
-    if (x->route.route >= ROUTE_CHAT || (x->route.route == ROUTE_NONE && !strncmp(http_path(x->call), "/v1/", 4))) openai_error_write(&b, status, e->text, x->route.route >= ROUTE_IMAGE_GENERATIONS ? x->image.ask.parameter : x->text.parameter, x->route.route >= ROUTE_IMAGE_GENERATIONS ? x->image.ask.code : x->text.code);
-    else oip_error_write(&b, e->text);
-    bool v2 = x->route.route >= ROUTE_SERVER && x->route.route <= ROUTE_NAMED_REPOSITORY;
-    if (e->status == ST_EXISTS && v2) status = 400;
-    if (status == 503 || status == 429) {
-        http_answer_header(x->call, "Retry-After", "1");
-        http_answer_paced(x->call);
-    }
-    if (e->status == ST_UNAUTHENTICATED) http_answer_header(x->call, "WWW-Authenticate", "Bearer");
-    if (e->status == ST_INTERNAL) log_write(x->server->log, LOG_ERROR, "request", "%s", e->text);
-    serve_json(x, status, &b);
-}
-
-void serve_name_model(struct exchange *x)
-{
-    char text[32];
-    http_answer_header(x->call, "X-Inferd-Model", x->pin->name);
-    snprintf(text, sizeof text, "%" PRId64, x->pin->version);
-    http_answer_header(x->call, "X-Inferd-Version", text);
-    snprintf(text, sizeof text, "%.16s", x->pin->digest);
-    http_answer_header(x->call, "X-Inferd-Digest", text);
-}
 
 /* "name;dur=1.234" in milliseconds; by hand, since printing five doubles would be a tenth of a small request's time. */
 static char *put_stage(char *p, const char *name, uint64_t from, uint64_t to)
@@ -157,16 +47,6 @@ static void tell_timing(struct exchange *x)
     http_answer_header(x->call, "Server-Timing", text);
 }
 
-enum status serve_read_object(struct exchange *x, struct json **out, struct err *err)
-{
-    size_t length;
-    const char *body = http_body(x->call, &length);
-    if (!length) body = "{}", length = 2;
-    enum status st = json_parse(out, &x->request.arena, body, length, &(struct json_options){ .unique_keys = true }, err);
-    if (st) return err_prefix(err, "failed to parse the request JSON buffer");
-    return (*out)->type == JSON_OBJECT ? ST_OK : err_set(err, ST_BAD_INPUT, "failed to parse the request JSON buffer: an object is needed");
-}
-
 /* Compresses when the client takes it and it pays. */
 static void pack_answer(struct exchange *x, struct buf *body)
 {
@@ -186,6 +66,8 @@ static void pack_answer(struct exchange *x, struct buf *body)
     *body = packed;
     http_answer_header(x->call, "Content-Encoding", name);
 }
+
+static void serve_told(void *http) { http_wake(http); }
 
 /* ---- down: the headers are in ---- */
 
@@ -246,8 +128,15 @@ static bool queue_is_full(struct exchange *x, struct err *err)
 static void serve_begin(void *context, struct http_call *c)
 {
     struct listener *l = context;
-    struct exchange *x = exchange_new(l, c);
+    struct exchange *x = exchange_new(l->server, http_received_ns(c));
     struct err err;
+    http_set_user(c, x);
+    if (x) {
+        x->listener = l;
+        x->call = c;
+        x->request.told = serve_told;
+        x->request.told_context = http_of(c);
+    }
     if (http_answered(c)) return;
     if (!x) {
         http_answer(c, 503, NULL, NULL);
@@ -326,8 +215,7 @@ enum status serve_read_deadline(struct exchange *x, struct err *err)
 static void serve_inference(struct exchange *x)
 {
     struct err err;
-    enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
-    if (!st && scheduler_full(x->pin->scheduler)) st = err_set(&err, ST_UNAVAILABLE, "Exceeds maximum queue size");      /* it may have filled while the body came */
+    enum status st = exchange_pin(x, &err);      /* the queue may have filled while the body came */
     if (!st) st = serve_read_deadline(x, &err);
     if (!st) st = x->route.route == ROUTE_CLASSIFY ? read_classify(x, &err) : read_infer(x, &err);
     if (st) {
@@ -335,12 +223,7 @@ static void serve_inference(struct exchange *x)
         return;
     }
     http_suspend(x->call);
-    st = scheduler_submit(x->pin->scheduler, &x->request, &x->error);
-    if (st == ST_BAD_INPUT) {      /* Triton names request and model in every sentence about an inference */
-        struct err plain = x->error;
-        err_set(&x->error, st, "[request id: %s] %s for '%s'", x->request.id[0] ? x->request.id : "<id_unknown>", plain.text, x->pin->name);
-    }
-    if (st) http_resume(x->call);      /* refused: no event will come */
+    if (exchange_submit(x)) exchange_refused(x);
 }
 
 static void serve_ready(void *context, struct http_call *c)
@@ -394,34 +277,7 @@ static void serve_gone(void *context, struct http_call *c)
 {
     struct exchange *x = http_user(c);
     (void)context;
-    if (atomic_load(&x->in_job)) return;
-    if (x->pin && !x->job) scheduler_cancel(x->pin->scheduler, &x->request);
-}
-
-static void write_access_log(struct exchange *x, bool sent)
-{
-    struct log_line line;
-    const struct request_times *t = &x->request.times;
-    log_line_begin(&line, x->server->log, "access");
-    log_line_text(&line, "peer", http_peer(x->call), strlen(http_peer(x->call)));
-    log_line_text(&line, "method", http_method(x->call), strlen(http_method(x->call)));
-    log_line_text(&line, "path", http_path(x->call), strlen(http_path(x->call)));
-    log_line_int(&line, "status", http_answer_status(x->call));
-    log_line_int(&line, "bytes", (int64_t)http_answer_bytes(x->call));
-    log_line_int(&line, "us", (int64_t)((clock_ns() - t->received) / 1000));
-    if (x->who[0]) log_line_text(&line, "who", x->who, strlen(x->who));
-    if (x->request.id[0]) log_line_text(&line, "id", x->request.id, strlen(x->request.id));
-    if (x->pin) {
-        log_line_text(&line, "model", x->pin->name, strlen(x->pin->name));
-        log_line_int(&line, "version", x->pin->version);
-    }
-    if (x->request.batch_rows) {
-        log_line_int(&line, "batch", x->request.batch_rows);
-        log_line_int(&line, "queue_us", (int64_t)((t->taken - t->queued) / 1000));
-        log_line_int(&line, "compute_us", (int64_t)((t->infer_done - t->taken) / 1000));
-    }
-    if (!sent) log_line_int(&line, "aborted", 1);
-    log_line_end(&line);
+    exchange_cancel(x);
 }
 
 static void serve_end(void *context, struct http_call *c, bool sent)
@@ -430,7 +286,7 @@ static void serve_end(void *context, struct http_call *c, bool sent)
     (void)context;
     if (!x) return;
     atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
-    if (x->server->config->access_log && log_enabled(x->server->log, LOG_INFO)) write_access_log(x, sent);
+    exchange_log(x, sent);
     if (x->text.stream || x->image.ask.stream) {
         http_forget(x->listener->http, &x->call);
         if (x->pin && x->request.scheduler && !atomic_load(&x->over)) scheduler_cancel(x->pin->scheduler, &x->request);

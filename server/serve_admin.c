@@ -17,14 +17,14 @@ static void job_run(void *argument)
 {
     struct exchange *x = argument;
     x->job(x);
-    http_resume(x->call);
+    exchange_resume(x);
 }
 
 void serve_in_job(struct exchange *x, void (*job)(struct exchange *x))
 {
     x->job = job;
-    http_suspend(x->call);
-    if (jobs_add(x->server->jobs, job_run, x, &x->error)) http_resume(x->call);
+    exchange_suspend(x);
+    if (jobs_add(x->server->jobs, job_run, x, &x->error)) exchange_resume(x);
 }
 
 /* The piece of the path as a NUL-terminated text, checked by R20. */

@@ -8,11 +8,7 @@
 
 #include <string.h>
 
-static void answer_ready(struct exchange *x, bool ready)
-{
-    if (atomic_load(&x->server->closing)) http_answer_header(x->call, "Connection", "close");
-    http_answer(x->call, ready ? 200 : 400, "text/plain", NULL);      /* empty: clients look at the status */
-}
+bool serve_is_ready(struct server *s) { return !atomic_load(&s->draining) && registry_ready(s->registry); }
 
 static void serve_server(struct exchange *x)
 {
@@ -30,14 +26,18 @@ static void serve_pinned(struct exchange *x)
     enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
     if (st) {
         /* Triton answers 400 on these two where other routes say 404 or 503, and its clients know that */
-        if (x->route.route == ROUTE_MODEL_READY) err_set(&err, ST_BAD_INPUT, "Model version not ready");
+        if (x->route.route == ROUTE_MODEL_READY && x->loop && st == ST_UNAVAILABLE) {
+            serve_flag(x, "ready", false);
+            return;
+        }
+        if (x->route.route == ROUTE_MODEL_READY && !x->loop) err_set(&err, ST_BAD_INPUT, "Model version not ready");
         if (x->route.route == ROUTE_STATS) err_set(&err, ST_BAD_INPUT, "requested model '%.*s' is not available", (int)(x->route.model_length < 128 ? x->route.model_length : 128), x->route.model);
         serve_error(x, &err);
         return;
     }
     buf_init(&b, 0);
     switch (x->route.route) {
-    case ROUTE_MODEL_READY: answer_ready(x, true); return;
+    case ROUTE_MODEL_READY: serve_flag(x, "ready", true); return;
     case ROUTE_CONFIG: model_config_write_json(&b, x->pin->config); break;
     case ROUTE_STATS:
         buf_puts(&b, "{\"model_stats\":[");
@@ -165,14 +165,22 @@ bool serve_model_route(struct exchange *x)
 {
     struct err err;
     switch (x->route.route) {
-    case ROUTE_LIVE: answer_ready(x, true); return true;
-    case ROUTE_READY: answer_ready(x, !atomic_load(&x->server->draining) && registry_ready(x->server->registry)); return true;
+    case ROUTE_LIVE: serve_flag(x, "live", true); return true;
+    case ROUTE_READY: serve_flag(x, "ready", serve_is_ready(x->server)); return true;
     case ROUTE_SERVER: serve_server(x); return true;
     case ROUTE_MODEL: case ROUTE_MODEL_READY: case ROUTE_CONFIG: case ROUTE_STATS: serve_pinned(x); return true;
     case ROUTE_ALL_STATS: serve_all_stats(x); return true;
     case ROUTE_INDEX: serve_index(x); return true;
     case ROUTE_LOGGING_GET: case ROUTE_LOGGING_SET: serve_logging(x); return true;
     case ROUTE_METRICS: serve_metrics(x); return true;
+    case ROUTE_TRACE:
+        err_set(&err, ST_UNSUPPORTED, "the server does not support trace");
+        serve_error(x, &err);
+        return true;
+    case ROUTE_SYSTEM_MEMORY: case ROUTE_CUDA_MEMORY:
+        err_set(&err, ST_UNSUPPORTED, "%s shared memory is off", x->route.route == ROUTE_CUDA_MEMORY ? "CUDA" : "system");
+        serve_error(x, &err);
+        return true;
     case ROUTE_NAMED_REPOSITORY:
         err_set(&err, ST_UNSUPPORTED, "'repository_name' specification is not supported");
         serve_error(x, &err);

@@ -50,7 +50,7 @@ static enum openai_kind kind_of(enum route r)
     case ROUTE_CHAT: return OPENAI_CHAT;
     case ROUTE_EMBEDDINGS: return OPENAI_EMBEDDINGS;
     case ROUTE_RERANK: return OPENAI_RERANK;
-    case ROUTE_GENERATE: case ROUTE_GENERATE_STREAM: return OPENAI_GENERATE;
+    case ROUTE_GENERATE: case ROUTE_GENERATE_STREAM: case ROUTE_INFER: return OPENAI_GENERATE;
     default: return OPENAI_COMPLETION;
     }
 }
@@ -72,7 +72,9 @@ static enum status submit(struct exchange *x, struct json *root, struct err *err
 {
     enum status st = openai_read(&x->text, kind_of(x->route.route), &x->request, x->pin, root, (int64_t)time(NULL), err);
     if (x->route.route == ROUTE_GENERATE || x->route.route == ROUTE_GENERATE_STREAM) x->text.stream = x->route.route == ROUTE_GENERATE_STREAM;
+    if (x->route.route == ROUTE_INFER) x->text.stream = x->in_stream;
     atomic_store(&x->in_job, false);      /* before it is queued: afterwards it may be over at any moment */
+    if (!st && atomic_load(&x->left)) st = err_set(err, ST_CANCELLED, "the client went away");
     if (!st) st = scheduler_submit(x->pin->scheduler, &x->request, err);
     if (st == ST_BAD_INPUT) openai_note_failure(&x->text, x->pin);
     return st;
@@ -81,7 +83,22 @@ static enum status submit(struct exchange *x, struct json *root, struct err *err
 static void submit_in_job(void *argument)
 {
     struct exchange *x = argument;
-    if (submit(x, x->question, &x->error)) http_resume(x->call);      /* refused: no event will come */
+    if (submit(x, x->question, &x->error)) exchange_refused(x);
+    request_drop(&x->request);
+}
+
+void serve_text_submit(struct exchange *x)
+{
+    if (x->body_length <= LONG_BODY && !openai_has_format(x->question) && !openai_has_forced_tools(x->question)) {
+        if (submit(x, x->question, &x->error)) exchange_refused(x);
+        return;
+    }
+    atomic_store(&x->in_job, true);      /* long texts and grammars take their time: not the listener's */
+    request_hold(&x->request);           /* a stream may end before the job */
+    if (!jobs_add(x->server->jobs, submit_in_job, x, &x->error)) return;
+    request_drop(&x->request);
+    atomic_store(&x->in_job, false);
+    exchange_refused(x);
 }
 
 static void serve_generation(struct exchange *x)
@@ -104,14 +121,7 @@ static void serve_generation(struct exchange *x)
     }
     http_suspend(x->call);
     x->question = root;
-    if (x->body_length > LONG_BODY || openai_has_format(root) || openai_has_forced_tools(root)) {      /* long texts and grammars take their time: not the listener's */
-        atomic_store(&x->in_job, true);
-        if (!jobs_add(x->server->jobs, submit_in_job, x, &x->error)) return;
-        atomic_store(&x->in_job, false);
-        http_resume(x->call);
-    } else if (submit(x, root, &x->error)) {
-        http_resume(x->call);      /* refused: no event will come */
-    }
+    serve_text_submit(x);
 }
 
 static enum http_stream more_events(void *context, struct http_call *c, struct buf *out)

@@ -69,7 +69,7 @@ def main():
     with open(os.path.join(store, "m/config.pbtxt"), "w") as f:
         f.write('backend: "llm"\nmax_batch_size: %d\n' % o.clients)
     port = free_port()
-    server = subprocess.Popen([o.inferd, "serve", "--store", store, "--http-port", str(port), "--metrics-port", "0", "--threads", str(o.threads)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([o.inferd, "serve", "--store", store, "--http-port", str(port), "--grpc-port", "off", "--metrics-port", "0", "--threads", str(o.threads)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             try:

@@ -27,7 +27,7 @@ class Server:
         self.store = store or make_store()
         self.log = tempfile.NamedTemporaryFile(prefix="inferd-log-", suffix=".jsonl", mode="w+")
         command = [BINARY, "serve", "--store", self.store]
-        for f, v in (("--http-port", "0"), ("--metrics-port", "0")):
+        for f, v in (("--http-port", "0"), ("--grpc-port", "0"), ("--metrics-port", "0")):
             if f not in flags:
                 command += [f, v]
         command += os.environ.get("INFERD_FLAGS", "").split()      # --threads 1 under ThreadSanitizer, which does not know libgomp
@@ -43,7 +43,7 @@ class Server:
         if not m:
             self.process.wait(10)
             raise RuntimeError("no ready line: %r\n%s" % (self.ready_line, open(self.log.name).read()[-3000:]))
-        self.address, self.metrics = m.group(1), m.group(3)
+        self.address, self.grpc, self.metrics = m.groups()
         self.port = int(self.address.rsplit(":", 1)[1]) if self.address != "off" else None
 
     def __enter__(self):
