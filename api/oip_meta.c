@@ -15,13 +15,11 @@ void oip_server_write(struct buf *out)
     buf_puts(out, "]}");
 }
 
-static void write_ports(struct buf *out, const char *key, const struct port *p, int n, const struct model_config *c)
+static void write_ports(struct buf *out, const char *key, const struct port *p, int n)
 {
-    int written = 0;
     buf_printf(out, ",\"%s\":[", key);
     for (int i = 0; i < n; i++) {
-        if (model_config_hides(c, p[i].name)) continue;
-        buf_puts(out, written++ ? ",{\"name\":" : "{\"name\":");
+        buf_puts(out, i ? ",{\"name\":" : "{\"name\":");
         json_write_text(out, p[i].name);
         buf_printf(out, ",\"datatype\":\"%s\",\"shape\":[", dtype_oip(p[i].dtype) ? dtype_oip(p[i].dtype) : dtype_name(p[i].dtype));
         for (int d = 0; d < p[i].rank; d++) {
@@ -41,8 +39,8 @@ void oip_model_write(struct buf *out, const struct model_version *v, const int64
     for (int i = 0; i < version_count; i++) buf_printf(out, "%s\"%lld\"", i ? "," : "", (long long)versions[i]);
     buf_puts(out, "],\"platform\":");
     json_write_text(out, v->config->platform && v->config->platform[0] ? v->config->platform : v->signature->platform);
-    write_ports(out, "inputs", v->signature->inputs, v->signature->input_count, v->config);
-    write_ports(out, "outputs", v->signature->outputs, v->signature->output_count, v->config);
+    write_ports(out, "inputs", v->signature->inputs, v->signature->input_count);
+    write_ports(out, "outputs", v->signature->outputs, v->signature->output_count);
     buf_putc(out, '}');
 }
 

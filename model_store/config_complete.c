@@ -149,7 +149,7 @@ static enum status settle_ports(struct model_config *c, const char *kind, const 
     memcpy(all, *ports, sizeof *all * (size_t)n);
     for (int i = 0; i < is_count; i++) {
         int at = 0;
-        if (model_config_hides(c, is[i].name)) continue;
+        if (config_hides(c, is[i].name)) continue;
         while (at < *count && strcmp(all[at].name, is[i].name)) at++;
         enum status st = at < *count ? check_port(c, kind, &all[at], &is[i], err) : ST_OK;
         if (st) return st;

@@ -22,6 +22,9 @@ enum status config_read_ensemble(struct model_config *c, struct err *err);
 enum status config_read_sequences(struct model_config *c, struct err *err);
 enum status config_complete_sequences(struct model_config *c, const struct signature *s, struct err *err);
 
+/* Is a port one of its controls or states? */
+bool config_hides(const struct model_config *c, const char *port);
+
 /* Dimensions are -1 (free) or more than 0; a shape of a reshape may be empty. */
 enum status config_dims(const struct json *list, int64_t *dims, int *rank, struct err *err);
 enum dtype  config_dtype(const struct json *message);

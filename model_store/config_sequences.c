@@ -122,7 +122,7 @@ enum status config_read_sequences(struct model_config *c, struct err *err)
     return st ? err_prefix(err, "sequence_batching") : ST_OK;
 }
 
-bool model_config_hides(const struct model_config *c, const char *port)
+bool config_hides(const struct model_config *c, const char *port)
 {
     const struct sequence_plan *p = &c->scheduling.sequences;
     for (int k = 0; k < p->control_count; k++)
@@ -130,6 +130,26 @@ bool model_config_hides(const struct model_config *c, const char *port)
     for (int k = 0; k < p->state_count; k++)
         if (!strcmp(p->states[k].input, port) || !strcmp(p->states[k].output, port)) return true;
     return false;
+}
+
+static struct port *visible_ports(struct model_config *c, const struct port *all, int count, int *left)
+{
+    struct port *some = arena_calloc(&c->arena, (uint64_t)count + 1, sizeof *some);
+    *left = 0;
+    for (int k = 0; some && k < count; k++)
+        if (!config_hides(c, all[k].name)) some[(*left)++] = all[k];
+    return some;
+}
+
+const struct signature *model_config_for_clients(struct model_config *c, const struct signature *s)
+{
+    if (!c->scheduling.sequences.on) return s;
+    struct signature *client = arena_calloc(&c->arena, 1, sizeof *client);
+    if (!client) return NULL;
+    *client = *s;
+    client->inputs = visible_ports(c, s->inputs, s->input_count, &client->input_count);
+    client->outputs = visible_ports(c, s->outputs, s->output_count, &client->output_count);
+    return client->inputs && client->outputs ? client : NULL;
 }
 
 static enum status check_port(const struct port *is, const char *kind, const char *name, enum dtype dtype, struct err *err)

@@ -74,8 +74,8 @@ enum status model_config_parse_json(struct model_config **out, const char *text,
  * was parsed as an empty one. Auto-complete as Triton's: max_batch_size 4 with dynamic batching when every first dimension is free and rows are
  * independent (signature.batchable); a model that is not batchable gets 0. */
 enum status model_config_complete(struct model_config *c, const char *name, const struct signature *s, struct err *err);
-/* Does the config keep a port of the model for itself (controls and states of sequences), so that clients know nothing of it? */
-bool        model_config_hides(const struct model_config *c, const char *port);
+/* What clients know of a signature: all but the ports that the config keeps for itself (controls and states of sequences). `s` itself where it keeps none, else in the config's arena; NULL without memory. */
+const struct signature *model_config_for_clients(struct model_config *c, const struct signature *s);
 void        model_config_write_json(struct buf *out, const struct model_config *c);
 const char *model_config_parameter(const struct model_config *c, const char *key);      /* NULL if absent */
 void        model_config_free(struct model_config *c);

@@ -47,7 +47,7 @@ struct model_version {
     char        digest[65];               /* SHA-256 over the sorted "name NUL size NUL sha256-hex LF" lines of the version's files, hex */
     const struct engine_ops *ops;
     struct engine *engine;
-    const struct signature *signature;
+    const struct signature *signature;    /* as clients know it */
     const struct model_config *config;
     struct scheduler *scheduler;
     struct stats *stats;

@@ -208,8 +208,9 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
     enum status st = read_engine_parameters(c, &options, err);
     if (!st) st = l->v.ops->open(&l->v.engine, &files, &options, err);
     if (st) return st;
-    l->v.signature = l->v.ops->describe(l->v.engine);
-    st = model_config_complete(c, l->name, l->v.signature, err);
+    const struct signature *signature = l->v.ops->describe(l->v.engine);
+    st = model_config_complete(c, l->name, signature, err);
+    if (!st && !(l->v.signature = model_config_for_clients(c, signature))) st = err_set(err, ST_NO_MEMORY, "no memory for the model's signature");
     if (!st) st = read_labels(r, l, err);
     /* an answer from the cache would overtake those that keep their order; texts and pictures are not functions of tensors */
     if (c->response_cache && !c->scheduling.preserve_ordering && !l->v.ops->text && !l->v.ops->image) c->scheduling.cache = r->o.cache;

@@ -125,7 +125,7 @@ static enum status make_zeros(const struct model_version *v, int64_t rows, struc
     for (int i = 0; i < s->input_count; i++) {
         const struct port *p = &s->inputs[i];
         int64_t dims[TENSOR_RANK_MAX];
-        if (p->optional || model_config_hides(v->config, p->name)) continue;
+        if (p->optional) continue;
         for (int d = 0; d < p->rank; d++) dims[d] = p->dims[d];
         if (p->rank > 0 && dims[0] < 0 && (v->config->max_batch_size > 0 || s->batchable)) dims[0] = rows;
         struct request_tensor *in = &q->inputs[q->input_count++];

@@ -108,14 +108,14 @@ def test_an_idle_sequence_ends_and_makes_room():
 
 
 def test_what_is_held_is_answered_at_the_end():
-    s = Server("--access-log", "false", store=make_store("oldest { max_candidate_sequences: 1 }", 60000000))
+    s = Server("--access-log", "false", store=make_store("oldest { max_candidate_sequences: 1 }", 2000000))
     assert ask(s, 1, 1, start=True)[0] == 200
     got = []
     t = threading.Thread(target=lambda: got.append(ask(s, 2, 6, start=True)))
     t.start()
     time.sleep(0.5)
     assert not got
-    assert s.stop() == 0      # the drain gives what waits its turn
+    assert s.stop() == 0      # the drain waits until it has had its turn
     t.join()
     assert got and got[0][0] == 200 and got[0][1]["y"] == 6, got
     shutil.rmtree(s.store)
