@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Only what works is announced. */
-static const char *const extensions[] = { "classification", "sequence", "model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics", "logging" };
+static const char *const extensions[] = { "classification", "sequence", "model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics", "trace", "logging" };
 
 void oip_server_write(struct buf *out)
 {

@@ -102,7 +102,7 @@ static const struct rpc_method inference_methods[] = {
     { "CudaSharedMemoryStatus",       RPC_SMALL, ROUTE_CUDA_MEMORY,   SCOPE_READ,  &cuda_status_ask,       &cuda_status,       NULL, NULL, false, false },
     { "CudaSharedMemoryRegister",     RPC_SMALL, ROUTE_CUDA_MEMORY,   SCOPE_ADMIN, &cuda_register_ask,     &cuda_register,     NULL, NULL, false, false },
     { "CudaSharedMemoryUnregister",   RPC_SMALL, ROUTE_CUDA_MEMORY,   SCOPE_ADMIN, &cuda_unregister_ask,   &cuda_unregister,   NULL, NULL, false, false },
-    { "TraceSetting",    RPC_SMALL, ROUTE_TRACE,       SCOPE_ADMIN, &trace_ask,       &trace,            NULL,    "settings", false, false },
+    { "TraceSetting",    RPC_SMALL, ROUTE_TRACE,       SCOPE_READ,  &trace_ask,       &trace,            "model_name", "settings", false, false },
     { "LogSettings",     RPC_SMALL, ROUTE_LOGGING_SET, SCOPE_READ,  &log_ask,         &log_settings,     NULL,    "settings", false, false },
 };
 static const struct rpc_service inference_service = { "GRPCInferenceService", inference_methods, sizeof inference_methods / sizeof *inference_methods };

@@ -190,6 +190,7 @@ static void stop(struct server *s)
     http_free(s->main_listener.http);
     http_free(s->metrics_listener.http);
     rpc_free(s->rpc);
+    tracer_close(s->tracer);      /* after the last exchange, which tells of itself */
     auth_close(s->auth);
     serve_trim(s);
     inspector_stop(s->inspector);
@@ -206,6 +207,14 @@ static void raise_file_limit(void)
     if (files.rlim_cur >= want) return;
     files.rlim_cur = files.rlim_max == RLIM_INFINITY || files.rlim_max > want ? want : files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
+}
+
+static enum status start_tracer(struct server *s, struct err *err)
+{
+    const struct server_config *c = s->config;
+    const bool on = c->trace_level && !strcmp(c->trace_level, "timestamps");
+    if (c->trace_level && !on && strcmp(c->trace_level, "off")) return err_set(err, ST_BAD_INPUT, "--trace-level takes off or timestamps, not '%.40s'", c->trace_level);
+    return tracer_open(&s->tracer, &(struct tracer_options){ .file = c->trace_file, .endpoint = c->otlp_endpoint, .on = on, .rate = c->trace_rate, .count = c->trace_count, .log = s->log }, err);
 }
 
 static enum status start(struct server *s, struct err *err)
@@ -227,6 +236,7 @@ static enum status start(struct server *s, struct err *err)
     if (!st) st = auth_open(&s->auth, c->api_keys, s->loopback || c->insecure_no_auth, err);
     if (!st) st = expiry_open(&s->expiry, err);
     if (!st && c->response_cache_bytes && !(s->cache = response_cache_open((uint64_t)c->response_cache_bytes))) st = err_set(err, ST_NO_MEMORY, "no memory for the response cache");
+    if (!st) st = start_tracer(s, err);
     if (!st) st = jobs_open(&s->jobs, JOB_THREADS, JOBS_WAITING, err);
     if (!st) st = start_registry(s, err);
     if (!st) st = start_listener(s, &s->main_listener, c->http_port, false, err);

@@ -222,8 +222,15 @@ static void log_transport(struct log_line *line, struct exchange *x)
     log_line_int(line, "bytes", (int64_t)http_answer_bytes(x->call));
 }
 
+static void note_trace(struct exchange *x)
+{
+    const struct err *failed = x->error.status ? &x->error : x->request.error.status ? &x->request.error : NULL;
+    if (x->pin && x->request.times.queued) tracer_note(x->server->tracer, x->pin->name, x->pin->version, &x->request, &x->trace, clock_ns(), failed ? failed->text : NULL);
+}
+
 void exchange_log(struct exchange *x, bool sent)
 {
+    if (tracer_on(x->server->tracer)) note_trace(x);
     struct log_line line;
     const struct request_times *t = &x->request.times;
     if (!x->server->config->access_log || !log_enabled(x->server->log, LOG_INFO)) return;

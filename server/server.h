@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "model_store/inspector.h"
 #include "model_store/registry.h"
+#include "monitor/trace.h"
 #include "server/auth.h"
 #include "server/config.h"
 #include "server/http.h"
@@ -34,6 +35,7 @@ struct server {
     struct registry   *registry;
     struct expiry     *expiry;
     struct response_cache *cache;
+    struct tracer     *tracer;
     struct inspector  *inspector;
     struct jobs       *jobs;
     struct listener    main_listener, metrics_listener;
@@ -103,6 +105,7 @@ struct exchange {
     size_t                body_length;      /* of a text route's body */
     struct json          *question;         /* its tree */
     struct upload        *upload;
+    struct trace_context  trace;            /* what the client says of the trace it is in */
     struct err            error;            /* of what was done before or beside the scheduler */
     struct buf            answer;           /* JSON made by a job */
     int                   answer_status;
