@@ -256,6 +256,19 @@ enum status command_tensor_read(struct tensor *t, struct arena *arena, const cha
     return ST_OK;
 }
 
+enum status command_tensor_write(const char *path, const struct tensor *t, struct err *err)
+{
+    struct buf b;
+    buf_init(&b, 0);
+    enum status st = npy_write(&b, t, err);
+    FILE *f = st ? NULL : fopen(path, "wb");
+    if (!st && !f) st = err_set(err, ST_INTERNAL, "'%s' cannot be written", path);
+    if (f && fwrite(b.data, 1, b.length, f) != b.length) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
+    if (f && fclose(f) && !st) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
+    buf_free(&b);
+    return st;
+}
+
 enum status command_job_run(struct command_model *m, struct request *r, void (*progress)(void *ctx), void *ctx, struct err *err)
 {
     static const atomic_bool never = false;

@@ -40,5 +40,7 @@ enum status command_job_run(struct command_model *m, struct request *r, void (*p
 
 /* ---- tensors from files: .pb (TensorProto), .npy, .png .jpg .webp (as the port wants them: float 0..1 or uint8) ---- */
 enum status command_tensor_read(struct tensor *t, struct arena *arena, const char *path, const struct port *port, struct err *err);
+/* As .npy. */
+enum status command_tensor_write(const char *path, const struct tensor *t, struct err *err);
 
 #endif
