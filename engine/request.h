@@ -39,6 +39,7 @@ struct request_times {
 struct text_job;
 struct image_job;
 struct signature;
+struct port;
 struct sequence_ride;
 
 struct request {
@@ -101,6 +102,8 @@ bool  request_finish(struct request *r);
 
 /* The input of that name; NULL if it has none. */
 const struct request_tensor *request_input(const struct request *r, const char *name);
+/* The tensor of a port; of one that was left out its dtype is DT_ABSENT. */
+const struct tensor *request_input_tensor(const struct request *r, const struct port *p);
 /* Inputs and wanted outputs against what a model takes: names, dtypes, shapes, bytes. Fills ride_key, rows (of a batchable signature; else 1) and cost. */
 enum status request_check_ports(struct request *r, const struct signature *s, struct err *err);
 

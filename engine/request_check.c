@@ -6,6 +6,7 @@
 static enum status check_shape(const struct port *p, const struct tensor *t, struct err *err)
 {
     char a[128], b[128];
+    if (p->optional && t->dtype == DT_ABSENT) return ST_OK;
     bool fits = p->rank < 0 || p->rank == t->rank;
     for (int d = 0; fits && d < p->rank; d++) fits = p->dims[d] < 0 ? t->dims[d] >= 0 : p->dims[d] == t->dims[d];
     if (!fits) return err_set(err, ST_BAD_INPUT, "input '%s' has shape %s but the model takes %s", p->name, shape_text(t->dims, t->rank, a, sizeof a), p->rank < 0 ? "any" : shape_text(p->dims, p->rank, b, sizeof b));
@@ -21,6 +22,13 @@ const struct request_tensor *request_input(const struct request *r, const char *
     for (int i = 0; i < r->input_count; i++)
         if (strcmp(r->inputs[i].name, name) == 0) return &r->inputs[i];
     return NULL;
+}
+
+const struct tensor *request_input_tensor(const struct request *r, const struct port *p)
+{
+    static const struct tensor absent = { .dtype = DT_ABSENT };
+    const struct request_tensor *i = request_input(r, p->name);
+    return i ? &i->tensor : &absent;
 }
 
 static uint64_t mix(uint64_t h, uint64_t v)
@@ -49,11 +57,10 @@ enum status request_check_ports(struct request *r, const struct signature *s, st
     if (st) return st;
     for (int k = 0; k < s->input_count; k++) {
         const struct port *p = &s->inputs[k];
-        const struct request_tensor *i = request_input(r, p->name);
-        if (!i) return err_set(err, ST_BAD_INPUT, "input '%s' is missing", p->name);
-        st = check_shape(p, &i->tensor, err);
+        if (!p->optional && !request_input(r, p->name)) return err_set(err, ST_BAD_INPUT, "input '%s' is missing", p->name);
+        const struct tensor *t = request_input_tensor(r, p);
+        st = check_shape(p, t, err);
         if (st) return st;
-        const struct tensor *t = &i->tensor;
         cost += t->bytes;
         key = mix(mix(key, (uint64_t)t->dtype), (uint64_t)t->rank);
         for (int d = s->batchable; d < t->rank; d++) key = mix(key, (uint64_t)t->dims[d]);

@@ -24,13 +24,13 @@ static enum status make_signature(struct engine *e, struct err *err)
     if (!in || !out) return err_set(err, ST_NO_MEMORY, "the model's signature passes its memory budget");
     for (int k = 0; k < g->input_count; k++) {
         const struct value *v = &g->values[g->inputs[k]];
-        in[k] = (struct port){ .name = v->name, .dtype = v->type.dtype, .rank = v->type.rank };
+        in[k] = (struct port){ .name = v->name, .dtype = v->type.dtype, .rank = v->type.rank, .optional = v->is_optional };
         memcpy(in[k].dims, v->type.dims, sizeof in[k].dims);
     }
     for (int k = 0; k < g->output_count; k++) {
         const struct value *v = &g->values[g->outputs[k]];
         bool known = v->probe[0].rank >= 0 && v->probe[1].rank >= 0;
-        out[k] = (struct port){ .name = v->name, .dtype = v->said.dtype, .rank = v->said.rank };
+        out[k] = (struct port){ .name = v->name, .dtype = v->said.dtype, .rank = v->said.rank, .optional = v->is_optional };
         memcpy(out[k].dims, v->said.dims, sizeof out[k].dims);
         if (known) out[k].dtype = v->probe[0].dtype;
         else if (v->kind != VALUE_NODE) out[k].dtype = v->type.dtype;
@@ -133,29 +133,27 @@ static void gather(struct engine_instance *i, struct plan *plan, struct slot *co
 {
     const struct signature *s = &i->engine->signature;
     for (int k = 0; k < s->input_count; k++) {
-        const struct tensor *first = &request_input(slots[0]->request, s->inputs[k].name)->tensor;
+        const struct tensor *first = request_input_tensor(slots[0]->request, &s->inputs[k]);
         if (n == 1 && (uintptr_t)first->data % TENSOR_ALIGN == 0 && first->data) {
             i->pointers[k] = first->data;
             continue;
         }
         char *to = i->pointers[k] = plan_input_buffer(plan, k);
         for (int j = 0; j < n; j++) {
-            const struct tensor *t = &request_input(slots[j]->request, s->inputs[k].name)->tensor;
+            const struct tensor *t = request_input_tensor(slots[j]->request, &s->inputs[k]);
             if (t->bytes) memcpy(to, t->data, t->bytes);
             to += t->bytes;
         }
     }
 }
 
-/* Strings of an answer may point into the model file or another request: they are copied into the request's arena. */
-static enum status copy_strings(struct request *r, struct tensor *t, struct err *err)
+/* Strings and items of an answer may point into the model file, the run or another request: they are copied into the request's arena. */
+static enum status copy_deep(struct request *r, struct tensor *t, struct err *err)
 {
-    struct string_ref *s = t->data;
-    for (uint64_t k = 0; k < t->bytes / sizeof *s; k++) {
-        s[k].text = arena_copy(&r->arena, s[k].length ? s[k].text : "", s[k].length);
-        if (!s[k].text) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
-    }
-    return ST_OK;
+    struct operand from = tensor_operand(t), to = { 0 };
+    enum status st = operand_keep(&to, &from, &r->arena, err);
+    if (!st) *t = operand_tensor(&to);
+    return st;
 }
 
 static enum status answer(const struct engine_instance *i, const struct plan *plan, struct request *r, int64_t row, int64_t rows_all, struct err *err)
@@ -182,7 +180,7 @@ static enum status answer(const struct engine_instance *i, const struct plan *pl
         if (st) return st;
         struct tensor *t = &r->outputs[j].tensor;
         if (t->bytes) memcpy(t->data, (const char *)o->data + skip, t->bytes);
-        if (t->dtype == DT_STRING && (st = copy_strings(r, t, err))) return st;
+        if ((t->dtype == DT_STRING || t->dtype == DT_SEQUENCE) && (st = copy_deep(r, t, err))) return st;
     }
     return ST_OK;
 }
@@ -196,7 +194,7 @@ static enum status instance_submit(struct engine_instance *i, struct slot *const
     if (n > 1 && !e->signature.batchable) return err_set(err, ST_INTERNAL, "requests of a model without rows cannot ride together");
     for (int j = 0; j < n; j++) rows += slots[j]->request->rows;
     for (int k = 0; k < g->input_count; k++) {
-        const struct tensor *t = &request_input(slots[0]->request, e->signature.inputs[k].name)->tensor;
+        const struct tensor *t = request_input_tensor(slots[0]->request, &e->signature.inputs[k]);
         shapes[k] = (struct operand){ .dtype = t->dtype, .rank = t->rank };
         memcpy(shapes[k].dims, t->dims, sizeof t->dims);
         if (e->signature.batchable) shapes[k].dims[0] = rows;
