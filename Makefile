@@ -103,7 +103,7 @@ test: setup  ## build and pass every test (T=name: one suite)
 	@tests/run.sh $(T)
 
 # Small tools that measure or load: one file each.
-$(B)/tests/bench/load: tests/bench/load.c
+$(B)/tests/bench/load $(B)/tests/bench/rpc_load: $(B)/tests/bench/%: tests/bench/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -o $@ $< -lm -pthread
@@ -119,7 +119,7 @@ $(B)/tests/bench/kernels_bench: $(B)/tests/bench/kernels_bench.o $(LIB)
 bench: $(B)/tests/bench/kernels_bench  ## speed of every kernel at every CPU level, GB/s and GFLOP/s (BENCH="gemm conv chain small")
 	$< $(BENCH)
 
-bench-serving: all $(B)/tests/bench/load  ## figures of the whole server: front end, batching, overhead (SERVING="front batching overhead")
+bench-serving: all $(B)/tests/bench/load $(B)/tests/bench/rpc_load  ## figures of the whole server: front end, batching, overhead (SERVING="front grpc batching overhead")
 	@tools/venv.sh onnx && build/venv/bin/python tools/bench_serving.py $(SERVING)
 
 bench-peers: all  ## inferd and onnxruntime side by side: ResNet-50, MobileNetV2, AlexNet (PEERS="resnet50 --threads 1")

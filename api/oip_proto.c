@@ -137,10 +137,10 @@ static enum status read_fields(struct reader *d, struct pieces *p)
             if (!tensor) return no_memory(d);
             pieces_copy(p, tensor, n);
             st = add_span(d, &d->raws, tensor, n, "raw inputs");
-        } else if (number >= 3 && number <= 6) {
+        } else if (number >= 4 && number <= 6) {
             const uint8_t *bytes = pieces_take(p, arena, n);
             if (!bytes) return no_memory(d);
-            st = number == 3 ? keep_text(d, bytes, n, "id", &d->r->id) : number == 4 ? add_span(d, &d->parameters, bytes, n, "parameters")
+            st = number == 4 ? add_span(d, &d->parameters, bytes, n, "parameters")
                : number == 5 ? add_span(d, &d->inputs, bytes, n, "inputs") : add_span(d, &d->outputs, bytes, n, "outputs");
         } else if (number) {
             pieces_copy(p, NULL, n);
@@ -384,12 +384,14 @@ enum status oip_proto_names_read(struct oip_proto_names *out, struct arena *aren
     struct reader d = { .arena = arena, .err = err };
     struct pieces p = pieces_open(list, count);
     uint64_t number, n;
-    *out = (struct oip_proto_names){ "", "" };
+    *out = (struct oip_proto_names){ "", "", "" };
     while (p.left) {
         enum status st = next_field(&d, &p, &number, &n);
-        if (!st && (number == 1 || number == 2)) {
+        if (!st && number >= 1 && number <= 3) {
+            static const char *const names[] = { "model_name", "model_version", "id" };
+            const char **const places[] = { &out->model, &out->version, &out->id };
             const uint8_t *bytes = pieces_take(&p, arena, n);
-            st = bytes ? keep_text(&d, bytes, n, number == 1 ? "model_name" : "model_version", number == 1 ? &out->model : &out->version) : no_memory(&d);
+            st = bytes ? keep_text(&d, bytes, n, names[number - 1], places[number - 1]) : no_memory(&d);
         } else if (!st && number) {
             pieces_copy(&p, NULL, n);
         }

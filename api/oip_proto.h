@@ -9,7 +9,7 @@
 
 enum { OIP_BORROW_BYTES_MIN = 8 << 10 /* smaller outputs are copied */ };
 
-struct oip_proto_names { const char *model, *version; };      /* as the client wrote them; "" when absent */
+struct oip_proto_names { const char *model, *version, *id; };      /* as the client wrote them; "" when absent */
 
 /* The fields that say whose request it is, without reading the rest. */
 enum status oip_proto_names_read(struct oip_proto_names *out, struct arena *arena, const struct piece *pieces, int count, struct err *err);

@@ -89,7 +89,7 @@ struct rpc_call {
     uint64_t             received_ns, suspended_ns, deadline_ns, answer_bytes;
     int                  code;
     char                 text[ERR_TEXT_MAX];
-    char                 peer[PEER_MAX];
+    char                 name[PEER_MAX], peer[PEER_MAX];      /* the peer as the library names it, and its address once it was asked for */
     grpc_metadata        headers[RPC_ANSWER_HEADERS_MAX + 1];
     int                  header_count;
     void               (*release)(void *owner);
@@ -288,11 +288,7 @@ static void end_when_done(struct rpc_call *c)
 {
     struct rpc *s = c->rpc;
     if (!c->answered || c->pending) return;
-    if (c->cancelled) {
-        char *peer = grpc_call_get_peer(c->call);
-        rpc_guard_reset(s->guard, peer);
-        gpr_free(peer);
-    }
+    if (c->cancelled) rpc_guard_reset(s->guard, c->name);
     s->handler.end(s->handler.context, c, !c->cancelled);
     if (c->stream) leave_lists(c);
     else atomic_fetch_sub(&s->busy, 1);
@@ -400,6 +396,9 @@ static void on_new(struct rpc_call *c, bool ok)
     }
     post(c->loop, c->fast);
     c->received_ns = clock_ns();
+    char *peer = grpc_call_get_peer(c->call);      /* now: of a call that was reset the library forgets it */
+    snprintf(c->name, sizeof c->name, "%s", peer);
+    gpr_free(peer);
     gpr_timespec deadline = c->fast ? c->deadline : c->details.deadline;
     if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type))) {
         gpr_timespec left = gpr_time_sub(deadline, gpr_now(deadline.clock_type));
@@ -712,9 +711,7 @@ bool rpc_metadata(const struct rpc_call *c, const char *name, char *out, size_t 
 const char *rpc_peer(struct rpc_call *c)
 {
     if (c->peer[0]) return c->peer;
-    char *name = grpc_call_get_peer(c->call);
-    rpc_guard_address(c->rpc->guard, name, c->peer, sizeof c->peer);
-    gpr_free(name);
+    rpc_guard_address(c->rpc->guard, c->name, c->peer, sizeof c->peer);
     return c->peer;
 }
 

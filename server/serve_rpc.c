@@ -142,6 +142,7 @@ enum status serve_rpc_read_infer(struct exchange *x, const struct piece *pieces,
     struct oip_proto_names names;
     enum status st = oip_proto_names_read(&names, &x->request.arena, pieces, count, err);
     if (st) return st;
+    x->request.id = names.id;
     x->route.model = names.model;
     x->route.model_length = strlen(names.model);
     if (names.version[0] && !model_version_parse(names.version, strlen(names.version), &x->route.version))

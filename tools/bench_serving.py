@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Figures of the whole server, each printed with what it must reach: bench_serving.py [front] [batching] [overhead] [memory].
+"""Figures of the whole server, each printed with what it must reach: bench_serving.py [front] [grpc] [batching] [overhead] [memory].
 
   front     requests/s of a 128-byte identity model, the server pinned to one core (scheduler, worker, metrics and access log on), wrk on the other
+  grpc      the same over gRPC by our own driver, and of 602 KB pictures, which an identity model answers with as many bytes
   batching  throughput with 64 closed-loop clients against max_batch_size 1: AlexNet, VGG-16 (weights outgrow the caches), ResNet-50
   overhead  ResNet-50 over HTTP with a binary tensor against the library call (`inferd bench`) in the same minute
 Needs wrk for `front`; networks come from tools/make_networks.py into build/networks."""
@@ -68,6 +69,51 @@ def front():
     shutil.rmtree(store)
 
 
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+
+def field(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def rpc_messages(model, floats):
+    """A ModelInferRequest of one FP32 [1, floats] tensor, and the ModelInferResponse of an identity model."""
+    import random
+    random.seed(1)
+    raw = struct.pack("<%df" % floats, *(random.random() for _ in range(floats)))
+    shape = field(3, varint(1) + varint(floats))
+    request = field(1, model.encode()) + field(5, field(1, b"input") + field(2, b"FP32") + shape) + field(7, raw)
+    reply = field(1, model.encode()) + field(2, b"1") + field(5, field(1, b"output") + field(2, b"FP32") + shape) + field(6, raw)
+    files = []
+    for m in (request, reply):
+        files.append(tempfile.NamedTemporaryFile())
+        files[-1].write(m)
+        files[-1].flush()
+    return files
+
+
+def grpc():
+    store = store_of("identity", 'backend: "onnx"\nmax_batch_size: 64\ndynamic_batching { }\n')
+    saved = os.sched_getaffinity(0)
+    for floats, rounds, want in ((32, ((1, 1), (8, 1), (8, 8), (8, 8), (8, 8)), "40,000"), (150528, ((1, 1), (8, 1), (8, 2)), "3,500")):
+        os.sched_setaffinity(0, {min(saved)})
+        s = Server("--threads", "1", store=store)
+        os.sched_setaffinity(0, saved)
+        request, reply = rpc_messages("identity", floats)
+        for channels, streams in rounds:
+            out = subprocess.run([LOAD.replace("/load", "/rpc_load"), "--port", s.grpc.rsplit(":", 1)[1], "--message", request.name, "--expect", reply.name, "--channels", str(channels), "--streams", str(streams),
+                                  "--seconds", "5", "--pin", str(max(saved))], capture_output=True, text=True).stdout
+            r = json.loads(out)
+            print("grpc: %6d bytes, %d channels of %d calls %8.0f requests/s, p50 %.2f ms, p99 %.2f ms, %d wrong   (with 8: %s)" % (4 * floats, channels, streams, r["per_second"], r["p50_us"] / 1e3, r["p99_us"] / 1e3, r["errors"], want))
+            sys.stdout.flush()
+        s.stop()
+    shutil.rmtree(store)
+
+
 def load_command(s, name):
     """The load driver's command line for one binary request of the model, and the file that must live as long."""
     body, header = binary_request(*ports(s, name))
@@ -122,5 +168,5 @@ def overhead():
 if __name__ == "__main__":
     which = sys.argv[1:] or ["front", "batching", "overhead"]
     for w in which:
-        {"front": front, "batching": batching, "overhead": overhead}[w]()
+        {"front": front, "grpc": grpc, "batching": batching, "overhead": overhead}[w]()
         sys.stdout.flush()
