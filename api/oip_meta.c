@@ -8,10 +8,11 @@
 /* Only what works is announced. */
 static const char *const extensions[] = { "classification", "sequence", "model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics", "trace", "logging" };
 
-void oip_server_write(struct buf *out)
+void oip_server_write(struct buf *out, bool shared_memory)
 {
     buf_puts(out, "{\"name\":\"inferd\",\"version\":\"" INFERD_VERSION "\",\"extensions\":[");
     for (size_t i = 0; i < sizeof extensions / sizeof extensions[0]; i++) buf_printf(out, "%s\"%s\"", i ? "," : "", extensions[i]);
+    if (shared_memory) buf_puts(out, ",\"system_shared_memory\"");
     buf_puts(out, "]}");
 }
 

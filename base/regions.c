@@ -101,21 +101,23 @@ void regions_unregister(struct regions *all, const char *name)
     pthread_mutex_unlock(&all->lock);
 }
 
-enum status regions_write_json(struct regions *all, const char *name, struct buf *out, struct err *err)
+enum status regions_write_json(struct regions *all, const char *name, bool by_name, struct buf *out, struct err *err)
 {
     int written = 0;
     pthread_mutex_lock(&all->lock);
-    buf_putc(out, '[');
+    buf_putc(out, by_name ? '{' : '[');
     for (int k = 0; k < all->count; k++) {
         const struct region *r = all->all[k];
         if (name && strcmp(r->name, name)) continue;
-        buf_puts(out, written++ ? ",{\"name\":" : "{\"name\":");
+        if (written++) buf_putc(out, ',');
+        if (by_name) json_write_text(out, r->name), buf_putc(out, ':');
+        buf_puts(out, "{\"name\":");
         json_write_text(out, r->name);
         buf_puts(out, ",\"key\":");
         json_write_text(out, r->key);
         buf_printf(out, ",\"offset\":%llu,\"byte_size\":%llu}", (unsigned long long)r->offset, (unsigned long long)r->bytes);
     }
-    buf_putc(out, ']');
+    buf_putc(out, by_name ? '}' : ']');
     pthread_mutex_unlock(&all->lock);
     return name && !written ? err_set(err, ST_NOT_FOUND, "Unable to find system shared memory region") : ST_OK;
 }

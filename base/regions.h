@@ -3,6 +3,7 @@
 #ifndef BASE_REGIONS_H
 #define BASE_REGIONS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/buf.h"
@@ -20,8 +21,8 @@ void            regions_close(struct regions *all);
 enum status regions_register(struct regions *all, const char *name, const char *key, uint64_t offset, uint64_t bytes, struct err *err);
 /* `name` NULL: all of them. One that is not registered is no error. */
 void        regions_unregister(struct regions *all, const char *name);
-/* [{"name":...,"key":...,"offset":...,"byte_size":...}, ...]; `name` NULL: all. ST_NOT_FOUND. */
-enum status regions_write_json(struct regions *all, const char *name, struct buf *out, struct err *err);
+/* [{"name":...,"key":...,"offset":...,"byte_size":...}, ...], or `by_name` an object of them; `name` NULL: all. ST_NOT_FOUND. */
+enum status regions_write_json(struct regions *all, const char *name, bool by_name, struct buf *out, struct err *err);
 
 /* The region of that name with room for offset + bytes; the caller holds it until region_drop. ST_BAD_INPUT. No name in the error's text (R29). */
 enum status regions_find(struct regions *all, const char *name, uint64_t offset, uint64_t bytes, struct region **out, struct err *err);

@@ -190,6 +190,7 @@ static void stop(struct server *s)
     http_free(s->main_listener.http);
     http_free(s->metrics_listener.http);
     rpc_free(s->rpc);
+    regions_close(s->regions);
     tracer_close(s->tracer);      /* after the last exchange, which tells of itself */
     auth_close(s->auth);
     serve_trim(s);
@@ -236,6 +237,7 @@ static enum status start(struct server *s, struct err *err)
     if (!st) st = auth_open(&s->auth, c->api_keys, s->loopback || c->insecure_no_auth, err);
     if (!st) st = expiry_open(&s->expiry, err);
     if (!st && c->response_cache_bytes && !(s->cache = response_cache_open((uint64_t)c->response_cache_bytes))) st = err_set(err, ST_NO_MEMORY, "no memory for the response cache");
+    if (!st && c->allow_shared_memory && !(s->regions = regions_open())) st = err_set(err, ST_NO_MEMORY, "no memory for shared memory regions");
     if (!st) st = start_tracer(s, err);
     if (!st) st = jobs_open(&s->jobs, JOB_THREADS, JOBS_WAITING, err);
     if (!st) st = start_registry(s, err);

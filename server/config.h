@@ -21,7 +21,7 @@ struct server_config {
     int64_t threads;                        /* 0: every core */
     int64_t poll_ms, drain_delay_s, exit_timeout_s, connections_max, per_address_max, body_max, request_memory_max, model_memory_max, response_cache_bytes, trace_rate, trace_count;
     int64_t header_timeout_ms, idle_timeout_ms, stall_timeout_ms;
-    bool    insecure_no_auth, strict_readiness, access_log, verbose;
+    bool    allow_shared_memory, insecure_no_auth, strict_readiness, access_log, verbose;
     const char *load_models[CONFIG_MODELS_MAX]; int load_model_count;
 };
 

@@ -30,6 +30,7 @@ static void serve_release(struct request *r)
     struct server *s = x->server;
     if (x->pin) registry_unpin(s->registry, x->pin);
     if (x->upload) registry_upload_abort(x->upload);
+    infer_ask_close(&x->ask);
     openai_ask_close(&x->text);
     images_close(&x->image.ask);
     pthread_mutex_destroy(&x->image.lock);
@@ -63,6 +64,7 @@ struct exchange *exchange_new(struct server *s, uint64_t received_ns)
     x->request.release = serve_release;
     x->request.times.received = received_ns;
     x->server = s;
+    x->ask.regions = s->regions;
     return x;
 }
 

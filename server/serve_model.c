@@ -15,7 +15,7 @@ static void serve_server(struct exchange *x)
 {
     struct buf b;
     buf_init(&b, 0);
-    oip_server_write(&b);
+    oip_server_write(&b, x->server->regions != NULL);
     serve_json(x, 200, &b);
 }
 
@@ -202,8 +202,9 @@ bool serve_model_route(struct exchange *x)
     case ROUTE_LOGGING_GET: case ROUTE_LOGGING_SET: serve_logging(x); return true;
     case ROUTE_METRICS: serve_metrics(x); return true;
     case ROUTE_TRACE: case ROUTE_TRACE_SET: serve_trace(x); return true;
-    case ROUTE_SYSTEM_MEMORY: case ROUTE_CUDA_MEMORY:
-        err_set(&err, ST_UNSUPPORTED, "%s shared memory is off", x->route.route == ROUTE_CUDA_MEMORY ? "CUDA" : "system");
+    case ROUTE_SYSTEM_STATUS: case ROUTE_SYSTEM_REGISTER: case ROUTE_SYSTEM_UNREGISTER: serve_regions(x); return true;
+    case ROUTE_CUDA_MEMORY:
+        err_set(&err, ST_UNSUPPORTED, "CUDA shared memory is off");
         serve_error(x, &err);
         return true;
     case ROUTE_NAMED_REPOSITORY:

@@ -36,6 +36,7 @@ struct server {
     struct expiry     *expiry;
     struct response_cache *cache;
     struct tracer     *tracer;
+    struct regions    *regions;             /* shared memory that clients registered; NULL: not allowed */
     struct inspector  *inspector;
     struct jobs       *jobs;
     struct listener    main_listener, metrics_listener;
@@ -155,6 +156,8 @@ bool serve_is_ready(struct server *s);
 /* Routes that need no scheduler: serve_model.c, serve_admin.c. True when the route was theirs. */
 bool serve_model_route(struct exchange *x);
 bool serve_admin_route(struct exchange *x);
+/* Routes of system shared memory (serve_regions.c). */
+void serve_regions(struct exchange *x);
 /* Routes of language models (serve_text.c): true when the route was theirs. serve_text_resume: after an event. */
 bool serve_text_route(struct exchange *x);
 void serve_text_resume(struct exchange *x);
