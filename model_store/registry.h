@@ -20,6 +20,8 @@
 
 enum control_mode { CONTROL_NONE, CONTROL_POLL, CONTROL_EXPLICIT };
 
+struct signers;
+
 struct registry_options {
     const char *store;                    /* directory; made if it does not exist? no: ST_NOT_FOUND */
     enum control_mode control;
@@ -34,6 +36,7 @@ struct registry_options {
     const struct engine_ops *const *engines; int engine_count;     /* found by name: "onnx", ... */
     struct expiry *expiry;
     struct response_cache *cache;         /* for models whose config asks for it; NULL: none */
+    const struct signers *signers; bool require_signatures;      /* who may vouch for versions; NULL: nobody is asked */
     struct inspector *inspector;          /* the parsing child; NULL: parse here only (tests) */
     struct log *log;
     void (*progress)(void *ctx, const char *model, int64_t version, const char *what, uint64_t done, uint64_t total);   /* may be NULL; loader thread */
@@ -45,6 +48,7 @@ struct model_version {
     const char *name;
     int64_t     version;
     char        digest[65];               /* SHA-256 over the sorted "name NUL size NUL sha256-hex LF" lines of the version's files, hex */
+    char        signer[64];               /* who vouches for its files; "" nobody */
     const struct engine_ops *ops;
     struct engine *engine;
     const struct signature *signature;    /* as clients know it */

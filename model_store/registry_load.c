@@ -1,6 +1,7 @@
 /* Loading one version: hash, compare with the catalog, parse in the child, open, complete the config, start its scheduler, warm up. Nothing
  * of it is visible to anyone until the caller publishes it, and a failure at any step takes back all steps before it. */
 #include "engine/text_ops.h"
+#include "model_store/manifest.h"
 #include "model_store/registry_internal.h"
 
 #include <inttypes.h>
@@ -235,6 +236,7 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     if (!st) st = find_kind(r, l, &kind, err);
     if (!st) st = find_engine(r, l, &kind, err);
     if (!st) st = check_digest(r, l, err);
+    if (!st) st = manifest_check(r->o.signers, r->o.require_signatures, r->repository, m->name, version, l->v.digest, l->v.signer, err);
     if (!st) tell(r, m->name, version, "checking");
     if (!st) st = inspect(r, l, &kind, err);
     if (!st) tell(r, m->name, version, "loading");

@@ -32,7 +32,8 @@ bool        repository_has_version(struct repository *r, const char *model, int6
 struct version_kind { const char *engine, *what; char main_file[REPOSITORY_PATH_MAX]; };
 enum status repository_find_kind(struct repository *r, const char *model, int64_t version, struct version_kind *out, struct err *err);
 
-/* SHA-256 over the sorted lines "name NUL size NUL sha256-hex LF" of the version's files, as hex. */
+/* SHA-256 over the sorted lines "name NUL size NUL sha256-hex LF" of the version's files but its signatures, as hex. */
+#define MANIFEST_FILE "manifest.sig"
 enum status repository_digest(struct repository *r, const char *model, int64_t version, char hex[65], void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, struct err *err);
 /* A number that changes when names, sizes or times of the version's files, of the model's config or of the model's other own files change. 0 when the version is not there. */
 uint64_t    repository_stamp(struct repository *r, const char *model, int64_t version);

@@ -11,6 +11,7 @@
 #include "engine/onnx/onnx_engine.h"
 #include "engine/response_cache.h"
 #include "kernels/kernels.h"
+#include "model_store/manifest.h"
 #include "server/server.h"
 
 #include <malloc.h>
@@ -66,7 +67,7 @@ static enum status start_registry(struct server *s, struct err *err)
         .store = c->store, .control = !strcmp(c->control, "poll") ? CONTROL_POLL : !strcmp(c->control, "explicit") ? CONTROL_EXPLICIT : CONTROL_NONE,
         .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_model_count ? c->load_models : NULL, .load_at_start_count = c->load_model_count,
         .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = strcmp(c->precision, "f32") ? PRECISION_AUTO : PRECISION_F32,
-        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .cache = s->cache, .inspector = s->inspector,
+        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .cache = s->cache, .signers = s->signers, .require_signatures = c->require_signatures, .inspector = s->inspector,
         .log = s->log, .progress = isatty(2) ? show_progress : NULL,
     };
     return registry_open(&s->registry, &o, err);
@@ -191,6 +192,7 @@ static void stop(struct server *s)
     http_free(s->metrics_listener.http);
     rpc_free(s->rpc);
     regions_close(s->regions);
+    signers_close(s->signers);
     tracer_close(s->tracer);      /* after the last exchange, which tells of itself */
     auth_close(s->auth);
     serve_trim(s);
@@ -237,6 +239,8 @@ static enum status start(struct server *s, struct err *err)
     if (!st) st = auth_open(&s->auth, c->api_keys, s->loopback || c->insecure_no_auth, err);
     if (!st) st = expiry_open(&s->expiry, err);
     if (!st && c->response_cache_bytes && !(s->cache = response_cache_open((uint64_t)c->response_cache_bytes))) st = err_set(err, ST_NO_MEMORY, "no memory for the response cache");
+    if (!st && c->require_signatures && !c->trusted_signers) st = err_set(err, ST_BAD_INPUT, "--require-signatures needs --trusted-signers, or nothing could be loaded");
+    if (!st && c->trusted_signers) st = signers_open(&s->signers, c->trusted_signers, err);
     if (!st && c->allow_shared_memory && !(s->regions = regions_open())) st = err_set(err, ST_NO_MEMORY, "no memory for shared memory regions");
     if (!st) st = start_tracer(s, err);
     if (!st) st = jobs_open(&s->jobs, JOB_THREADS, JOBS_WAITING, err);

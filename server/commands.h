@@ -14,6 +14,7 @@ int command_logits(int argc, char **argv);
 int command_render(int argc, char **argv);
 int command_convert(int argc, char **argv);
 int command_quantize(int argc, char **argv);
+int command_sign(int argc, char **argv);
 int command_draw(int argc, char **argv);
 
 #endif

@@ -36,6 +36,8 @@ static const struct setting settings[] = {
     { "http-max-input-size", NUMBER, AT(body_max), 1024, INT64_C(1) << 36, "BYTES", "largest request body (67108864)" },
     { "request-memory", NUMBER, AT(request_memory_max), 1 << 16, INT64_C(1) << 40, "BYTES", "memory one request may take for inputs and outputs (536870912)" },
     { "model-memory", NUMBER, AT(model_memory_max), 1 << 20, INT64_C(1) << 44, "BYTES", "memory one model version may take (8589934592)" },
+    { "trusted-signers", TEXT, AT(trusted_signers), 0, 0, "FILE", "lines of an Ed25519 public key and a name: a signed version must be signed by one of them (inferd sign)" },
+    { "require-signatures", SWITCH, AT(require_signatures), 0, 0, NULL, "load signed versions only; needs --trusted-signers" },
     { "allow-shared-memory", SWITCH, AT(allow_shared_memory), 0, 0, NULL, "let clients register system shared memory and pass tensors in it (needs the scope admin)" },
     { "response-cache-size", NUMBER, AT(response_cache_bytes), 0, INT64_C(1) << 40, "BYTES", "answers kept for models whose config says response_cache (67108864)" },
     { "header-timeout-ms", NUMBER, AT(header_timeout_ms), 100, 3600000, "N", "a request's headers must be in by then (10000)" },

@@ -36,6 +36,7 @@ struct server {
     struct expiry     *expiry;
     struct response_cache *cache;
     struct tracer     *tracer;
+    struct signers    *signers;
     struct regions    *regions;             /* shared memory that clients registered; NULL: not allowed */
     struct inspector  *inspector;
     struct jobs       *jobs;
