@@ -144,7 +144,7 @@ light: all  ## the nine light networks of the ONNX suite with random weights, co
 	@build/venv/bin/python tools/make_networks.py --out build/networks/light --light $(SUITE)/light && $(B)/inferd check --rtol 1e-4 --atol 1e-6 build/networks/light/*
 
 compat: all  ## the same requests to inferd and to a real Triton server, every difference mended or explained
-	@tools/venv.sh onnx && build/venv/bin/python tools/compat.py
+	@tools/venv.sh onnx "tritonclient[grpc]" && build/venv/bin/python tools/compat.py
 
 fuzz: fuzz-build  ## run every fuzz target for 60 s each (FUZZ_SECONDS)
 	@for f in $(FUZZBIN); do $$f --seconds $${FUZZ_SECONDS:-60} tests/fuzz/corpus/$$(basename $$f _fuzz) || exit 1; done

@@ -1,4 +1,4 @@
-/* One gRPC listener over the C core: completion queues with one thread each. rpc.c is the only file that names the library; rpc_guard.c accepts, counts and
+/* One gRPC listener over the C core: completion queues with one thread each. rpc.c and rpc_call.c are the only files that name the library; rpc_guard.c accepts, counts and
  * closes connections by our own limits (R8, R9), since the library's listener never listens again once descriptors ran out and it does not mind a client
  * that resets its streams for ever.
  *

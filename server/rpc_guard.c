@@ -22,6 +22,7 @@ struct rpc_connection {
     struct in6_addr address;
     uint64_t        since_ns, window_ns;
     uint32_t        resets;              /* since window_ns */
+    uint64_t        marked_bytes;        /* received when rpc_guard_mark was called */
     bool            silent;              /* no request has been seen on it yet */
 };
 
@@ -45,6 +46,13 @@ static uint64_t cookie_of(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) ? 0 : cookie;
 }
 
+static uint64_t bytes_received(int fd)
+{
+    struct tcp_info i = { 0 };
+    socklen_t length = sizeof i;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &length) ? 0 : i.tcpi_bytes_received;
+}
+
 static void forget_closed(struct rpc_guard *g, uint64_t now)
 {
     for (int fd = 0; fd < g->fd_top; fd++) {
@@ -54,9 +62,7 @@ static void forget_closed(struct rpc_guard *g, uint64_t now)
             c->cookie = 0;
             g->count--;
         } else if (c->silent && now - c->since_ns > RPC_HANDSHAKE_MS * UINT64_C(1000000)) {
-            struct tcp_info i = { 0 };
-            socklen_t length = sizeof i;
-            c->silent = !getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &length) && i.tcpi_bytes_received < PREFACE_BYTES;
+            c->silent = bytes_received(fd) < PREFACE_BYTES;
             if (c->silent) shutdown(fd, SHUT_RDWR);
         }
     }
@@ -124,6 +130,34 @@ void rpc_guard_reset(struct rpc_guard *g, const char *peer)
     if (c && ++c->resets == RPC_RESETS_MAX + 1 && cookie_of(fd) == c->cookie) {
         log_write(g->log, LOG_WARNING, "rpc", "a connection was closed: its client reset more than %d calls within %d s", RPC_RESETS_MAX, RPC_RESETS_MS / 1000);
         shutdown(fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+void rpc_guard_mark(struct rpc_guard *g)
+{
+    pthread_mutex_lock(&g->lock);
+    forget_closed(g, clock_ns());
+    for (int fd = 0; fd < g->fd_top; fd++)
+        if (g->connections[fd].cookie) g->connections[fd].marked_bytes = bytes_received(fd);
+    pthread_mutex_unlock(&g->lock);
+}
+
+void rpc_guard_end_busiest(struct rpc_guard *g)
+{
+    uint64_t most = 0;
+    int busiest = -1;
+    pthread_mutex_lock(&g->lock);
+    forget_closed(g, clock_ns());
+    for (int fd = 0; fd < g->fd_top; fd++) {
+        uint64_t bytes = g->connections[fd].cookie ? bytes_received(fd) : 0;
+        if (bytes <= g->connections[fd].marked_bytes || bytes - g->connections[fd].marked_bytes <= most) continue;
+        most = bytes - g->connections[fd].marked_bytes;
+        busiest = fd;
+    }
+    if (busiest >= 0) {
+        log_write(g->log, LOG_WARNING, "rpc", "a connection was closed: its client kept the listener busy without a pause");
+        shutdown(busiest, SHUT_RDWR);
     }
     pthread_mutex_unlock(&g->lock);
 }

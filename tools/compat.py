@@ -7,9 +7,10 @@ Both serve models with the same signatures: `simple` (INT32 sum and difference, 
 that has a binary form), `plain` (no batching). Compared: status, the content headers, and the body (JSON by value, floats as float32, binary by
 bytes). A difference is either mended or stands in tests/conformance/compat_explained.json with its reason; a different status needs a
 requirement's number; nothing may excuse a request that succeeds there and fails here. Exit status 1 when a difference is unexplained or an
-explanation is no longer needed."""
+explanation is no longer needed. compat_grpc.py holds the gRPC cases."""
 import argparse, gzip, http.client, json, os, re, shutil, signal, socket, struct, subprocess, sys, tempfile, time, zlib
 
+import compat_grpc
 import numpy as np
 import onnx
 from onnx import TensorProto as T, helper as h
@@ -121,17 +122,17 @@ def wait_http(port, process, path="/v2/health/ready", seconds=60):
 
 def start(store):
     log = open(os.path.join(store, "log"), "w")
-    ports = free_port(), free_port(), free_port(), free_port(), free_port()
+    ports = [free_port() for _ in range(6)]
     import sysconfig
     env = dict(os.environ, LD_LIBRARY_PATH=":".join([os.path.join(TRITON, "wheel/nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]), PYTHONPATH=os.path.join(TRITON, "site"))
     triton = subprocess.Popen([prepare_triton(), "--model-repository", os.path.join(store, "triton"), "--backend-directory", os.path.join(TRITON, "backends"), "--http-port", str(ports[0]),
                                "--grpc-port", str(ports[1]), "--metrics-port", str(ports[2]), "--http-address", "127.0.0.1", "--grpc-address", "127.0.0.1", "--metrics-address", "127.0.0.1",
                                "--model-control-mode", "explicit", "--load-model", "*", "--log-verbose", "0"], env=env, stdout=log, stderr=log)
     inferd = subprocess.Popen([os.path.join(ROOT, "build/release/inferd"), "serve", "--store", os.path.join(store, "inferd"), "--control", "explicit", "--load-model", "*", "--http-port", str(ports[3]),
-                               "--metrics-port", str(ports[4])], stdout=log, stderr=log)
+                               "--metrics-port", str(ports[4]), "--grpc-port", str(ports[5])], stdout=log, stderr=log)
     wait_http(ports[3], inferd)
     wait_http(ports[0], triton)
-    return (triton, ports[0], ports[2]), (inferd, ports[3], ports[4])
+    return (triton, ports[0], ports[2], ports[1]), (inferd, ports[3], ports[4], ports[5])
 
 
 # ---- the cases -----------------------------------------------------------------------------------------------------
@@ -376,12 +377,15 @@ def main():
     unexplained, used, n = 0, set(), 0
     triton, inferd = start(store)
     try:
-        for case in cases():
+        for case in [*cases(), *compat_grpc.cases()]:
             if args.case and args.case not in case.name:
                 continue
             n += 1
             metrics = case.only == "metrics"
-            theirs, ours = parts(case, ask(triton[2] if metrics else triton[1], case)), parts(case, ask(inferd[2] if metrics else inferd[1], case))
+            if isinstance(case, compat_grpc.RpcCase):
+                theirs, ours = compat_grpc.parts(case, triton[3]), compat_grpc.parts(case, inferd[3])
+            else:
+                theirs, ours = parts(case, ask(triton[2] if metrics else triton[1], case)), parts(case, ask(inferd[2] if metrics else inferd[1], case))
             if metrics:
                 ours = dict(ours, metrics=[m for m in ours["metrics"] if m in theirs["metrics"]])
             different = [k for k in sorted(set(theirs) | set(ours)) if theirs.get(k) != ours.get(k)]

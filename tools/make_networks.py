@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes ONNX networks with seeded random weights, for benchmarks and comparisons.
 
-  make_networks.py --out DIR [NAME...]              mlp lenet resnet18 resnet50 mobilenet_v2 alexnet vgg16 identity
+  make_networks.py --out DIR [NAME...]              mlp lenet resnet18 resnet50 mobilenet_v2 alexnet vgg16 identity identity_picture
   make_networks.py --out DIR --light LIGHT [NAME..] the light_*.onnx graphs of the ONNX backend suite, filled with random weights,
                                                     each as DIR/NAME/model.onnx with test_data_set_0 (outputs by onnxruntime)
 
@@ -85,8 +85,8 @@ class Net:
         onnx.save(model, path)
 
 
-def identity(n):
-    return n.node("Identity", ["input"]), (32,), (32,)
+def identity(n, width=32):
+    return n.node("Identity", ["input"]), (width,), (width,)
 
 
 def mlp(n):
@@ -166,7 +166,7 @@ def vgg16(n):
 
 
 NETWORKS = {
-    "identity": identity, "mlp": mlp, "lenet": lenet, "alexnet": alexnet, "vgg16": vgg16, "mobilenet_v2": mobilenet_v2,
+    "identity": identity, "identity_picture": lambda n: identity(n, 150528), "mlp": mlp, "lenet": lenet, "alexnet": alexnet, "vgg16": vgg16, "mobilenet_v2": mobilenet_v2,
     "resnet18": lambda n: resnet(n, (2, 2, 2, 2), False), "resnet50": lambda n: resnet(n, (3, 4, 6, 3), True),
 }
 
