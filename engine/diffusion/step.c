@@ -298,6 +298,10 @@ static enum status decode_slots(struct engine_instance *i, struct image_slot *co
         pthread_mutex_unlock(&j->lock);
         if (++slots[s]->decoded < j->pictures) continue;
         enter(slots[s], IMAGE_OVER);
+        if (j == &slots[s]->own && request_write_tensors(slots[s]->base.request, j, &slots[s]->base.error)) {
+            slots[s]->base.state = SLOT_FAILED;
+            continue;
+        }
         slots[s]->base.state = SLOT_DONE;
         slots[s]->base.request->times.infer_done = clock_ns();
     }
