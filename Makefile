@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts bench-stream llama-compat fuzz faults compat docker-check light clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-pictures bench-texts bench-stream llama-compat fuzz faults compat docker-check light clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -127,6 +127,9 @@ bench-peers: all  ## inferd and onnxruntime side by side: ResNet-50, MobileNetV2
 
 bench-embeddings: all  ## sentences a second of all-MiniLM-L6-v2, inferd beside transformers on PyTorch (EMBEDDINGS="--threads 2 --length 100")
 	@tools/venv.sh torch transformers && build/venv/bin/python tools/bench_embeddings.py --inferd $(B)/inferd $(EMBEDDINGS)
+
+bench-pictures: all  ## pictures: inferd, stable-diffusion.cpp, PyTorch and OpenVINO on Stable Diffusion 1.5's shape, in turns (PICTURES="--arms inferd,torch --rounds 3")
+	@tools/venv.sh torch transformers diffusers openvino && tools/bench_pictures.py --inferd $(B)/inferd $(PICTURES)
 
 bench-texts: all $(B)/tests/bench/kernels_bench  ## language models: inferd and llama.cpp on the same GGUF files, in turns (TEXTS="--types q4_k_m --sequences 1,16")
 	@tools/bench_texts.py --inferd $(B)/inferd $(TEXTS)

@@ -1,5 +1,6 @@
 /* The OpenAI dialect of pictures: generations (JSON), edits and variations (forms) -> struct image_job, pictures -> bytes, in one piece or as server-sent events. Pure: no
- * sockets, no threads. Beside OpenAI's fields: seed, steps, guidance_scale, negative_prompt, sampler, schedule, strength, eta. Fields that mean nothing here (quality, style,
+ * sockets, no threads. Beside OpenAI's fields: seed, steps, guidance_scale, negative_prompt, sampler, schedule, strength, eta, and `progress`: a stream then
+ * has an event after every step. Fields that mean nothing here (quality, style,
  * moderation, user, input_fidelity) are ignored. response_format "url" gives data: addresses. */
 #ifndef API_OPENAI_IMAGES_H
 #define API_OPENAI_IMAGES_H
@@ -26,6 +27,7 @@ struct images_ask {
     struct image_job  job;
     struct image      image, mask;
     int               seen[IMAGE_PICTURES_MAX];         /* partial pictures of each that were streamed */
+    int               seen_step;           /* of the last event of progress */
     const char       *parameter, *code;    /* after a failure: the field at fault, OpenAI's code; or NULL */
 };
 

@@ -163,7 +163,9 @@ static enum status numbers(struct images_ask *a, const struct images_fields *f, 
     if (!st) st = number(a, f, "eta", 0, 1, false, &eta, err);
     if (!st) st = number(a, f, "partial_images", 0, PARTIALS_OPENAI_MAX, true, &partials, err);
     if (!st) st = flag(a, f, "stream", &a->stream, err);
+    if (!st) st = flag(a, f, "progress", &a->job.progress, err);
     if (!st) st = seed(a, f, err);
+    if (!st && a->job.progress && !a->stream) st = fault(a, "progress", err, "needs \"stream\": true");
     if (!st && partials > 0 && !a->stream) st = fault(a, "partial_images", err, "needs \"stream\": true");
     a->job.steps = (int)steps;
     a->job.guidance = (float)guidance;

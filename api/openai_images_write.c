@@ -71,10 +71,12 @@ enum status images_write(struct buf *out, const struct images_ask *a, const stru
     return st ? st : out->failed ? err_set(err, ST_NO_MEMORY, "no memory for the answer") : ST_OK;
 }
 
+static const char *event_kind(const struct images_ask *a) { return a->kind == IMAGES_GENERATE ? "image_generation" : "image_edit"; }
+
 /* The part that partial and finished pictures have in common, up to the pixels. */
 static void begin_event(struct buf *out, const struct images_ask *a, const char *what)
 {
-    const char *kind = a->kind == IMAGES_GENERATE ? "image_generation" : "image_edit";
+    const char *kind = event_kind(a);
     buf_printf(out, "event: %s.%s\ndata: {\"type\":\"%s.%s\",\"created_at\":%" PRId64 ",\"size\":\"%dx%d\",\"quality\":\"%s\",\"background\":\"opaque\",\"output_format\":\"%s\",\"b64_json\":", kind, what, kind, what, a->created,
                a->job.used.width, a->job.used.height, a->said_quality, format_name(a->format));
 }
@@ -108,9 +110,23 @@ static void stream_partials(struct buf *out, struct images_ask *a, const struct 
     }
 }
 
+/* How far it is, where it was asked for and has moved. */
+static void stream_progress(struct buf *out, struct images_ask *a)
+{
+    struct image_job *j = &a->job;
+    if (!j->progress) return;
+    pthread_mutex_lock(&j->lock);
+    const int step = j->step, steps = j->used.steps;
+    pthread_mutex_unlock(&j->lock);
+    if (step <= a->seen_step) return;
+    a->seen_step = step;
+    buf_printf(out, "event: %s.progress\ndata: {\"type\":\"%s.progress\",\"created_at\":%" PRId64 ",\"step\":%d,\"steps\":%d}\n\n", event_kind(a), event_kind(a), a->created, step, steps);
+}
+
 void images_stream(struct buf *out, struct images_ask *a, const struct model_version *v, bool finished, const struct err *failure)
 {
     struct err err;
+    stream_progress(out, a);
     stream_partials(out, a, v);
     if (!finished) return;
     if (failure) {

@@ -35,8 +35,13 @@ bool image_schedule_from_name(const char *name, size_t length, enum image_schedu
 enum status image_job_open(struct image_job *j, const char *prompt, size_t prompt_length, int pictures, struct err *err)
 {
     *j = (struct image_job){ .prompt = prompt, .prompt_length = prompt_length, .pictures = pictures, .guidance = -1, .strength = -1, .label = -1 };
-    if (pictures < 1 || pictures > IMAGE_PICTURES_MAX) return err_set(err, ST_BAD_INPUT, "n must be between 1 and %d", IMAGE_PICTURES_MAX);
-    j->answers = mem_calloc_array((uint64_t)pictures, sizeof *j->answers);
+    return image_job_reserve(j, err);
+}
+
+enum status image_job_reserve(struct image_job *j, struct err *err)
+{
+    if (j->pictures < 1 || j->pictures > IMAGE_PICTURES_MAX) return err_set(err, ST_BAD_INPUT, "n must be between 1 and %d", IMAGE_PICTURES_MAX);
+    j->answers = mem_calloc_array((uint64_t)j->pictures, sizeof *j->answers);
     if (!j->answers) return err_set(err, ST_NO_MEMORY, "a request for pictures");
     pthread_mutex_init(&j->lock, NULL);
     return ST_OK;

@@ -92,6 +92,8 @@ struct image_job {
 
 /* Sets defaults and allocates the answers (heap). The texts are borrowed. ST_BAD_INPUT: n out of range; ST_NO_MEMORY. */
 enum status image_job_open(struct image_job *j, const char *prompt, size_t prompt_length, int pictures, struct err *err);
+/* The answers alone, of a job whose question was filled in by hand; `pictures` is looked at. */
+enum status image_job_reserve(struct image_job *j, struct err *err);
 void        image_job_close(struct image_job *j);
 /* The parameters that made picture k, as people's tools write them into a PNG's text "parameters": the prompt, a line "Negative prompt: ...", and a line "Steps: 25, Sampler: ddim, ...".
  * `model` (or NULL) ends it. After the job is done. */

@@ -1,9 +1,10 @@
 /* The heap of a suite in which the n-th allocation fails: malloc and its kin replaced for the whole program, so this is included by one file of a suite that begins with
  * "own heap", outside of sanitizer builds. `countdown` >= 0: so many allocations more succeed, the next one fails; -1 switches it off. `live`: blocks that nobody
- * has freed. `store` and put: files for the suite to read. */
+ * has freed. starve_own_only: what libraries ask for never fails. `store` and put: files for the suite to read. */
 #ifndef TESTS_STARVED_HEAP_H
 #define TESTS_STARVED_HEAP_H
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -17,10 +18,20 @@
 
 static atomic_long countdown = -1, live;
 
-static bool fails(void)
+static const void *own_base;             /* of the program, when only its own allocations fail */
+
+static bool fails(const void *caller)
 {
+    Dl_info i;
     if (atomic_load(&countdown) < 0) return false;
+    if (own_base && !(dladdr(caller, &i) && i.dli_fbase == own_base)) return false;      /* dladdr takes no memory */
     return atomic_fetch_sub(&countdown, 1) == 0;
+}
+
+static __attribute__((unused)) void starve_own_only(void)
+{
+    Dl_info me;
+    if (dladdr((void *)fails, &me)) own_base = me.dli_fbase;
 }
 
 void *__libc_malloc(size_t n);
@@ -36,12 +47,12 @@ static void *count(void *p)
     return p;
 }
 
-void *malloc(size_t n) { return count(fails() ? NULL : __libc_malloc(n)); }
-void *calloc(size_t n, size_t size) { return count(fails() ? NULL : __libc_calloc(n, size)); }
-void *aligned_alloc(size_t align, size_t n) { return count(fails() ? NULL : __libc_memalign(align, n)); }
+void *malloc(size_t n) { return count(fails(__builtin_return_address(0)) ? NULL : __libc_malloc(n)); }
+void *calloc(size_t n, size_t size) { return count(fails(__builtin_return_address(0)) ? NULL : __libc_calloc(n, size)); }
+void *aligned_alloc(size_t align, size_t n) { return count(fails(__builtin_return_address(0)) ? NULL : __libc_memalign(align, n)); }
 int posix_memalign(void **out, size_t align, size_t n)
 {
-    void *p = aligned_alloc(align, n);
+    void *p = count(fails(__builtin_return_address(0)) ? NULL : __libc_memalign(align, n));
     if (!p) return ENOMEM;
     *out = p;
     return 0;
@@ -49,8 +60,8 @@ int posix_memalign(void **out, size_t align, size_t n)
 
 void *realloc(void *p, size_t n)
 {
-    if (!p) return malloc(n);
-    if (fails()) return errno = ENOMEM, NULL;
+    if (!p) return count(fails(__builtin_return_address(0)) ? NULL : __libc_malloc(n));
+    if (fails(__builtin_return_address(0))) return errno = ENOMEM, NULL;
     return __libc_realloc(p, n);
 }
 
@@ -60,9 +71,9 @@ void free(void *p)
     __libc_free(p);
 }
 
-static const char *store;
+static __attribute__((unused)) const char *store;
 
-static void put(const char *name, const char *text)
+static __attribute__((unused)) void put(const char *name, const char *text)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", store, name);

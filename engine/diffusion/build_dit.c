@@ -196,7 +196,7 @@ enum status build_dit(struct graph *g, struct network_source *s, enum linear_mod
     out->sample_size = (int)network_int_at(b, "sample_size", 0, 128);
     out->context_width = (int)network_int(b, "joint_attention_dim", 4096);
     for (int i = 0; i < 3; i++) out->axes[i] = (int)network_int_at(b, "axes_dims_rope", i, (int[]){ 16, 56, 56 }[i]);
-    if (u.flux && out->axes[0] + out->axes[1] + out->axes[2] != u.head_dim) network_fail(b, err_set(err, ST_BAD_INPUT, "axes_dims_rope add up to no head of %d", u.head_dim));
+    if (u.flux && out->axes[0] + out->axes[1] + out->axes[2] != u.head_dim) network_refuse(b, ST_BAD_INPUT, "axes_dims_rope add up to no head of %d", u.head_dim);
     network_begin(b, DENOISER_INPUTS, 1);
     const struct patch_spec patch = { .side = out->patch, .by_channel = u.flux };
     int x = input(&u, DENOISER_SAMPLE, "sample", DT_F32, 4, (int64_t[]){ -1, -1, -1, out->in_channels });

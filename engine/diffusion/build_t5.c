@@ -23,7 +23,7 @@ static void read_distances(struct t5 *t)
     const int buckets = (int)network_int(b, "relative_attention_num_buckets", 32), farthest = (int)network_int(b, "relative_attention_max_distance", 128);
     const int64_t span = 2 * t->tokens - 1;
     if (buckets < 4 || buckets > 4096 || farthest <= buckets / 4) {
-        network_fail(b, err_set(b->err, ST_BAD_INPUT, "%d buckets of distances up to %d make no sense", buckets, farthest));
+        network_refuse(b, ST_BAD_INPUT, "%d buckets of distances up to %d make no sense", buckets, farthest);
         return;
     }
     const float *table = network_floats(b, (int64_t)buckets * t->heads, true, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
@@ -72,7 +72,7 @@ enum status build_t5(struct graph *g, struct network_source *s, enum linear_mode
     const struct weight_tensor *w = network_find(b, "shared.weight");
     if (!w) w = network_find(b, "encoder.embed_tokens.weight");
     const struct block_format *f = w ? block_format(w->type) : NULL;
-    if (!b->st && (!w || !f || !f->decode || f->elements != 1 || w->rank != 2 || w->dims[1] != t.width)) network_fail(b, err_set(err, ST_BAD_INPUT, "tensor 'shared.weight' is missing or not [tokens, %lld]", (long long)t.width));
+    if (!b->st && (!w || !f || !f->decode || f->elements != 1 || w->rank != 2 || w->dims[1] != t.width)) network_refuse(b, ST_BAD_INPUT, "tensor 'shared.weight' is missing or not [tokens, %lld]", (long long)t.width);
     if (b->st) return b->st;
     out->vocabulary = (int)w->dims[0];
     const struct embed_spec e = { .format = f, .table = w->data, .rows = w->dims[0], .width = t.width, .row_bytes = t.width * f->bytes, .scale = 1 };

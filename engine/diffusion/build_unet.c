@@ -45,7 +45,7 @@ static int pixel_attention(struct unet *u, int x, int64_t channels, const char *
     const int64_t each = network_int(b, "attention_head_dim", json_get(b->config, "attention_head_dim") || u->text ? channels : 8);      /* null: one head */
     const bool old = network_find(b, "%s.query.weight", name) != NULL;
     int64_t groups = u->groups;
-    if (each < 1 || channels % each) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "%s: %lld channels do not make heads of %lld", name, (long long)channels, (long long)each));
+    if (each < 1 || channels % each) return network_refuse(b, ST_BAD_INPUT, "%s: %lld channels do not make heads of %lld", name, (long long)channels, (long long)each);
     if (strstr(name, "mid_block")) groups = network_int(b, "attn_norm_num_groups", groups);
     int h = x;      /* the middle of networks whose norms the time modulates has no norm here */
     if (network_find(b, "%s.group_norm.weight", name)) h = network_group_norm(b, x, -1, -1, groups, u->epsilon, NETWORK_PLAIN, "%s.group_norm", name);
@@ -86,7 +86,7 @@ static int transformer(struct unet *u, int x, int heads, int layers, int64_t cha
 {
     struct network *b = &u->b;
     char block[NETWORK_NAME_MAX];
-    if (heads < 1 || channels % heads) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "%s: %lld channels do not make %d heads", name, (long long)channels, heads));
+    if (heads < 1 || channels % heads) return network_refuse(b, ST_BAD_INPUT, "%s: %lld channels do not make %d heads", name, (long long)channels, heads);
     int h = network_group_norm(b, x, -1, -1, u->groups, 1e-6, NETWORK_PLAIN, "%s.norm", name);
     h = network_conv(b, h, -1, 1, 0, 0, NETWORK_PLAIN, "%s.proj_in", name);
     for (int i = 0; i < layers; i++) {
@@ -106,7 +106,7 @@ static enum attention_kind kind_of(struct unet *u, const char *type)
     };
     for (size_t i = 0; type && i < sizeof known / sizeof known[0]; i++)
         if (!strcmp(known[i].name, type)) return known[i].kind;
-    network_fail(&u->b, err_set(u->b.err, ST_UNSUPPORTED, "blocks of the type '%.60s' are not computed", type ? type : "null"));
+    network_refuse(&u->b, ST_UNSUPPORTED, "blocks of the type '%.60s' are not computed", type ? type : "null");
     return ATTEND_NONE;
 }
 
@@ -124,7 +124,7 @@ static int attend(struct unet *u, enum attention_kind kind, int x, int level, in
 
 static void keep(struct unet *u, int x)
 {
-    if (u->skip_count == SKIPS_MAX) network_fail(&u->b, err_set(u->b.err, ST_UNSUPPORTED, "more than %d layers on the way down", SKIPS_MAX));
+    if (u->skip_count == SKIPS_MAX) network_refuse(&u->b, ST_UNSUPPORTED, "more than %d layers on the way down", SKIPS_MAX);
     else u->skips[u->skip_count++] = x;
 }
 
@@ -156,7 +156,7 @@ static int middle(struct unet *u, int x)
     const char *type = network_text(b, "mid_block_type", u->text ? "UNetMidBlock2DCrossAttn" : "UNetMidBlock2D");
     const int64_t channels = network_int_at(b, "block_out_channels", u->levels - 1, 0);
     bool cross_text = !strcmp(type, "UNetMidBlock2DCrossAttn");
-    if (!cross_text && strcmp(type, "UNetMidBlock2D")) return network_fail(b, err_set(b->err, ST_UNSUPPORTED, "a middle block of the type '%.60s' is not computed", type));
+    if (!cross_text && strcmp(type, "UNetMidBlock2D")) return network_refuse(b, ST_UNSUPPORTED, "a middle block of the type '%.60s' is not computed", type);
     x = resnet(u, x, u->mid_scale, "mid_block.resnets.0");
     for (int i = 0; network_find(b, "mid_block.resnets.%d.conv1.weight", i + 1) && !b->st; i++) {
         char name[64];
@@ -178,7 +178,7 @@ static int way_up(struct unet *u, int x)
         char block[64], name[NETWORK_NAME_MAX];
         snprintf(block, sizeof block, "up_blocks.%d", i);
         for (int k = 0; k < layers && !b->st; k++) {
-            if (!u->skip_count) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "more layers on the way up than down"));
+            if (!u->skip_count) return network_refuse(b, ST_BAD_INPUT, "more layers on the way up than down");
             x = network_join(b, x, u->skips[--u->skip_count], 3);
             snprintf(name, sizeof name, "%s.resnets.%d", block, k);
             x = resnet(u, x, 1, name);
@@ -219,9 +219,9 @@ static int added_text_time(struct unet *u, int emb)
     const int dim = (int)network_int(b, "addition_time_embed_dim", 256);
     const int64_t whole = network_int(b, "projection_class_embeddings_input_dim", 0);
     const struct weight_tensor *w = network_find(b, "add_embedding.linear_1.weight");
-    if (!w || w->rank != 2 || w->dims[1] != whole) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor 'add_embedding.linear_1.weight' does not take %lld numbers", (long long)whole));
+    if (!w || w->rank != 2 || w->dims[1] != whole) return network_refuse(b, ST_BAD_INPUT, "tensor 'add_embedding.linear_1.weight' does not take %lld numbers", (long long)whole);
     if (dim < 1 || u->d->pooled_width < 1 || whole <= u->d->pooled_width || (whole - u->d->pooled_width) % dim || (whole - u->d->pooled_width) / dim > 16)
-        return network_fail(b, err_set(b->err, ST_BAD_INPUT, "projection_class_embeddings_input_dim %lld is no pooled text of %d numbers and sizes of %d each", (long long)whole, u->d->pooled_width, dim));
+        return network_refuse(b, ST_BAD_INPUT, "projection_class_embeddings_input_dim %lld is no pooled text of %d numbers and sizes of %d each", (long long)whole, u->d->pooled_width, dim);
     u->d->size_count = (int)((whole - u->d->pooled_width) / dim);
     int pooled = input(u, DENOISER_POOLED, "pooled", DT_F32, 2, (int64_t[]){ -1, u->d->pooled_width }), sizes = input(u, DENOISER_SIZES, "sizes", DT_F32, 2, (int64_t[]){ -1, u->d->size_count });
     return network_sum(b, emb, embedded(u, network_join(b, pooled, times(u, sizes, dim), 1), "add_embedding"));
@@ -235,14 +235,14 @@ static int class_embedding(struct unet *u, int emb, int dim)
     int label = input(u, DENOISER_LABEL, "label", DT_I32, 1, (int64_t[]){ -1 }), y = -1;
     if (!type) {
         const struct weight_tensor *w = network_find(b, "class_embedding.weight");
-        if (!w || w->rank != 2) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor 'class_embedding.weight' is missing"));
+        if (!w || w->rank != 2) return network_refuse(b, ST_BAD_INPUT, "tensor 'class_embedding.weight' is missing");
         u->d->labels = (int)w->dims[0];
         const float *table = network_floats(b, 0, true, "class_embedding.weight");
         const struct embed_spec s = { .format = block_format(BLOCK_F32), .table = (const uint8_t *)table, .rows = w->dims[0], .width = w->dims[1], .row_bytes = w->dims[1] * (int64_t)sizeof(float), .scale = 1 };
         y = network_add(b, &op_embed, &label, 1, &s, sizeof s, NULL);
     } else {
         (void)dim;
-        return network_fail(b, err_set(b->err, ST_UNSUPPORTED, "class_embed_type '%.60s' is not computed", type));
+        return network_refuse(b, ST_UNSUPPORTED, "class_embed_type '%.60s' is not computed", type);
     }
     return network_sum(b, emb, y);
 }
@@ -252,7 +252,7 @@ static void conditions(struct unet *u)
     struct network *b = &u->b;
     const int dim = (int)network_int_at(b, "block_out_channels", 0, 0);
     if (strcmp(network_text(b, "time_embedding_type", "positional"), "positional")) {
-        network_fail(b, err_set(b->err, ST_UNSUPPORTED, "time_embedding_type '%.60s' is not computed; positional is", network_text(b, "time_embedding_type", "")));
+        network_refuse(b, ST_UNSUPPORTED, "time_embedding_type '%.60s' is not computed; positional is", network_text(b, "time_embedding_type", ""));
         return;
     }
     int t = times(u, input(u, DENOISER_TIME, "time", DT_F32, 1, (int64_t[]){ -1 }), dim);
@@ -265,7 +265,7 @@ static void conditions(struct unet *u)
     emb = class_embedding(u, emb, dim);
     const char *added = network_text(b, "addition_embed_type", NULL);
     if (added && !strcmp(added, "text_time")) emb = added_text_time(u, emb);
-    else if (added) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "addition_embed_type '%.60s' is not computed", added));
+    else if (added) network_refuse(b, ST_UNSUPPORTED, "addition_embed_type '%.60s' is not computed", added);
     u->time = network_act(b, emb, NETWORK_SILU);
     u->context = u->counts = -1;
     if (!u->text) return;
@@ -281,15 +281,15 @@ static void check_config(struct unet *u)
     static const char *const none[] = { "encoder_hid_dim_type", "time_embedding_act_fn", "timestep_post_act", "cross_attention_norm" };
     struct network *b = &u->b;
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++)
-        if (network_bool(b, flags[i].key, false)) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "%s is not computed", flags[i].key));
+        if (network_bool(b, flags[i].key, false)) network_refuse(b, ST_UNSUPPORTED, "%s is not computed", flags[i].key);
     for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
-        if (network_has(b, none[i])) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "%s is not computed", none[i]));
+        if (network_has(b, none[i])) network_refuse(b, ST_UNSUPPORTED, "%s is not computed", none[i]);
     if (u->levels < 1 || u->levels > NETWORK_LEVELS_MAX || network_count(b, "down_block_types") != u->levels || network_count(b, "up_block_types") != u->levels)
-        network_fail(b, err_set(b->err, ST_BAD_INPUT, "block_out_channels, down_block_types and up_block_types must be lists of the same length, 1 to %d", NETWORK_LEVELS_MAX));
-    if (network_real(b, "resnet_out_scale_factor", 1) != 1) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "resnet_out_scale_factor is not computed"));
+        network_refuse(b, ST_BAD_INPUT, "block_out_channels, down_block_types and up_block_types must be lists of the same length, 1 to %d", NETWORK_LEVELS_MAX);
+    if (network_real(b, "resnet_out_scale_factor", 1) != 1) network_refuse(b, ST_UNSUPPORTED, "resnet_out_scale_factor is not computed");
     const char *shift = network_text(b, "resnet_time_scale_shift", "default");
     u->modulated = !strcmp(shift, "scale_shift");
-    if (!u->modulated && strcmp(shift, "default")) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "resnet_time_scale_shift '%.60s' is not computed", shift));
+    if (!u->modulated && strcmp(shift, "default")) network_refuse(b, ST_UNSUPPORTED, "resnet_time_scale_shift '%.60s' is not computed", shift);
 }
 
 enum status build_unet(struct graph *g, struct network_source *s, enum linear_mode mode, int pooled_width, struct denoiser *out, struct err *err)
@@ -315,7 +315,7 @@ enum status build_unet(struct graph *g, struct network_source *s, enum linear_mo
     if (!b->st) check_config(&u);
     int x = input(&u, DENOISER_SAMPLE, "sample", DT_F32, 4, (int64_t[]){ -1, -1, -1, out->in_channels });
     conditions(&u);
-    if (network_bool(b, "center_input_sample", false)) network_fail(b, err_set(err, ST_UNSUPPORTED, "center_input_sample is not computed"));
+    if (network_bool(b, "center_input_sample", false)) network_refuse(b, ST_UNSUPPORTED, "center_input_sample is not computed");
     const int window = (int)network_int(b, "conv_in_kernel", 3) / 2, last = (int)network_int(b, "conv_out_kernel", 3) / 2;
     x = network_conv(b, x, -1, 1, window, window, NETWORK_PLAIN, "conv_in");
     keep(&u, x);

@@ -48,7 +48,7 @@ static void check_types(struct vae *v, const char *key, const char *type)
     struct network *b = &v->b;
     for (int i = 0; i < v->levels; i++) {
         const char *t = network_text_at(b, key, i);
-        if (!t || strcmp(t, type)) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "an autoencoder's block of the type '%.60s' is not computed", t ? t : "null"));
+        if (!t || strcmp(t, type)) network_refuse(b, ST_UNSUPPORTED, "an autoencoder's block of the type '%.60s' is not computed", t ? t : "null");
     }
 }
 
@@ -151,11 +151,11 @@ static void read_kind(struct vae *v, struct autoencoder *out, const char *class)
     out->scale = (float)network_real(b, "scaling_factor", out->tiny ? 1 : 0.18215);
     out->shift = (float)network_real(b, "shift_factor", 0);
     v->levels = network_count(b, out->tiny ? "num_decoder_blocks" : "block_out_channels");
-    if (!out->tiny && !out->variational && strcmp(class, "VQModel")) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "autoencoders of the class '%.60s' are not computed", class));
-    if (v->levels < 1 || v->levels > NETWORK_LEVELS_MAX) network_fail(b, err_set(b->err, ST_BAD_INPUT, "an autoencoder of %d levels; 1 to %d make sense", v->levels, NETWORK_LEVELS_MAX));
-    if (out->tiny && network_int(b, "upsampling_scaling_factor", 2) != 2) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "upsampling_scaling_factor must be 2"));
-    if (strcmp(network_text(b, "norm_type", "group"), "group")) network_fail(b, err_set(b->err, ST_UNSUPPORTED, "norm_type '%.60s' is not computed", network_text(b, "norm_type", "")));
-    if (out->channels < 1 || out->channels > 4 || out->latents < 1 || out->latents > 256 || !(out->scale > 0)) network_fail(b, err_set(b->err, ST_BAD_INPUT, "an autoencoder of %d channels and %d latents, scaled by %g", out->channels, out->latents, (double)out->scale));
+    if (!out->tiny && !out->variational && strcmp(class, "VQModel")) network_refuse(b, ST_UNSUPPORTED, "autoencoders of the class '%.60s' are not computed", class);
+    if (v->levels < 1 || v->levels > NETWORK_LEVELS_MAX) network_refuse(b, ST_BAD_INPUT, "an autoencoder of %d levels; 1 to %d make sense", v->levels, NETWORK_LEVELS_MAX);
+    if (out->tiny && network_int(b, "upsampling_scaling_factor", 2) != 2) network_refuse(b, ST_UNSUPPORTED, "upsampling_scaling_factor must be 2");
+    if (strcmp(network_text(b, "norm_type", "group"), "group")) network_refuse(b, ST_UNSUPPORTED, "norm_type '%.60s' is not computed", network_text(b, "norm_type", ""));
+    if (out->channels < 1 || out->channels > 4 || out->latents < 1 || out->latents > 256 || !(out->scale > 0)) network_refuse(b, ST_BAD_INPUT, "an autoencoder of %d channels and %d latents, scaled by %g", out->channels, out->latents, (double)out->scale);
     if (!b->st) out->factor = 1 << (v->levels - 1);
 }
 
@@ -163,7 +163,7 @@ static void read_codebook(struct network *b, struct autoencoder *out)
 {
     const struct weight_tensor *t = network_find(b, "quantize.embedding.weight");
     if (!t || t->rank != 2 || t->dims[1] != out->latents || t->dims[0] < 1 || t->dims[0] > 1 << 24) {
-        network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor 'quantize.embedding.weight' is missing or not [codes, %d]", out->latents));
+        network_refuse(b, ST_BAD_INPUT, "tensor 'quantize.embedding.weight' is missing or not [codes, %d]", out->latents);
         return;
     }
     out->codebook_size = (int)t->dims[0];

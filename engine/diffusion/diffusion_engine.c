@@ -10,7 +10,12 @@
 
 enum { MEMORY_DEFAULT_GIB = 64, VAE_MEMORY_MIB = 1024 };
 
-static const struct port ports_in[] = { { .name = "prompt", .dtype = DT_STRING, .rank = 1, .dims = { 1 } }, { .name = "negative_prompt", .dtype = DT_STRING, .rank = 1, .dims = { 1 }, .optional = true } };
+/* A model without words takes what comes behind them. Everything else is said by parameters (request_tensors.c). */
+enum { PORTS_OF_WORDS = 2 };
+static const struct port ports_in[] = {
+    { .name = "prompt", .dtype = DT_STRING, .rank = 1, .dims = { 1 } }, { .name = "negative_prompt", .dtype = DT_STRING, .rank = 1, .dims = { 1 }, .optional = true },
+    { .name = "latents", .dtype = DT_F32, .rank = 4, .dims = { -1, -1, -1, -1 }, .optional = true },
+};
 static const struct port ports_out[] = { { .name = "images", .dtype = DT_U8, .rank = 4, .dims = { -1, -1, -1, 3 } } };
 
 static void engine_close(struct engine *e)
@@ -115,8 +120,9 @@ static void describe(struct engine *e)
         .family = f->name, .width = side, .height = side, .steps = f->steps, .guidance = f->guidance, .sampler = e->model.sampler.sampler, .schedule = e->model.sampler.schedule,
         .factor = e->vae.factor, .channels = e->vae.latents, .labels = e->denoiser.labels, .takes_text = e->encoder_count > 0, .takes_image = e->built[GRAPH_ENCODER], .takes_mask = e->built[GRAPH_ENCODER] && !e->denoiser.labels, .needs_mask = e->denoiser.in_channels != e->vae.latents,
     };
+    const int words = e->about.takes_text ? 0 : PORTS_OF_WORDS;
     if (e->about.steps > e->model.sampler.train_steps) e->about.steps = e->model.sampler.train_steps;
-    e->signature = (struct signature){ .platform = "diffusion", .inputs = ports_in, .input_count = 2, .outputs = ports_out, .output_count = 1, .image = true };
+    e->signature = (struct signature){ .platform = "diffusion", .inputs = ports_in + words, .input_count = (int)(sizeof ports_in / sizeof *ports_in) - words, .outputs = ports_out, .output_count = 1, .image = true };
 }
 
 /* Shapes that do not fit each other are found by planning the smallest picture. */
@@ -185,6 +191,7 @@ static void instance_stop(struct engine_instance *i)
     free(i->sizes);
     free(i->guides);
     free(i->rotation);
+    text_cache_close(&i->texts);
     free(i);
 }
 

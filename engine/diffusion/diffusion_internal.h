@@ -6,6 +6,7 @@
 #include "engine/diffusion/diffusion_engine.h"
 #include "engine/diffusion/model.h"
 #include "engine/diffusion/prompt.h"
+#include "engine/diffusion/text_cache.h"
 #include "engine/graph/plan_cache.h"
 #include "engine/image_ops.h"
 #include "engine/request.h"
@@ -57,7 +58,8 @@ struct conditions {
 
 struct image_slot {
     struct slot base;
-    struct image_job *job;
+    struct image_job *job;         /* the request's, or `own` */
+    struct image_job  own;         /* of a request of tensors */
     enum image_phase  phase;
     struct sampler_plan plan;
     struct conditions texts;
@@ -80,7 +82,7 @@ struct engine_instance {
     struct arena      run;
     char             *workspace;   /* lent to the cache whose plan runs */
     uint64_t          workspace_bytes;
-    int64_t           planned_rows;
+    struct text_cache texts;
     /* inputs and results of a call */
     float  *sample, *said, *context, *pooled, *sizes, *guides, *rotation;
     float   times[CALL_ROWS_MAX];
@@ -93,6 +95,12 @@ struct engine_instance {
 enum status request_check(const struct engine *e, struct request *r, struct err *err);
 enum status request_admit(struct engine_instance *i, struct request *r, struct slot **out, struct err *err);
 void        request_retire(struct slot *s);
+
+/* ---- request_tensors.c ---- */
+/* The question of a request without an image job; answers are not reserved. */
+enum status request_read_tensors(struct image_job *j, const struct request *r, struct err *err);
+/* The pictures of a job that is over, as the request's output. */
+enum status request_write_tensors(struct request *r, const struct image_job *j, struct err *err);
 
 /* ---- text.c ---- */
 /* Encodes the prompts of these slots. */

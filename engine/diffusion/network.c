@@ -96,7 +96,7 @@ static const struct block_format *plain_format(struct network *b, const struct w
 {
     const struct block_format *f = block_format(t->type);
     if (f && f->decode && f->elements == 1) return f;
-    network_fail(b, err_set(b->err, ST_UNSUPPORTED, "tensor '%s' is of the type %s; F32, F16 and BF16 are computed", t->name, weight_type_name(t->type)));
+    network_refuse(b, ST_UNSUPPORTED, "tensor '%s' is of the type %s; F32, F16 and BF16 are computed", t->name, weight_type_name(t->type));
     return NULL;
 }
 
@@ -112,14 +112,14 @@ static const float *floats_of(struct network *b, int64_t count, bool needed, con
     if (b->st) return NULL;
     const struct weight_tensor *t = find(b, name);
     if (!t) {
-        if (needed) network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is missing", name));
+        if (needed) network_refuse(b, ST_BAD_INPUT, "tensor '%s' is missing", name);
         return NULL;
     }
     const struct block_format *f = plain_format(b, t);
     if (!f) return NULL;
     int64_t n = count_of(t);
     if (count && n != count) {
-        network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' has %lld numbers where %lld are expected", name, (long long)n, (long long)count));
+        network_refuse(b, ST_BAD_INPUT, "tensor '%s' has %lld numbers where %lld are expected", name, (long long)n, (long long)count);
         return NULL;
     }
     float *y = arena_alloc(b->g->arena, (uint64_t)n * sizeof *y + 1, TENSOR_ALIGN);
@@ -153,10 +153,10 @@ static const struct weight_tensor *layer_weight(struct network *b, char *name, c
     if (b->st) return NULL;
     strcpy(name + n, ".weight");
     const struct weight_tensor *t = find(b, name);
-    if (!t) network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is missing", name));
+    if (!t) network_refuse(b, ST_BAD_INPUT, "tensor '%s' is missing", name);
     if (!t || !plain_format(b, t)) return NULL;
     if (t->rank < 1 || count_of(t) < 1) {
-        network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is empty", name));
+        network_refuse(b, ST_BAD_INPUT, "tensor '%s' is empty", name);
         return NULL;
     }
     strcpy(name + n, ".bias");
@@ -172,7 +172,19 @@ int network_fail(struct network *b, enum status st)
     return -1;
 }
 
-int network_no_memory(struct network *b) { return network_fail(b, err_set(b->err, ST_NO_MEMORY, "building a network passes the model's memory budget")); }
+int network_refuse(struct network *b, enum status st, const char *format, ...)
+{
+    char text[ERR_TEXT_MAX];
+    va_list ap;
+    if (b->st) return -1;      /* what failed first is what is said */
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    b->st = err_set(b->err, st, "%s", text);
+    return -1;
+}
+
+int network_no_memory(struct network *b) { return network_refuse(b, ST_NO_MEMORY, "building a network passes the model's memory budget"); }
 
 void network_begin(struct network *b, int inputs, int outputs)
 {
@@ -296,7 +308,7 @@ int network_linear(struct network *b, int x, int residual, struct activation_spe
     const float *bias;
     const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
     if (!t) return -1;
-    if (t->rank < 2) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is no matrix", t->name));
+    if (t->rank < 2) return network_refuse(b, ST_BAD_INPUT, "tensor '%s' is no matrix", t->name);
     return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
 }
 
@@ -305,7 +317,7 @@ int network_linear_turned(struct network *b, int x, const char *format, ...)
     NAME_FROM(name, "")
     const struct weight_tensor *t = b->st ? NULL : find(b, name);
     if (b->st) return -1;
-    if (!t || t->rank != 2) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is missing or no matrix", name));
+    if (!t || t->rank != 2) return network_refuse(b, ST_BAD_INPUT, "tensor '%s' is missing or no matrix", name);
     const int64_t k = t->dims[0], n = t->dims[1];
     const float *x_kn = floats_of(b, n * k, true, name);
     float *turned = arena_alloc(b->g->arena, (uint64_t)(n * k) * sizeof *turned, TENSOR_ALIGN);
@@ -321,7 +333,7 @@ int network_linear_rows(struct network *b, int x, int64_t first, int64_t count, 
     const float *bias;
     const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
     if (!t) return -1;
-    if (t->rank < 2 || first + count > t->dims[0]) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' has fewer than %lld rows", t->name, (long long)(first + count)));
+    if (t->rank < 2 || first + count > t->dims[0]) return network_refuse(b, ST_BAD_INPUT, "tensor '%s' has fewer than %lld rows", t->name, (long long)(first + count));
     return linear_of(b, x, -1, NETWORK_PLAIN, t, first, count, bias ? bias + first : NULL);
 }
 
@@ -348,7 +360,7 @@ int network_conv(struct network *b, int x, int residual, int stride, int low, in
     if (!t) return -1;
     if (t->rank == 2) return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
     if (t->rank != 4 || t->dims[2] != t->dims[3] || t->dims[2] < 1 || t->dims[2] > 64 || t->dims[0] > INT32_MAX || t->dims[1] > INT32_MAX)
-        return network_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s' is no window of a convolution", t->name));
+        return network_refuse(b, ST_BAD_INPUT, "tensor '%s' is no window of a convolution", t->name);
     if (t->dims[2] == 1 && stride == 1 && !low && !high) return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
     if (!charge(b, (uint64_t)count_of(t) * sizeof(float))) return -1;
     struct conv_layer *l = NULL;
@@ -376,7 +388,7 @@ int network_group_norm(struct network *b, int x, int add, int modulation, int64_
     const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
     if (!t) return -1;
     int64_t channels = count_of(t);
-    if (groups < 1 || channels % groups || channels / groups > GROUP_NORM_CHANNELS_MAX) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "'%s': %lld channels do not make %lld groups of at most %d", name, (long long)channels, (long long)groups, GROUP_NORM_CHANNELS_MAX));
+    if (groups < 1 || channels % groups || channels / groups > GROUP_NORM_CHANNELS_MAX) return network_refuse(b, ST_BAD_INPUT, "'%s': %lld channels do not make %lld groups of at most %d", name, (long long)channels, (long long)groups, GROUP_NORM_CHANNELS_MAX);
     strcat(name, ".weight");
     const struct group_norm_op_spec s = { .channels = channels, .groups = groups, .scale = floats_of(b, channels, true, name), .bias = bias, .epsilon = (float)epsilon };
     struct node *n;
@@ -406,7 +418,7 @@ int network_attention(struct network *b, int q, int k, int v, int counts, int he
 {
     const struct attention_dense_op_spec s = { .heads = heads, .head_dim = head_dim, .scale = scale > 0 ? (float)scale : 1 / sqrtf((float)head_dim), .causal = causal, .bf16 = b->mode != LINEAR_F32 };
     struct node *n;
-    if (!b->st && (heads < 1 || head_dim < 1)) return network_fail(b, err_set(b->err, ST_BAD_INPUT, "attention of %d heads of %d", heads, head_dim));
+    if (!b->st && (heads < 1 || head_dim < 1)) return network_refuse(b, ST_BAD_INPUT, "attention of %d heads of %d", heads, head_dim);
     int y = network_add(b, &op_attention, (int[]){ q, k, v, counts }, 4, &s, sizeof s, &n);
     if (y >= 0) n->row_work = (uint64_t)heads * (uint64_t)head_dim * 256;
     return y;

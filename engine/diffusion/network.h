@@ -48,6 +48,8 @@ const float *network_floats(struct network *b, int64_t count, bool needed, const
 
 /* ---- operators: each gives a value ---- */
 int  network_fail(struct network *b, enum status st);
+/* The first failure with its sentence; later ones say nothing. */
+int  network_refuse(struct network *b, enum status st, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int  network_no_memory(struct network *b);
 void network_begin(struct network *b, int inputs, int outputs);              /* room for them */
 int  network_input(struct network *b, const char *name, enum dtype t, int rank, const int64_t *dims);     /* -1: free */

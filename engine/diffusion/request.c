@@ -98,9 +98,11 @@ static enum status check_fit(const struct engine *e, const struct image_job *j, 
 
 enum status request_check(const struct engine *e, struct request *r, struct err *err)
 {
-    const struct image_job *j = r->image;
-    if (!j) return err_set(err, ST_BAD_INPUT, "this model draws pictures: use /v1/images/generations, edits or variations");
-    enum status st = image_job_check(j, err);
+    struct image_job own;
+    const struct image_job *j = r->image ? r->image : &own;
+    if (!r->image && e->about.takes_text && !r->input_count) return err_set(err, ST_BAD_INPUT, "this model draws pictures: give it the input 'prompt', or use /v1/images/generations, edits or variations");
+    enum status st = r->image ? ST_OK : request_read_tensors(&own, r, err);
+    if (!st) st = image_job_check(j, err);
     if (st) return st;
     const struct image_used u = settle(e, j);
     struct sampler_plan plan;
@@ -135,6 +137,7 @@ static void slot_close(struct image_slot *s)
     free(s->texts.pooled);
     free(s->mask);
     free(s->guide);
+    image_job_close(&s->own);
     free(s);
 }
 
@@ -186,16 +189,28 @@ static enum status open_answers(struct image_job *j, const struct image_used *u,
     return ST_OK;
 }
 
+/* The job of a request of tensors. */
+static enum status open_own(struct image_slot *s, const struct request *r, struct err *err)
+{
+    enum status st = request_read_tensors(&s->own, r, err);
+    return st ? st : image_job_reserve(&s->own, err);
+}
+
 enum status request_admit(struct engine_instance *i, struct request *r, struct slot **out, struct err *err)
 {
     struct engine *e = i->engine;
-    struct image_job *j = r->image;
+    struct image_slot *s = mem_calloc_array(1, sizeof *s);
+    if (!s) return err_set(err, ST_NO_MEMORY, "a request for pictures");
+    s->job = r->image ? r->image : &s->own;
+    enum status st = r->image ? ST_OK : open_own(s, r, err);
+    if (st) {
+        slot_close(s);
+        return st;
+    }
+    struct image_job *j = s->job;
     struct image_used u = settle(e, j);
     if (!j->seeded && getrandom(&u.seed, sizeof u.seed, GRND_NONBLOCK) != sizeof u.seed) u.seed = clock_ns();
     if (!j->seeded) u.seed &= 0x7fffffff;      /* what every client can write down */
-    struct image_slot *s = mem_calloc_array(1, sizeof *s);
-    if (!s) return err_set(err, ST_NO_MEMORY, "a request for pictures");
-    s->job = j;
     s->base.request = r;
     s->width = u.width;
     s->height = u.height;
@@ -207,7 +222,7 @@ enum status request_admit(struct engine_instance *i, struct request *r, struct s
     s->twice = goes_twice(e, u.guidance);
     s->phase = IMAGE_READING;
     s->phase_ns = clock_ns();
-    enum status st = plan_of(e, j, &u, &s->plan, err);
+    st = plan_of(e, j, &u, &s->plan, err);
     if (!st) st = open_prompts(e, j, s->twice ? 2 : 1, &s->texts, err);
     if (!st) st = open_pictures(e, s, &u, err);
     if (!st) st = embed_guidance(e, s, err);

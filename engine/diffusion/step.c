@@ -304,6 +304,10 @@ static enum status decode_slots(struct engine_instance *i, struct image_slot *co
         atomic_fetch_add_explicit(&i->engine->stats.pictures, 1, memory_order_relaxed);
         if (++slots[s]->decoded < j->pictures) continue;
         enter(i, slots[s], IMAGE_OVER);
+        if (j == &slots[s]->own && request_write_tensors(slots[s]->base.request, j, &slots[s]->base.error)) {
+            slots[s]->base.state = SLOT_FAILED;
+            continue;
+        }
         slots[s]->base.state = SLOT_DONE;
         slots[s]->base.request->times.infer_done = clock_ns();
     }

@@ -308,11 +308,18 @@ void draft_close(struct draft_model *m)
 enum status draft_run(struct draft_model *m, struct image_job *j, struct err *err)
 {
     struct request r;
-    struct slot *slot;
     request_init(&r, 1 << 20);
     r.image = j;
-    enum status st = diffusion_engine.check(m->engine, &r, err);
-    if (!st) st = diffusion_engine.admit(m->instance, &r, &slot, err);
+    enum status st = draft_run_request(m, &r, err);
+    request_drop(&r);
+    return st;
+}
+
+enum status draft_run_request(struct draft_model *m, struct request *r, struct err *err)
+{
+    struct slot *slot;
+    enum status st = diffusion_engine.check(m->engine, r, err);
+    if (!st) st = diffusion_engine.admit(m->instance, r, &slot, err);
     if (st) return st;
     do {
         st = diffusion_engine.submit(m->instance, &slot, 1, NULL, err);
@@ -322,6 +329,5 @@ enum status draft_run(struct draft_model *m, struct image_job *j, struct err *er
         }
     } while (!st && slot->state == SLOT_RUNNING);
     diffusion_engine.retire(m->instance, slot);
-    request_drop(&r);
     return st;
 }

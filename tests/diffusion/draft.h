@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "engine/engine.h"
 #include "engine/image_job.h"
+#include "engine/request.h"
 
 struct draft { struct arena arena; char *text; struct json *root; };
 
@@ -24,5 +25,7 @@ struct draft_model { struct engine *engine; struct engine_instance *instance; };
 enum status draft_open(struct draft_model *m, const char *folder, int threads, int level, struct err *err);
 void        draft_close(struct draft_model *m);
 enum status draft_run(struct draft_model *m, struct image_job *j, struct err *err);
+/* Any request, initialised by the caller and to be dropped by him. */
+enum status draft_run_request(struct draft_model *m, struct request *r, struct err *err);
 
 #endif

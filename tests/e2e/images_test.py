@@ -177,6 +177,37 @@ def test_those_who_leave_free_everything():
     assert pending and all(l.endswith(" 0") for l in pending), pending
 
 
+def test_tensors_in_and_pictures_out():
+    """v2 infer: the picture is the one that /v1/images gives for the same seed; what is wrong is said by name."""
+    text = lambda name, words: {"name": name, "shape": [1], "datatype": "BYTES", "data": [words]}
+    ask = lambda inputs, **parameters: server.json("POST", "/v2/models/shapes/infer", {"inputs": inputs, "parameters": parameters})
+    few = {"steps": 2, "guidance_scale": 4, "seed": 1}
+    status, answer = ask([text("prompt", RED), text("negative_prompt", "green")], n=2, width=72, height=48, **few)
+    assert status == 200, answer
+    output = answer["outputs"][0]
+    assert (output["name"], output["datatype"], output["shape"]) == ("images", "UINT8", [2, 48, 72, 3])
+    same = [pixels(base64.b64decode(d["b64_json"]))[2] for d in draw(n=2, size="72x48", negative_prompt="green", **few)["data"]]
+    assert output["data"] == [c for picture in same for row in picture for p in row for c in p]
+    first = {"name": "latents", "shape": [1, 4, 16, 16], "datatype": "FP32", "data": numpy.random.default_rng(1).standard_normal(1024).tolist()}
+    a, b = (ask([text("prompt", RED), first], **{**few, "seed": s})[1]["outputs"][0]["data"] for s in (1, 2))
+    assert a == b                                                                   # the noise that is given counts, not the seed
+    for inputs, parameters, sentence in (([], {}, "prompt"), ([text("prompt", RED)], {"steps": 0}, "parameter 'steps' must be a whole number from 1 to 1000"), ([text("prompt", RED)], {"sampler": "none"}, "names no sampler"),
+                                         ([text("prompt", RED)], {"width": 20}, "steps of 8"), ([text("prompt", RED), {**first, "shape": [1, 4, 8, 32]}], {"n": 2}, "2048 are needed")):
+        status, answer = ask(inputs, **parameters)
+        assert status == 400 and sentence in answer["error"], (status, answer)
+
+
+def test_progress_is_told():
+    body = json.dumps({"model": "shapes", "prompt": RED, "stream": True, "progress": True, "seed": 1, "steps": 4, "guidance_scale": 4}).encode()
+    status, _, answer = server.call("POST", "/v1/images/generations", body)
+    events = [json.loads(line[6:]) for line in answer.decode().split("\n") if line.startswith("data: ")]
+    steps = [e["step"] for e in events if e["type"] == "image_generation.progress"]
+    assert status == 200 and steps == sorted(set(steps)) and steps[-1] == 4 and all(e.get("steps", 4) == 4 for e in events), events
+    assert events[-1]["type"] == "image_generation.completed" and events[-1]["b64_json"] == draw(steps=4)["data"][0]["b64_json"]
+    status, answer = server.json("POST", "/v1/images/generations", {"model": "shapes", "prompt": RED, "progress": True})
+    assert status == 400 and answer["error"]["param"] == "progress", answer
+
+
 def test_the_command_takes_and_gives_latents():
     program, folder = os.environ.get("INFERD", os.path.join(ROOT, "build/release/inferd")), tempfile.mkdtemp()
     command = lambda *more: subprocess.run([program, "draw", os.path.join(ROOT, "models/shapes"), "--prompt", RED, "--sampler", "ddim", "--steps", "2", "--precision", "f32", "--quiet", *more], cwd=folder, capture_output=True, text=True)
