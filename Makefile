@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-pictures bench-texts bench-stream llama-compat fuzz faults compat docker-check light clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-pictures bench-texts bench-stream llama-compat fuzz faults compat docker-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -145,6 +145,14 @@ SUITE := build/onnx-suite/onnx/backend/test/data
 light: all  ## the nine light networks of the ONNX suite with random weights, compared with onnxruntime to 1e-4
 	@tools/venv.sh onnx onnxruntime && mkdir -p build/onnx-suite && tar --zstd -xf ../shared/data/onnx-backend-v1.22.0.tar.zst -C build/onnx-suite
 	@build/venv/bin/python tools/make_networks.py --out build/networks/light --light $(SUITE)/light && $(B)/inferd check --rtol 1e-4 --atol 1e-6 build/networks/light/*
+
+# One process for each: the numeric libraries bind their instruction set once.
+conformance: setup  ## the ONNX backend suites against the ledger (tests/conformance/onnx_ledger.txt) at every CPU level, graph passes on and off
+	@tools/debs.sh libonnx-testdata
+	@$(MAKE) --no-print-directory $(B)/tests/engine/suite_test
+	@for level in scalar avx2 avx512 amx; do for written in "" 1; do \
+	    echo "== $$level$${written:+, as written}"; \
+	    env CONFORMANCE_LEVEL=$$level $${written:+CONFORMANCE_AS_WRITTEN=1} $(B)/tests/engine/suite_test || exit 1; done; done
 
 compat: all  ## the same requests to inferd and to a real Triton server, every difference mended or explained
 	@tools/venv.sh onnx "tritonclient[grpc]" && build/venv/bin/python tools/compat.py

@@ -63,6 +63,7 @@ export OMP_PROC_BIND=false
 }
 bin() { local san=$1; shift; for f in "$@"; do echo "build/$san/${f%.c}"; done; }
 
+wanted tests/engine/suite_test && { tools/debs.sh libonnx-testdata || note "Debian's libonnx-testdata cannot be had"; }
 # shellcheck disable=SC2046
 if build address $(bin address "${list[@]}" "${fuzz[@]}"); then
     for f in "${list[@]}"; do run "${f%.c} (address)" "build/address/${f%.c}"; done

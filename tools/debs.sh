@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tools/debs.sh PACKAGE...: unpacks Debian packages, with what they depend on and this machine lacks, under build/debs/. Nothing is installed, so no daemon starts.
-# For programs that only tests use: Prometheus, HAProxy, docker-compose.
+# For what only tests use: Prometheus, HAProxy, docker-compose, ONNX test data.
 set -eu
 cd "$(dirname "$0")/.."
 root=build/debs

@@ -1,14 +1,25 @@
-/* Resize and Upsample: nearest and linear, any rank, the coordinate rules of opset 10 to 19. Each dimension's sources are worked out one at a
- * time, so linear interpolation runs dimension by dimension over the corner points. */
+/* Resize and Upsample, any rank, all modes and coordinate rules of opset 1 to 19. For each dimension a table says which source elements each result takes,
+ * and how much of each (its taps); a result is the sum over the taps of all dimensions. Results outside a cropped region are a constant. */
 #include <string.h>
 
+#include "base/checked.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
+#include "engine/operators/reals.h"
 
-enum coordinates { C_HALF_PIXEL, C_ASYMMETRIC, C_ALIGN_CORNERS, C_PYTORCH, C_HALF_SYMMETRIC };
+enum coordinates { C_HALF_PIXEL, C_ASYMMETRIC, C_ALIGN_CORNERS, C_PYTORCH, C_HALF_SYMMETRIC, C_CROP, C_HALF_NEAREST };
 enum nearest { N_PREFER_FLOOR, N_PREFER_CEIL, N_FLOOR, N_CEIL };
+enum mode { M_NEAREST, M_LINEAR, M_CUBIC };
 
-struct resize { double scale[TENSOR_RANK_MAX]; int64_t out[TENSOR_RANK_MAX]; bool linear; enum coordinates rule; enum nearest nearest; };
+struct resize {
+    double  scale[TENSOR_RANK_MAX], from[TENSOR_RANK_MAX], to[TENSOR_RANK_MAX];      /* from, to: of the cropped region, 0 to 1 */
+    int64_t out[TENSOR_RANK_MAX];
+    enum mode mode;
+    enum coordinates rule;
+    enum nearest nearest;
+    bool antialias, inside_only;
+    double sharpness;
+};
 
 static enum status read_scales(struct call *c, int i, double *scales, int *n, bool *known, struct err *err)
 {
@@ -24,24 +35,58 @@ static enum status read_scales(struct call *c, int i, double *scales, int *n, bo
 
 static enum status read_rules(const struct call *c, struct resize *r, struct err *err)
 {
+    static const char *const rules[] = { "half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric", "tf_crop_and_resize", "tf_half_pixel_for_nn" };
+    static const char *const nearest[] = { "round_prefer_floor", "round_prefer_ceil", "floor", "ceil" };
     const struct node *n = c->node;
     bool upsample = n->op->code == 1 || n->opset < 11;
-    r->linear = node_text_is(n, "mode", "linear", false) || node_text_is(n, "mode", "bilinear", false);
-    if (!r->linear && !node_text_is(n, "mode", "nearest", true)) return call_error(c, err, ST_UNSUPPORTED, "only the modes nearest and linear are computed");
-    if (node_int(n, "antialias", 0) || node_int(n, "exclude_outside", 0)) return call_error(c, err, ST_UNSUPPORTED, "antialias and exclude_outside are not computed");
-    if (!node_text_is(n, "keep_aspect_ratio_policy", "stretch", true)) return call_error(c, err, ST_UNSUPPORTED, "only keep_aspect_ratio_policy=stretch is computed");
-    static const char *const rules[] = { "half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric" };
-    static const char *const nearest[] = { "round_prefer_floor", "round_prefer_ceil", "floor", "ceil" };
+    *r = (struct resize){ .antialias = node_int(n, "antialias", 0) != 0, .inside_only = node_int(n, "exclude_outside", 0) != 0, .sharpness = (double)node_float(n, "cubic_coeff_a", -0.75f) };
+    r->mode = node_text_is(n, "mode", "linear", false) || node_text_is(n, "mode", "bilinear", false) ? M_LINEAR : node_text_is(n, "mode", "cubic", false) ? M_CUBIC : M_NEAREST;
+    if (r->mode == M_NEAREST && !node_text_is(n, "mode", "nearest", true)) return call_error(c, err, ST_BAD_INPUT, "its mode is none of nearest, linear and cubic");
     r->rule = upsample ? C_ASYMMETRIC : C_HALF_PIXEL;
     r->nearest = upsample ? N_FLOOR : N_PREFER_FLOOR;
     if (upsample) return ST_OK;
-    int found = 0;
-    for (int i = 0; i < 5; i++)
-        if (node_text_is(n, "coordinate_transformation_mode", rules[i], i == 0)) { r->rule = (enum coordinates)i; found = 1; break; }
-    if (!found) return call_error(c, err, ST_UNSUPPORTED, "its coordinate_transformation_mode is not computed");
+    int found = -1;
+    for (int i = 0; i < 7 && found < 0; i++)
+        if (node_text_is(n, "coordinate_transformation_mode", rules[i], i == 0)) found = i;
+    if (found < 0) return call_error(c, err, ST_UNSUPPORTED, "its coordinate_transformation_mode is not known");
+    r->rule = (enum coordinates)found;
     for (int i = 0; i < 4; i++)
         if (node_text_is(n, "nearest_mode", nearest[i], i == 0)) { r->nearest = (enum nearest)i; break; }
     return ST_OK;
+}
+
+/* The region of tf_crop_and_resize: starts of all axes, then ends. */
+static enum status read_region(struct call *c, struct resize *r, const int64_t *axes, int m, bool *known, struct err *err)
+{
+    const struct operand *o = c->in_count > 1 ? c->in[1] : NULL;
+    if (r->rule != C_CROP) return ST_OK;
+    if (!o || !dtype_is_real(o->dtype) || operand_count(o) != (uint64_t)(2 * m)) return call_error(c, err, ST_BAD_INPUT, "its region must be %d numbers", 2 * m);
+    *known = o->data != NULL;
+    if (!*known) { c->needs_data = true; return ST_OK; }
+    for (int i = 0; i < m; i++) {
+        int64_t d = axes[i];
+        if (!axis_fix(&d, c->in[0]->rank)) return call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)d, c->in[0]->rank);
+        r->from[d] = operand_real(o, (uint64_t)i);
+        r->to[d] = operand_real(o, (uint64_t)(i + m));
+    }
+    return ST_OK;
+}
+
+/* Sizes that keep the picture's proportions: one scale for all axes, the smallest or the largest. */
+static void keep_aspect(const struct call *c, struct resize *r, const int64_t *axes, int m)
+{
+    bool larger = node_text_is(c->node, "keep_aspect_ratio_policy", "not_smaller", false);
+    double scale = 0;
+    if (!larger && !node_text_is(c->node, "keep_aspect_ratio_policy", "not_larger", false)) return;
+    for (int i = 0; i < m; i++) {
+        double s = r->scale[axes[i] < 0 ? axes[i] + c->in[0]->rank : axes[i]];
+        if (i == 0 || (larger ? s > scale : s < scale)) scale = s;
+    }
+    for (int i = 0; i < m; i++) {
+        int64_t d = axes[i] < 0 ? axes[i] + c->in[0]->rank : axes[i];
+        r->scale[d] = scale;
+        r->out[d] = (int64_t)floor(scale * (double)c->in[0]->dims[d] + 0.5);
+    }
 }
 
 static enum status read_resize(struct call *c, struct resize *r, bool *known, struct err *err)
@@ -66,6 +111,9 @@ static enum status read_resize(struct call *c, struct resize *r, bool *known, st
     if (!ax || m > TENSOR_RANK_MAX)
         for (m = 0; m < x->rank; m++) axes[m] = m;
     else memcpy(axes, ax, (size_t)m * sizeof *axes);
+    for (int d = 0; d < x->rank; d++) r->to[d] = 1;
+    st = read_region(c, r, axes, m, known, err);
+    if (st || !*known) return st;
     if (ns != m && nz != m) return call_error(c, err, ST_BAD_INPUT, "%d scales and %d sizes for %d dimensions", ns, nz, m);
     for (int d = 0; d < x->rank; d++) { r->scale[d] = 1; r->out[d] = x->dims[d]; }
     for (int i = 0; i < m; i++) {
@@ -82,13 +130,14 @@ static enum status read_resize(struct call *c, struct resize *r, bool *known, st
             r->scale[d] = x->dims[d] ? (double)sizes[i] / (double)x->dims[d] : 1;
         }
     }
+    if (ns != m) keep_aspect(c, r, axes, m);
     return ST_OK;
 }
 
 static enum status infer_resize(struct call *c, struct err *err)
 {
     struct resize r;
-    bool known;
+    bool known = true;
     if (!dtype_is_real(c->in[0]->dtype) && !dtype_is_integer(c->in[0]->dtype)) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s", dtype_name(c->in[0]->dtype));
     enum status st = read_resize(c, &r, &known, err);
     if (st || !known) return st;
@@ -106,6 +155,11 @@ static double source(const struct resize *r, int d, int64_t i, int64_t in)
         double adjust = (double)r->out[d] / n, centre = (double)in / 2;
         return centre * (1 - adjust) + (x + 0.5) / s - 0.5;
     }
+    case C_CROP: {
+        double whole = (double)(in - 1);
+        return r->out[d] == 1 ? 0.5 * (r->from[d] + r->to[d]) * whole : r->from[d] * whole + x * (r->to[d] - r->from[d]) * whole / (double)(r->out[d] - 1);
+    }
+    case C_HALF_NEAREST: return (x + 0.5) / s;
     default: return (x + 0.5) / s - 0.5;
     }
 }
@@ -116,76 +170,124 @@ static int64_t nearest_of(double x, enum nearest rule, int64_t in)
     return v < 0 ? 0 : v > (double)(in - 1) ? in - 1 : (int64_t)v;
 }
 
-struct point { int64_t low[TENSOR_RANK_MAX], high[TENSOR_RANK_MAX]; double part[TENSOR_RANK_MAX]; };
+/* ---- taps ---- */
+struct tap { int64_t index; double weight; };
+struct dimension { struct tap *taps; bool *outside; int each; int64_t source_stride; };
 
-static void place(struct point *p, const struct resize *r, int d, int64_t i, int64_t in)
+static bool stays(const struct resize *r, const struct operand *x, int d) { return r->rule != C_CROP && r->out[d] == x->dims[d] && r->scale[d] == 1; }
+
+/* Taps of one result along dimension d: an even number around the coordinate, more where a smaller picture is made with antialias. */
+static int64_t taps_of(const struct resize *r, const struct operand *x, int d)
 {
-    double x = source(r, d, i, in);
-    if (r->out[d] == in && r->scale[d] == 1) { p->low[d] = p->high[d] = i; p->part[d] = 0; return; }
-    if (!r->linear) {
-        p->low[d] = p->high[d] = nearest_of(x, r->nearest, in);
-        p->part[d] = 0;
-        return;
-    }
-    x = x < 0 ? 0 : x > (double)(in - 1) ? (double)(in - 1) : x;
-    p->low[d] = (int64_t)x;
-    p->high[d] = p->low[d] + 1 < in ? p->low[d] + 1 : p->low[d];
-    p->part[d] = x - (double)p->low[d];
+    if (stays(r, x, d) || r->mode == M_NEAREST) return 1;
+    double support = r->mode == M_LINEAR ? 1 : 2, scale = r->antialias && r->scale[d] < 1 ? r->scale[d] : 1;
+    double start = floor(-support / scale) + 1;
+    return start < -1e6 ? -1 : (int64_t)(2 * support) - 2 * (int64_t)(start + support - 1);
 }
 
-static double blend(const struct operand *x, const struct point *p, const int64_t *strides)
+static double kernel_at(const struct resize *r, double x)
 {
-    double sum = 0, v;
-    for (unsigned corner = 0; corner < 1u << x->rank; corner++) {
-        double weight = 1;
-        int64_t at = 0;
-        for (int d = 0; d < x->rank && weight != 0; d++) {
-            bool high = corner >> d & 1;
-            weight *= high ? p->part[d] : 1 - p->part[d];
-            at += (high ? p->high[d] : p->low[d]) * strides[d];
-        }
-        if (weight == 0) continue;
-        real_load(&v, x->dtype, x->data, (uint64_t)at, 0, 1);
-        sum += weight * v;
+    double a = r->sharpness;
+    x = fabs(x);
+    if (r->mode == M_LINEAR) return x < 1 ? 1 - x : 0;
+    if (x <= 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+    return x < 2 ? ((x - 5) * x + 8) * x * a - 4 * a : 0;
+}
+
+static void fill_taps(const struct resize *r, struct dimension *t, const struct operand *x, int d, int64_t i)
+{
+    int64_t in = x->dims[d];
+    double at = source(r, d, i, in), sum = 0;
+    struct tap *tap = t->taps + i * t->each;
+    if (!(at > -1e12 && at < 1e12)) at = 0;
+    t->outside[i] = r->rule == C_CROP && (at < 0 || at > (double)(in - 1));
+    if (t->each == 1) {
+        tap[0] = (struct tap){ stays(r, x, d) ? i : nearest_of(at, r->nearest, in), 1 };
+        return;
     }
+    double base = ceil(at) - 1, scale = r->antialias && r->scale[d] < 1 ? r->scale[d] : 1;
+    for (int k = 0; k < t->each; k++) {
+        double place = base + 1 - t->each / 2 + k;
+        bool inside = place >= 0 && place <= (double)(in - 1);
+        tap[k].index = inside ? (int64_t)place : place < 0 ? 0 : in - 1;
+        tap[k].weight = r->inside_only && !inside ? 0 : kernel_at(r, (place - at) * scale);
+        sum += tap[k].weight;
+    }
+    for (int k = 0; k < t->each && sum != 0 && (r->inside_only || scale < 1); k++) tap[k].weight /= sum;
+}
+
+static uint64_t scratch_resize(const struct call *c)
+{
+    struct call copy = *c;
+    struct resize r;
+    bool known;
+    uint64_t bytes = 0;
+    if (read_resize(&copy, &r, &known, NULL) || !known) return 0;
+    for (int d = 0; d < c->in[0]->rank; d++) {
+        int64_t each = taps_of(&r, c->in[0], d);
+        uint64_t table;
+        if (each < 0 || !size_mul((uint64_t)r.out[d], (uint64_t)each * sizeof(struct tap) + 1, &table) || !size_add(bytes, table + 64, &bytes)) return UINT64_MAX;
+    }
+    return bytes;
+}
+
+static void lay_tables(const struct call *c, const struct resize *r, struct dimension *t)
+{
+    const struct operand *x = c->in[0];
+    char *at = c->scratch;
+    for (int d = 0; d < x->rank; d++) {
+        t[d].each = (int)taps_of(r, x, d);
+        t[d].taps = (struct tap *)(void *)at;
+        at += (uint64_t)r->out[d] * (uint64_t)t[d].each * sizeof(struct tap);
+        t[d].outside = (bool *)(void *)at;
+        at += ((uint64_t)r->out[d] + 63) & ~(uint64_t)15;
+        at = (char *)(((uintptr_t)at + 15) & ~(uintptr_t)15);
+        for (int64_t i = 0; i < r->out[d]; i++) fill_taps(r, &t[d], x, d, i);
+    }
+}
+
+/* The sum over the taps of dimensions d and up, from element `at` of the source on. */
+static double blend(const struct operand *x, const struct dimension *t, const int64_t *index, int d, int64_t at)
+{
+    if (d == x->rank) return operand_real(x, (uint64_t)at);
+    double sum = 0;
+    const struct tap *tap = t[d].taps + index[d] * t[d].each;
+    if (t[d].each == 1) return blend(x, t, index, d + 1, at + tap->index * t[d].source_stride);
+    for (int k = 0; k < t[d].each; k++)
+        if (tap[k].weight != 0) sum += tap[k].weight * blend(x, t, index, d + 1, at + tap[k].index * t[d].source_stride);
     return sum;
 }
 
 static enum status eval_resize(struct call *c, struct err *err)
 {
-    const struct operand *x = c->in[0], *y = c->out[0];
+    const struct operand *x = c->in[0];
+    struct operand *y = c->out[0];
     struct resize r;
-    struct point p;
+    struct dimension t[TENSOR_RANK_MAX];
     bool known;
     int64_t xs[TENSOR_RANK_MAX], ys[TENSOR_RANK_MAX], index[TENSOR_RANK_MAX] = { 0 };
-    int size = operand_size(x);
+    int size = operand_size(x), d = 0;
     enum status st = read_resize(c, &r, &known, err);
     if (st || y->bytes == 0) return st;
+    double outside = (double)node_float(c->node, "extrapolation_value", 0);
     operand_strides(x, xs);
     operand_strides(y, ys);
-    for (int d = 0; d < x->rank; d++) place(&p, &r, d, 0, x->dims[d]);
-    for (;;) {
+    lay_tables(c, &r, t);
+    for (int k = 0; k < x->rank; k++) t[k].source_stride = xs[k];
+    while (d >= 0) {
         int64_t from = 0, to = 0;
-        for (int d = 0; d < x->rank; d++) {
-            from += p.low[d] * xs[d];
-            to += index[d] * ys[d];
+        bool cut = false;
+        for (int k = 0; k < x->rank; k++) {
+            from += t[k].taps[index[k] * t[k].each].index * xs[k];
+            to += index[k] * ys[k];
+            cut = cut || t[k].outside[index[k]];
         }
-        if (!r.linear) memcpy((char *)y->data + to * size, (const char *)x->data + from * size, (size_t)size);
-        else {
-            double v = blend(x, &p, xs);
-            int64_t k = (int64_t)v;
-            if (dtype_is_real(y->dtype)) real_store(y->data, y->dtype, (uint64_t)to, &v, 1);
-            else int_store(y->data, y->dtype, (uint64_t)to, &k, 1);
-        }
-        int d = x->rank - 1;
-        while (d >= 0 && ++index[d] == y->dims[d]) {
-            index[d] = 0;
-            place(&p, &r, d, 0, x->dims[d]);
-            d--;
-        }
-        if (d < 0) return ST_OK;
-        place(&p, &r, d, index[d], x->dims[d]);
+        if (cut) operand_real_put(y, (uint64_t)to, outside);
+        else if (r.mode == M_NEAREST) memcpy((char *)y->data + to * size, (const char *)x->data + from * size, (size_t)size);
+        else operand_real_put(y, (uint64_t)to, blend(x, t, index, 0, 0));
+        for (d = x->rank - 1; d >= 0 && ++index[d] == y->dims[d]; d--) index[d] = 0;
     }
+    return ST_OK;
 }
 
 /* Sizes may be worked out from the number of rows (that the rest of the shape is not was checked); scales may not. */
@@ -197,7 +299,7 @@ static bool rows_resize(const struct call *c)
 }
 
 const struct op ops_resize[] = {
-    { "Resize", "", 10, 0, 1, 4, 1, 1, OP_LAST, 0, infer_resize, eval_resize, NULL, NULL, NULL, rows_resize },
-    { "Upsample", "", 1, 9, 1, 2, 1, 1, OP_LAST, 1, infer_resize, eval_resize, NULL, NULL, NULL, rows_resize },
+    { "Resize", "", 10, 0, 1, 4, 1, 1, OP_LAST, 0, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize },
+    { "Upsample", "", 1, 9, 1, 2, 1, 1, OP_LAST, 1, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize },
     { 0 }
 };

@@ -1,5 +1,8 @@
-/* The ONNX backend suite, as far as the operators of the table go: tests/conformance/onnx_suite.txt lists what passes, so that nothing that once passed is
- * lost; and the nine whole networks, which are fed arange(n) / n. Both go through the command line's own check. */
+/* The ONNX backend suite, all of it, against tests/conformance/onnx_ledger.txt: each line names a suite, a test and what must come of it, "pass" or "no" and
+ * the reason. A test that should pass and does not fails this one; so does a test that passes and is not promoted, and one that stands in no line. Two suites are
+ * known: "debian" (the package libonnx-testdata) and "v1.22.0" (the archive of shared/data); one that is not there is skipped. `make conformance`
+ * runs this at every CPU level (CONFORMANCE_LEVEL), with the graph passes on and off (CONFORMANCE_AS_WRITTEN). */
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,9 +16,9 @@
 #include "server/commands.h"
 #include "tests/test.h"
 
-enum { LIST_MAX = 4000, PATH_MAX_BYTES = 700 };
+enum { TESTS_MAX = 4000, PATH_MAX_BYTES = 700, LEDGER_BYTES_MAX = 4 << 20 };
 
-/* The suite unpacked once; NULL when it is not there. */
+/* The archive unpacked once; NULL when it is not there. */
 static const char *suite(void)
 {
     static char folder[512], command[1600];
@@ -34,45 +37,121 @@ static const char *suite(void)
     return folder;
 }
 
-/* Runs the command with its standard output in a file and repeats the lines that begin with FAIL as failures. */
-static void check(int argc, char **argv)
+static const char *debian(void)
 {
-    char path[600], line[2000];
+    static const char *const places[] = { "/usr/share/libonnx-testdata/data", "build/debs/usr/share/libonnx-testdata/data" };
+    for (int i = 0; i < 2; i++)
+        if (access(places[i], R_OK) == 0) return places[i];
+    return NULL;
+}
+
+/* Runs the command with its standard output in a file, whose path is given back. */
+static const char *run_check(int argc, char **argv)
+{
+    static char path[600];
     snprintf(path, sizeof path, "%s/check.log", test_directory());
     fflush(stdout);
     int keep = dup(1), fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600);
     dup2(fd, 1);
     close(fd);
-    int status = command_check(argc, argv);
+    command_check(argc, argv);
     fflush(stdout);
     dup2(keep, 1);
     close(keep);
-    FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof line, f))
-        if (strncmp(line, "FAIL", 4) == 0) test_fail(__FILE__, __LINE__, "%s", line);
-    if (f) fclose(f);
-    CHECK_INT(status, 0);
+    return path;
 }
 
-TEST(what_passed_still_passes)
+/* ---- the ledger ---- */
+struct row { const char *name; bool pass, ran; };
+struct ledger { char *text; struct row rows[TESTS_MAX]; int count; };
+
+static bool read_ledger(struct ledger *l, const char *suite_name)
 {
-    const char *root = suite();
-    static char *argv[LIST_MAX + 4], paths[LIST_MAX][PATH_MAX_BYTES];
-    char *text;
     size_t length;
     struct err err = { 0 };
-    if (!root) SKIP("the ONNX backend suite (shared/data) is not here");
-    REQUIRE_OK(file_read_path(&text, &length, "tests/conformance/onnx_suite.txt", 1 << 20, &err), err);
-    int argc = 0, n = 0;
+    l->count = 0;
+    if (file_read_path(&l->text, &length, "tests/conformance/onnx_ledger.txt", LEDGER_BYTES_MAX, &err)) return false;
+    for (char *save = NULL, *line = strtok_r(l->text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        size_t n = strlen(suite_name);
+        char *name = line + n + 1, *space;
+        if (line[0] == '#' || strncmp(line, suite_name, n) || line[n] != ' ' || !(space = strchr(name, ' ')) || l->count == TESTS_MAX) continue;
+        *space = 0;
+        l->rows[l->count] = (struct row){ .name = name, .pass = strcmp(space + 1, "pass") == 0 };
+        if (!l->rows[l->count].pass && strncmp(space + 1, "no ", 3)) test_fail(__FILE__, __LINE__, "ledger, %s: neither \"pass\" nor \"no\" and a reason", name);
+        l->count++;
+    }
+    return l->count > 0;
+}
+
+static struct row *find_row(struct ledger *l, const char *name)
+{
+    for (int i = 0; i < l->count; i++)
+        if (strcmp(l->rows[i].name, name) == 0) return &l->rows[i];
+    return NULL;
+}
+
+/* Adds every folder of root/kind to the arguments. */
+static int list_tests(const char *root, const char *kind, char **argv, int argc, char paths[][PATH_MAX_BYTES])
+{
+    char folder[PATH_MAX_BYTES / 2];
+    snprintf(folder, sizeof folder, "%s/%s", root, kind);
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (e->d_name[0] == '.' || argc == TESTS_MAX) continue;
+        snprintf(paths[argc], PATH_MAX_BYTES, "%s/%s", folder, e->d_name);
+        argv[argc] = paths[argc];
+        argc++;
+    }
+    if (d) closedir(d);
+    return argc;
+}
+
+static void compare_with_ledger(const char *name, const char *root)
+{
+    static const char *const kinds[] = { "node", "simple", "pytorch-converted", "pytorch-operator" };
+    static char *argv[TESTS_MAX + 1], paths[TESTS_MAX][PATH_MAX_BYTES], line[4000], level[64];
+    static struct ledger ledger;
+    int argc = 0, passed = 0;
+    REQUIRE(read_ledger(&ledger, name));
     argv[argc++] = "check";
     argv[argc++] = "--threads=1";
-    for (char *save = NULL, *name = strtok_r(text, "\n", &save); name && n < LIST_MAX; name = strtok_r(NULL, "\n", &save), n++) {
-        snprintf(paths[n], sizeof paths[n], "%s/%s", root, name);
-        argv[argc++] = paths[n];
+    if (getenv("CONFORMANCE_AS_WRITTEN")) argv[argc++] = "--as-written";
+    if (getenv("CONFORMANCE_LEVEL")) {
+        snprintf(level, sizeof level, "--cpu-level=%s", getenv("CONFORMANCE_LEVEL"));
+        argv[argc++] = level;
     }
-    free(text);
-    CHECK(n > 1000);
-    check(argc, argv);
+    int options = argc;
+    for (int k = 0; k < 4; k++) argc = list_tests(root, kinds[k], argv, argc, paths);
+    FILE *f = fopen(run_check(argc, argv), "r");
+    for (size_t skip = strlen(root) + 1; f && fgets(line, sizeof line, f);) {
+        bool ok = strncmp(line, "ok   ", 5) == 0;
+        if ((!ok && strncmp(line, "FAIL ", 5)) || strncmp(line + 5, root, skip - 1)) continue;
+        char *test = line + 5 + skip, *end = strpbrk(test, ":\n"), *why = end && *end == ':' ? end + 2 : "";
+        if (end) *end = 0;
+        struct row *r = find_row(&ledger, test);
+        if (!r) test_fail(__FILE__, __LINE__, "%s %s stands in no line of the ledger (%s)", name, test, ok ? "it passes" : why);
+        else if (ok && !r->pass) test_fail(__FILE__, __LINE__, "%s %s passes now: promote it in the ledger", name, test);
+        else if (!ok && r->pass) test_fail(__FILE__, __LINE__, "%s %s: %s", name, test, why);
+        if (r) r->ran = true;
+        passed += ok;
+    }
+    if (f) fclose(f);
+    for (int i = 0; i < ledger.count; i++)
+        if (!ledger.rows[i].ran && strncmp(ledger.rows[i].name, "light/", 6)) test_fail(__FILE__, __LINE__, "%s %s stands in the ledger but was not run", name, ledger.rows[i].name);
+    printf("     %s: %d of %d pass\n", name, passed, argc - options);
+    free(ledger.text);
+}
+
+TEST(the_archive_agrees_with_the_ledger)
+{
+    if (!suite()) SKIP("the ONNX backend suite (shared/data) is not here");
+    compare_with_ledger("v1.22.0", suite());
+}
+
+TEST(debians_suite_agrees_with_the_ledger)
+{
+    if (!debian()) SKIP("Debian's libonnx-testdata is not here (tools/debs.sh libonnx-testdata)");
+    compare_with_ledger("debian", debian());
 }
 
 static void put_varint(struct buf *b, uint64_t v)
@@ -146,5 +225,11 @@ TEST(the_nine_whole_networks)
         CHECK_INT(rename(from, to), 0);
         argv[3 + i] = paths[i];
     }
-    check(12, argv);
+    FILE *log = fopen(run_check(12, argv), "r");
+    char line[2000];
+    int passed = 0;
+    for (; log && fgets(line, sizeof line, log); passed += strncmp(line, "ok ", 3) == 0)
+        if (strncmp(line, "FAIL", 4) == 0) test_fail(__FILE__, __LINE__, "%s", line);
+    if (log) fclose(log);
+    CHECK_INT(passed, 9);
 }
