@@ -2,11 +2,10 @@
 F17, many connections F15, load/unload storm F8. Every test ends in the same checks: alive, health in 100 ms, memory back."""
 import concurrent.futures, hashlib, http.client, itertools, json, os, random, re, resource, shutil, socket, sqlite3, subprocess, sys, tempfile, threading, time
 
-from harness import BINARY, DIGITS, ROOT, Server, Skip, make_store, run
+from harness import BINARY, DIGITS, ROOT, SANITIZED, Server, Skip, make_store, run
 from admin_test_parts import OTHER, ZERO
 
 FULL = os.environ.get("FAULTS") == "full"
-SANITIZED = os.path.basename(os.path.dirname(BINARY)) in ("address", "undefined", "thread")
 # The driver is never a sanitizer's build, which would be the slow part.
 LOAD = os.path.join(ROOT, "build/release" if SANITIZED else os.path.dirname(BINARY), "tests/bench/load")
 

@@ -6,6 +6,7 @@ import http.client, json, os, re, shutil, signal, socket, subprocess, sys, tempf
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BINARY = os.environ.get("INFERD", os.path.join(ROOT, "build/release/inferd"))
+SANITIZED = os.path.basename(os.path.dirname(BINARY)) in ("address", "undefined", "thread")      # a build that is several times slower
 DIGITS = os.path.join(ROOT, "models/digits")
 
 
