@@ -222,7 +222,7 @@ static void log_transport(struct log_line *line, struct exchange *x)
     log_line_int(line, "bytes", (int64_t)http_answer_bytes(x->call));
 }
 
-void exchange_log(struct exchange *x, bool sent)
+static void write_log(struct exchange *x, bool sent)
 {
     struct log_line line;
     const struct request_times *t = &x->request.times;
@@ -243,4 +243,24 @@ void exchange_log(struct exchange *x, bool sent)
     }
     if (!sent) log_line_int(&line, "aborted", 1);
     log_line_end(&line);
+}
+
+/* Tokens read and written. */
+static uint64_t count_tokens(struct exchange *x)
+{
+    uint64_t tokens = 0;
+    struct text_job *j = &x->text.job;
+    if (!x->text.has_job || !x->request.text) return 0;
+    pthread_mutex_lock(&j->lock);
+    for (int i = 0; i < j->prompt_count; i++) tokens += (uint64_t)j->prompts[i].count;
+    for (int i = 0; i < j->answer_count; i++) tokens += (uint64_t)j->answers[i].id_count;
+    pthread_mutex_unlock(&j->lock);
+    return tokens;
+}
+
+void exchange_ended(struct exchange *x, bool sent)
+{
+    atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
+    if (!atomic_load(&x->in_job)) auth_spend(x->server->auth, x->who, count_tokens(x), clock_ns());
+    write_log(x, sent);
 }
