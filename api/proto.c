@@ -144,7 +144,8 @@ static enum status read_message(struct reader *r, const struct schema_message *m
     if (c.failed) return wrong(r, m, NULL, "is cut off");
     const struct json *last = object.list.first;
     while (last && last->next) last = last->next;      /* of a choice that was sent twice the last counts */
-    struct json value = m->bare ? last ? *last : (struct json){ .type = JSON_NULL } : object;
+    struct json none = { .type = m->count && m->fields[0].rule == SCHEMA_REPEATED ? JSON_ARRAY : JSON_NULL };
+    struct json value = m->bare ? last ? *last : none : object;
     value.key = out->key, value.key_length = out->key_length, value.next = out->next;
     *out = value;
     return ST_OK;

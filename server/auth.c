@@ -11,7 +11,11 @@
 #include <string.h>
 #include <strings.h>
 
-struct key { uint8_t digest[DIGEST_BYTES]; unsigned scopes; char name[AUTH_NAME_MAX]; };
+/* What a key may take in a minute, and what is left of it: filled up evenly, one minute's worth at most. A text's tokens are known when it ends, so that
+ * credit may fall below nothing. */
+struct quota { uint32_t per_minute; /* 0: no limit */ double left; };
+
+struct key { uint8_t digest[DIGEST_BYTES]; unsigned scopes; char name[AUTH_NAME_MAX]; struct quota requests, tokens; uint64_t filled_ns; };
 
 struct auth {
     char           *path;      /* NULL: no keys */
@@ -34,6 +38,24 @@ static enum status read_scopes(const char *text, unsigned *out, const char *wher
     return ST_OK;
 }
 
+/* "requests=60 tokens=10000", either or none, behind the name. */
+static enum status read_quotas(const char *text, struct key *k, const char *where, int line, struct err *err)
+{
+    static const char *const names[] = { "requests=", "tokens=" };
+    struct quota *const quotas[] = { &k->requests, &k->tokens };
+    for (text += strspn(text, " \t\r"); *text; text += strspn(text, " \t\r")) {
+        size_t n = strcspn(text, " \t\r"), i = 0;
+        while (i < 2 && strncmp(names[i], text, strlen(names[i]))) i++;
+        char *end = NULL;
+        unsigned long v = i < 2 ? strtoul(text + strlen(names[i]), &end, 10) : 0;
+        if (i == 2 || end != text + n || v < 1 || v > AUTH_QUOTA_MAX || quotas[i]->per_minute)
+            return err_set(err, ST_BAD_INPUT, "%s line %d: '%.*s' is no quota; quotas are requests=N and tokens=N a minute, N from 1 to %d", where, line, n < 32 ? (int)n : 32, text, AUTH_QUOTA_MAX);
+        *quotas[i] = (struct quota){ (uint32_t)v, (double)v };
+        text += n;
+    }
+    return ST_OK;
+}
+
 static enum status read_keys(const char *path, struct key **out, int *count, struct err *err)
 {
     char *text;
@@ -50,10 +72,12 @@ static enum status read_keys(const char *path, struct key **out, int *count, str
         line += strspn(line, " \t\r");
         if (!*line || *line == '#') continue;
         char hex[80], scopes[64], name[AUTH_NAME_MAX];
+        int behind = 0;
         if (n == AUTH_KEYS_MAX) st = err_set(err, ST_BAD_INPUT, "%s holds more than %d keys", path, AUTH_KEYS_MAX);
-        else if (sscanf(line, "%79s %63s %63s", hex, scopes, name) != 3) st = err_set(err, ST_BAD_INPUT, "%s line %d: a line is sha256-hex, scopes and a name", path, number);
+        else if (sscanf(line, "%79s %63s %63s%n", hex, scopes, name, &behind) != 3) st = err_set(err, ST_BAD_INPUT, "%s line %d: a line is sha256-hex, scopes and a name", path, number);
         else if (!digest_from_hex(hex, strlen(hex), keys[n].digest)) st = err_set(err, ST_BAD_INPUT, "%s line %d: the digest is not 64 lower-case hexadecimal digits", path, number);
         else st = read_scopes(scopes, &keys[n].scopes, path, number, err);
+        if (!st) st = read_quotas(line + behind, &keys[n], path, number, err);
         if (!st) memcpy(keys[n++].name, name, sizeof name);
     }
     free(text);
@@ -100,6 +124,13 @@ enum status auth_reload(struct auth *a, struct err *err)
     enum status st = read_keys(a->path, &keys, &count, err);
     if (st) return st;
     pthread_mutex_lock(&a->lock);
+    for (int i = 0; i < count; i++)      /* what a key has taken stays taken */
+        for (int k = 0; k < a->count; k++)
+            if (digest_equal(keys[i].digest, a->keys[k].digest)) {
+                keys[i].filled_ns = a->keys[k].filled_ns;
+                if (a->keys[k].requests.per_minute && a->keys[k].requests.left < keys[i].requests.left) keys[i].requests.left = a->keys[k].requests.left;
+                if (a->keys[k].tokens.per_minute && a->keys[k].tokens.left < keys[i].tokens.left) keys[i].tokens.left = a->keys[k].tokens.left;
+            }
     old = a->keys;
     a->keys = keys;
     a->count = count;
@@ -128,6 +159,51 @@ enum status auth_check(struct auth *a, const char *authorization, enum scope sco
     pthread_mutex_unlock(&a->lock);
     if (!known) return err_set(err, ST_UNAUTHENTICATED, "the key is not known");
     return scopes & scope ? ST_OK : err_set(err, ST_FORBIDDEN, "the key has no scope '%s'", scope == SCOPE_ADMIN ? "admin" : scope == SCOPE_READ ? "read" : "infer");
+}
+
+/* ---- quotas ---- */
+
+static void fill(struct quota *q, double minutes)
+{
+    q->left += minutes * q->per_minute;
+    if (q->left > q->per_minute) q->left = q->per_minute;
+}
+
+/* With the lock. The key of this name, its credits as of now; NULL: none. */
+static struct key *key_named(struct auth *a, const char *who, uint64_t now_ns)
+{
+    for (int i = 0; i < a->count; i++) {
+        struct key *k = &a->keys[i];
+        if (strcmp(k->name, who)) continue;
+        double minutes = k->filled_ns ? (double)(now_ns - k->filled_ns) / 60e9 : 0;
+        k->filled_ns = now_ns;
+        fill(&k->requests, minutes);
+        fill(&k->tokens, minutes);
+        return k;
+    }
+    return NULL;
+}
+
+enum status auth_charge(struct auth *a, const char *who, uint64_t now_ns, struct err *err)
+{
+    enum status st = ST_OK;
+    if (!a->path) return ST_OK;
+    pthread_mutex_lock(&a->lock);
+    struct key *k = key_named(a, who, now_ns);
+    if (k && k->requests.per_minute && k->requests.left < 1) st = err_set(err, ST_TOO_MANY, "the key's %u requests a minute are used up", k->requests.per_minute);
+    else if (k && k->tokens.per_minute && k->tokens.left <= 0) st = err_set(err, ST_TOO_MANY, "the key's %u tokens a minute are used up", k->tokens.per_minute);
+    else if (k && k->requests.per_minute) k->requests.left -= 1;
+    pthread_mutex_unlock(&a->lock);
+    return st;
+}
+
+void auth_spend(struct auth *a, const char *who, uint64_t tokens, uint64_t now_ns)
+{
+    if (!a->path || !tokens) return;
+    pthread_mutex_lock(&a->lock);
+    struct key *k = key_named(a, who, now_ns);
+    if (k && k->tokens.per_minute) k->tokens.left -= (double)tokens;
+    pthread_mutex_unlock(&a->lock);
 }
 
 bool auth_is_loopback(const char *address)

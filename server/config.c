@@ -25,7 +25,7 @@ static const struct setting settings[] = {
     { "threads", NUMBER, AT(threads), 0, 1024, "N", "cores to compute on (0: all this process may use)" },
     { "cpu-level", TEXT, AT(cpu_level), 0, 0, "LEVEL", "use no instructions beyond scalar, avx2, avx512 or amx" },
     { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: auto (what a model's kind makes of it) or f32; a model's parameter `precision` comes first" },
-    { "api-keys", TEXT, AT(api_keys), 0, 0, "FILE", "keys: lines of sha256-hex scopes name, scopes from infer,read,admin; read again on SIGHUP" },
+    { "api-keys", TEXT, AT(api_keys), 0, 0, "FILE", "keys: lines of sha256-hex scopes name [requests=N] [tokens=N], scopes from infer,read,admin, quotas a minute; read again on SIGHUP" },
     { "insecure-no-auth", SWITCH, AT(insecure_no_auth), 0, 0, NULL, "listen beyond loopback without keys (logged as a warning at every start)" },
     { "allowed-hosts", TEXT, AT(allowed_hosts), 0, 0, "NAMES", "more names that a Host header may carry on loopback, comma-separated" },
     { "strict-readiness", SWITCH, AT(strict_readiness), 0, 0, NULL, "ready only when every model is (true)" },

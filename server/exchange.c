@@ -230,9 +230,8 @@ static void note_trace(struct exchange *x)
     if (x->pin && x->request.times.queued) tracer_note(x->server->tracer, x->pin->name, x->pin->version, &x->request, &x->trace, clock_ns(), failed ? failed->text : NULL);
 }
 
-void exchange_log(struct exchange *x, bool sent)
+static void write_log(struct exchange *x, bool sent)
 {
-    if (tracer_on(x->server->tracer)) note_trace(x);
     struct log_line line;
     const struct request_times *t = &x->request.times;
     if (!x->server->config->access_log || !log_enabled(x->server->log, LOG_INFO)) return;
@@ -252,4 +251,25 @@ void exchange_log(struct exchange *x, bool sent)
     }
     if (!sent) log_line_int(&line, "aborted", 1);
     log_line_end(&line);
+}
+
+/* Tokens read and written. */
+static uint64_t count_tokens(struct exchange *x)
+{
+    uint64_t tokens = 0;
+    struct text_job *j = &x->text.job;
+    if (!x->text.has_job || !x->request.text) return 0;
+    pthread_mutex_lock(&j->lock);
+    for (int i = 0; i < j->prompt_count; i++) tokens += (uint64_t)j->prompts[i].count;
+    for (int i = 0; i < j->answer_count; i++) tokens += (uint64_t)j->answers[i].id_count;
+    pthread_mutex_unlock(&j->lock);
+    return tokens;
+}
+
+void exchange_ended(struct exchange *x, bool sent)
+{
+    atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
+    if (!atomic_load(&x->in_job)) auth_spend(x->server->auth, x->who, count_tokens(x), clock_ns());
+    if (tracer_on(x->server->tracer)) note_trace(x);
+    write_log(x, sent);
 }

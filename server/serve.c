@@ -81,7 +81,8 @@ static enum status check_trust(struct exchange *x, struct err *err)
         return err_set(err, ST_FORBIDDEN, "calls that change something are not taken from the origin '%.64s'", origin);
     enum status st = route_find(&x->route, method, http_path(x->call), err);
     if (!st && x->listener->metrics_only && x->route.route != ROUTE_METRICS && x->route.scope != SCOPE_OPEN) st = err_set(err, ST_NOT_FOUND, "Not Found");
-    return st ? st : auth_check(s->auth, http_header(x->call, "Authorization"), x->route.scope, x->who, err);
+    if (!st) st = auth_check(s->auth, http_header(x->call, "Authorization"), x->route.scope, x->who, err);
+    return st || x->route.scope != SCOPE_INFER ? st : auth_charge(s->auth, x->who, x->request.times.received, err);
 }
 
 static bool header_number(struct exchange *x, const char *name, uint64_t *out)
@@ -286,8 +287,7 @@ static void serve_end(void *context, struct http_call *c, bool sent)
     struct exchange *x = http_user(c);
     (void)context;
     if (!x) return;
-    atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
-    exchange_log(x, sent);
+    exchange_ended(x, sent);
     if (x->text.stream || x->image.ask.stream) {
         http_forget(x->listener->http, &x->call);
         if (x->pin && x->request.scheduler && !atomic_load(&x->over)) scheduler_cancel(x->pin->scheduler, &x->request);

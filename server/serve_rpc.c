@@ -253,6 +253,7 @@ static void rpc_begin(void *context, struct rpc_call *c)
     x->request.told_context = x->loop;
     enum status st = atomic_load(&s->stopping) ? err_set(&err, ST_UNAVAILABLE, "the server is stopping")
                    : m ? check_trust(x, m->scope, &err) : err_set(&err, ST_UNSUPPORTED, "there is no method %.*s", (int)(length < 128 ? length : 128), path);
+    if (!st && m->kind == RPC_INFER) st = auth_charge(s->auth, x->who, x->request.times.received, &err);
     if (st) serve_error(x, &err);
     else if (m->streams_out) serve_rpc_stream_begin(x);
 }
@@ -287,12 +288,11 @@ static void rpc_gone(void *context, struct rpc_call *c)
 
 static void rpc_end(void *context, struct rpc_call *c, bool sent)
 {
-    struct server *s = context;
     struct exchange *x = rpc_user(c);
+    (void)context;
     if (!x) return;
     if (x->stream.begun) serve_rpc_stream_end(x);
-    atomic_fetch_add_explicit(&s->served, 1, memory_order_relaxed);
-    exchange_log(x, sent);
+    exchange_ended(x, sent);
     request_drop(&x->request);
 }
 

@@ -36,7 +36,7 @@ static bool infer_take(void *context, struct rpc_call *c, const struct piece *pi
     memcpy(x->who, stream->who, sizeof x->who);
     struct err err;
     if (atomic_load(&s->stopping)) err_set(&x->error, ST_UNAVAILABLE, "the server is stopping");
-    else if (serve_rpc_read_infer(x, pieces, count, &err)) x->error = err;
+    else if (auth_charge(s->auth, x->who, x->request.times.received, &err) || serve_rpc_read_infer(x, pieces, count, &err)) x->error = err;
     for (int i = 0; i < x->request.parameter_count; i++) {
         const struct parameter *p = &x->request.parameters[i];
         if (!strcmp(p->name, "triton_enable_empty_final_response") && p->type == PARAMETER_BOOL) x->final_wanted = p->boolean;
@@ -54,12 +54,11 @@ static void leave(struct exchange *stream, struct exchange *x, bool sent)
     while (*at != x) at = &(*at)->next_in_stream;
     *at = x->next_in_stream;
     stream->stream.count--;
-    exchange_log(x, sent);
+    exchange_ended(x, sent);
     rpc_forget(x->loop, &x->rpc);
     atomic_store(&x->left, true);
     if (!atomic_load(&x->over)) exchange_cancel(x);
     atomic_fetch_sub(&x->server->in_streams, 1);
-    atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
     request_drop(&x->request);
 }
 

@@ -131,7 +131,7 @@ enum status exchange_submit(struct exchange *x);
 /* A suspended exchange, or one in a stream, got x->error instead of being queued. Any thread. */
 void        exchange_refused(struct exchange *x);
 void        exchange_cancel(struct exchange *x);      /* its client went away */
-void        exchange_log(struct exchange *x, bool sent);
+void        exchange_ended(struct exchange *x, bool sent);      /* its answer was sent, or its client lost: counts, settles, logs */
 /* Gives back the exchanges that are kept for the next requests. Any thread. */
 void serve_trim(struct server *s);
 

@@ -2,7 +2,7 @@
 """Figures of the whole server, each printed with what it must reach: bench_serving.py [front] [grpc] [batching] [overhead] [memory].
 
   front     requests/s of a 128-byte identity model, the server pinned to one core (scheduler, worker, metrics and access log on), wrk on the other
-  grpc      the same over gRPC by our own driver, and of 602 KB pictures, which an identity model answers with as many bytes
+  grpc      the same over gRPC by our own driver; of 602 KB pictures (one GlobalAveragePool); and of 602 KB that come back as many
   batching  throughput with 64 closed-loop clients against max_batch_size 1: AlexNet, VGG-16 (weights outgrow the caches), ResNet-50
   overhead  ResNet-50 over HTTP with a binary tensor against the library call (`inferd bench`) in the same minute
 Needs wrk for `front`; networks come from tools/make_networks.py into build/networks."""
@@ -80,14 +80,20 @@ def field(number, data):
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
-def rpc_messages(model, floats):
-    """A ModelInferRequest of one FP32 [1, floats] tensor, and the ModelInferResponse of an identity model."""
+def rpc_messages(s, model, shape):
+    """A ModelInferRequest of one FP32 tensor, and the ModelInferResponse that must come: its tensor is what HTTP answers."""
     import random
     random.seed(1)
-    raw = struct.pack("<%df" % floats, *(random.random() for _ in range(floats)))
-    shape = field(3, varint(1) + varint(floats))
-    request = field(1, model.encode()) + field(5, field(1, b"input") + field(2, b"FP32") + shape) + field(7, raw)
-    reply = field(1, model.encode()) + field(2, b"1") + field(5, field(1, b"output") + field(2, b"FP32") + shape) + field(6, raw)
+    n = 1
+    for d in shape:
+        n *= d
+    raw = struct.pack("<%df" % n, *(random.random() for _ in range(n)))
+    head = json.dumps({"inputs": [{"name": "input", "shape": shape, "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}], "parameters": {"binary_data_output": True}}).encode()
+    _, headers, body = s.call("POST", "/v2/models/%s/infer" % model, head + raw, {"Inference-Header-Content-Length": str(len(head))})
+    length = int(headers["inference-header-content-length"])
+    dims = lambda shape: field(3, b"".join(map(varint, shape)))
+    request = field(1, model.encode()) + field(5, field(1, b"input") + field(2, b"FP32") + dims(shape)) + field(7, raw)
+    reply = field(1, model.encode()) + field(2, b"1") + field(5, field(1, b"output") + field(2, b"FP32") + dims(json.loads(body[:length])["outputs"][0]["shape"])) + field(6, body[length:])
     files = []
     for m in (request, reply):
         files.append(tempfile.NamedTemporaryFile())
@@ -98,17 +104,18 @@ def rpc_messages(model, floats):
 
 def grpc():
     saved = os.sched_getaffinity(0)
-    for name, floats, rounds, want in (("identity", 32, ((1, 1), (8, 1), (8, 8), (8, 8), (8, 8)), "40,000"), ("identity_picture", 150528, ((1, 1), (8, 1), (8, 1)), "3,500")):
+    runs = (("identity", [1, 32], ((1, 1), (8, 1), (8, 8), (8, 8), (8, 8)), "40,000"), ("gap", [1, 3, 224, 224], ((1, 1), (8, 1), (8, 1)), "3,500"), ("identity_picture", [1, 150528], ((8, 1),), "none"))
+    for name, shape, rounds, want in runs:
         store = store_of(name, 'backend: "onnx"\nmax_batch_size: 64\ndynamic_batching { }\n')
         os.sched_setaffinity(0, {min(saved)})
         s = Server("--threads", "1", store=store)
         os.sched_setaffinity(0, saved)
-        request, reply = rpc_messages(name, floats)
+        request, reply = rpc_messages(s, name, shape)
         for channels, streams in rounds:
             out = subprocess.run([LOAD.replace("/load", "/rpc_load"), "--port", s.grpc.rsplit(":", 1)[1], "--message", request.name, "--expect", reply.name, "--channels", str(channels), "--streams", str(streams),
                                   "--seconds", "4", "--pin", str(max(saved))], capture_output=True, text=True).stdout
             r = json.loads(out)
-            print("grpc: %6d bytes, %d channels of %d calls %8.0f requests/s, p50 %.2f ms, p99 %.2f ms, %d wrong   (with 8 channels: %s)" % (4 * floats, channels, streams, r["per_second"], r["p50_us"] / 1e3, r["p99_us"] / 1e3, r["errors"], want))
+            print("grpc: %-16s %d channels of %d calls %8.0f requests/s, p50 %.2f ms, p99 %.2f ms, %d wrong   (with 8 channels: %s)" % (name, channels, streams, r["per_second"], r["p50_us"] / 1e3, r["p99_us"] / 1e3, r["errors"], want))
             sys.stdout.flush()
         s.stop()
         shutil.rmtree(store)

@@ -269,7 +269,7 @@ static void there_and_back(const char *path, const char *text)
 
 TEST(small_messages_there_and_back)
 {
-    there_and_back(SERVICE "ServerMetadata", "{\"name\":\"a\",\"version\":\"1\",\"extensions\":[\"x\",\"\\u00e9\",\"\"]}");
+    there_and_back(SERVICE "ServerMetadata", "{\"name\":\"a\",\"version\":\"1\",\"extensions\":[\"x\",\"\xc3\xa9\",\"\"]}");
     there_and_back(SERVICE "ModelMetadata", "{\"name\":\"m\",\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[-1,0,9007199254740993]}]}");
     there_and_back(SERVICE "LogSettings", "{\"settings\":{\"a\":true,\"b\":7,\"c\":\"d\",\"e\":false}}");
     there_and_back(SERVICE "TraceSetting", "{\"settings\":{\"level\":[\"OFF\",\"TENSORS\"],\"rate\":[]}}");
@@ -281,7 +281,7 @@ TEST(small_messages_there_and_back)
 TEST(an_answer_of_another_kind_is_our_own_fault)
 {
     const struct rpc_method *m = rpc_find(SERVICE "ServerLive", strlen(SERVICE "ServerLive"));
-    struct json text = { .type = JSON_STRING, .key = "live", .string = { "yes", 3 } }, object = { .type = JSON_OBJECT, .list = { &text, 1 } };
+    struct json text = { .type = JSON_STRING, .key = "live", .key_length = 4, .string = { "yes", 3 } }, object = { .type = JSON_OBJECT, .list = { &text, 1 } };
     struct buf wire = { 0 };
     CHECK_INT(proto_write(&wire, m->response, &object, &err), ST_INTERNAL);
     buf_free(&wire);

@@ -381,7 +381,7 @@ def test_errors():
     region = request_of(CASES[0][1])
     region.inputs[0].parameters["shared_memory_region"].string_param = "r"
     assert code_of(lambda: stub.ModelInfer(region))[0] == "UNIMPLEMENTED"
-    for f in (client.get_system_shared_memory_status, client.get_cuda_shared_memory_status, lambda: client.register_system_shared_memory("r", "/r", 64), client.get_trace_settings):
+    for f in (client.get_system_shared_memory_status, client.get_cuda_shared_memory_status, lambda: client.register_system_shared_memory("r", "/r", 64)):
         assert code_of(f)[0] == "UNIMPLEMENTED"
     ask = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     for bad in (b"\x0a\xff\xff\xff\xff\x7f", b"\x2a\x03\x0a\x05x", b"\x3a\x05ab", b"\x0b", b"\xff" * 12, b"\x22\x02\x0a\x01"):
@@ -513,6 +513,44 @@ def test_descriptors_may_run_out_and_come_back():
         c.close()
 
 
+def test_two_thousand_channels():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    address = ("127.0.0.1", int(server.grpc.rsplit(":", 1)[1]))
+    for _ in range(2):      # the second round shows that the first came back
+        idle = [socket.create_connection(address) for _ in range(2000)]
+        for s in idle:
+            s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        for s in idle:
+            s.settimeout(20)
+            assert s.recv(9)[3] == 4, "no SETTINGS frame"
+        assert client.infer("digits", [image(rows(1))]).as_numpy("logits").shape == (1, 10)
+        for s in idle:
+            s.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_floods_and_broken_frames_close_their_connection_only():
+    address = ("127.0.0.1", int(server.grpc.rsplit(":", 1)[1]))
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    ping = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + b"12345678"
+    continuation = bytes([0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]) + bytes([0, 64, 0, 9, 0, 0, 0, 0, 1]) + b"\x40" * 16384
+    for name, data in (("not HTTP/2", b"GET / HTTP/1.1\r\n\r\n"), ("a frame of 16 MB", preface + bytes([255, 255, 255, 0, 0, 0, 0, 0, 1]) + b"x" * 100000), ("pings", preface + ping * 200000),
+                       ("headers without end", preface + continuation * 60), ("DATA on no stream", preface + bytes([0, 0, 1, 0, 0, 0, 0, 0, 9, 0]) * 100)):
+        s = socket.create_connection(address)
+        s.settimeout(20)
+        try:
+            s.sendall(data)
+            while s.recv(65536):
+                pass
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        except socket.timeout:
+            assert name == "DATA on no stream", name + " went on"      # the stream is unknown, which closes nothing
+        s.close()
+        assert client.is_server_live(), name
+
+
 def alive(c):
     try:
         return c.is_server_live(client_timeout=1)
@@ -524,8 +562,9 @@ def test_keys():
     keys = tempfile.NamedTemporaryFile("w", suffix=".keys")
     for key, scopes in (("k-infer", "infer"), ("k-read", "read"), ("k-admin", "infer,read,admin")):
         keys.write("%s %s %s\n" % (hashlib.sha256(key.encode()).hexdigest(), scopes, key))
+    keys.write("%s infer few requests=2\n%s infer short tokens=5\n" % (hashlib.sha256(b"k-few").hexdigest(), hashlib.sha256(b"k-short").hexdigest()))
     keys.flush()
-    with Server("--control", "explicit", "--load-model", "digits", "--api-keys", keys.name, store=store) as s:
+    with Server("--control", "explicit", "--load-model", "*", "--api-keys", keys.name, store=store) as s:
         c = tg.InferenceServerClient(s.grpc)
         bearer = lambda key: {"authorization": "Bearer " + key}
         assert c.is_server_live() and c.is_server_ready()
@@ -537,6 +576,12 @@ def test_keys():
         assert code_of(lambda: c.unload_model("digits", headers=bearer("k-infer")))[0] == "PERMISSION_DENIED"
         assert c.get_log_settings(headers=bearer("k-read")).settings["log_info"].bool_param
         assert code_of(lambda: c.update_log_settings({"log_info": False}, headers=bearer("k-read")))[0] == "PERMISSION_DENIED"
+        for _ in range(2):
+            c.infer("digits", [image(rows(1))], headers=bearer("k-few"))
+        assert code_of(lambda: c.infer("digits", [image(rows(1))], headers=bearer("k-few"))) == ("RESOURCE_EXHAUSTED", "the key's 2 requests a minute are used up")
+        ask = lambda: s.call("POST", "/v1/completions", {"model": "dictionary", "prompt": PROMPT, "max_tokens": 8}, {"Authorization": "Bearer k-short"})
+        assert ask()[0] == 200
+        assert wait_for(lambda: ask()[0] == 429, 5)
         c.unload_model("digits", headers=bearer("k-admin"))
         assert any(r["action"] == "unload" and r["who"] == "k-admin" for r in s.json("GET", "/admin/audit", headers={"Authorization": "Bearer k-admin"})[1])
         assert code_of(lambda: list(service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(s.grpc)).ModelStreamInfer(iter([request_of(CASES[0][1])]))))[0] == "UNAUTHENTICATED"

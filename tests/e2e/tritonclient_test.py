@@ -169,6 +169,12 @@ def test_log_settings():
     assert error(lambda: client.update_log_settings({"log_file": "/tmp/x"}))[0] in ("400", "501")
 
 
+def test_what_is_off_says_so():
+    for f in (client.get_system_shared_memory_status, lambda: client.register_system_shared_memory("r", "/r", 64), lambda: client.unregister_system_shared_memory("r"),
+              client.get_cuda_shared_memory_status):
+        assert error(f)[0] == "501"
+
+
 def test_metrics():
     import http.client
     c = http.client.HTTPConnection(server.metrics, timeout=10)

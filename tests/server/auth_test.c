@@ -47,6 +47,33 @@ TEST(scopes_are_kept_apart)
     auth_close(a);
 }
 
+TEST(quotas_fill_up_again)
+{
+    enum { SECOND = 1000000000 };
+    const uint64_t start = 1000 * (uint64_t)SECOND;
+    char path[128], text[512];
+    struct auth *a;
+    struct err err;
+    snprintf(path, sizeof path, "%s/keys", test_directory());
+    snprintf(text, sizeof text, "%s infer alice requests=6 tokens=100\n%s infer bob\n", hex_of("a"), hex_of("b"));
+    write_keys(path, text);
+    REQUIRE_OK(auth_open(&a, path, false, &err), err);
+    for (int i = 0; i < 6; i++) CHECK_INT(auth_charge(a, "alice", start, &err), ST_OK);
+    CHECK_INT(auth_charge(a, "alice", start, &err), ST_TOO_MANY);
+    CHECK(strstr(err.text, "6 requests a minute") != NULL);
+    CHECK_INT(auth_charge(a, "alice", start + 9 * (uint64_t)SECOND, &err), ST_TOO_MANY);
+    CHECK_INT(auth_charge(a, "alice", start + 11 * (uint64_t)SECOND, &err), ST_OK);
+    REQUIRE_OK(auth_reload(a, &err), err);
+    CHECK_INT(auth_charge(a, "alice", start + 11 * (uint64_t)SECOND, &err), ST_TOO_MANY);      /* what was taken stays taken */
+    auth_spend(a, "alice", 150, start + 120 * (uint64_t)SECOND);
+    CHECK_INT(auth_charge(a, "alice", start + 140 * (uint64_t)SECOND, &err), ST_TOO_MANY);
+    CHECK(strstr(err.text, "100 tokens a minute") != NULL);
+    CHECK_INT(auth_charge(a, "alice", start + 152 * (uint64_t)SECOND, &err), ST_OK);
+    auth_spend(a, "bob", 1000000, start);
+    for (int i = 0; i < 1000; i++) CHECK_INT(auth_charge(a, "bob", start, &err), ST_OK);
+    auth_close(a);
+}
+
 TEST(bad_key_files_are_refused)
 {
     static const struct { const char *text, *says; } bad[] = {
@@ -54,6 +81,10 @@ TEST(bad_key_files_are_refused)
         { "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA infer x\n", "64 lower-case" },
         { "0000000000000000000000000000000000000000000000000000000000000000 root x\n", "'root' is no scope" },
         { "0000000000000000000000000000000000000000000000000000000000000000 infer\n", "a name" },
+        { "0000000000000000000000000000000000000000000000000000000000000000 infer x requests=0\n", "no quota" },
+        { "0000000000000000000000000000000000000000000000000000000000000000 infer x tokens=5x\n", "no quota" },
+        { "0000000000000000000000000000000000000000000000000000000000000000 infer x tokens=5 tokens=6\n", "no quota" },
+        { "0000000000000000000000000000000000000000000000000000000000000000 infer x lots\n", "no quota" },
     };
     char path[128];
     snprintf(path, sizeof path, "%s/keys", test_directory());
