@@ -22,6 +22,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WORK = os.path.join(ROOT, "build/pictures")
 MODEL = os.path.join(WORK, "sd15")
+SINGLE = os.path.join(WORK, "sd15.safetensors")                       # for stable-diffusion.cpp
 TORCH = os.path.join(ROOT, "build/venv/bin/python")                 # tools/venv.sh torch transformers diffusers openvino
 OWN = os.path.join(WORK, "venv/bin/python")                         # has stable_diffusion_cpp
 ARMS = ("inferd", "torch", "openvino", "sdcpp")
@@ -38,6 +39,8 @@ def prepare(arms):
         run(TORCH, os.path.join(ROOT, "tools/make_sd15.py"), MODEL)
     if "sdcpp" in arms:
         build_sdcpp()
+        if not os.path.exists(SINGLE):
+            run(sys.executable, os.path.join(ROOT, "tools/make_single_file.py"), MODEL, SINGLE)
     if "openvino" in arms and not os.path.exists(os.path.join(WORK, "decoder.xml")):
         run(TORCH, os.path.abspath(__file__), "--inside", "convert", "2")
 
@@ -137,7 +140,7 @@ def time_openvino(threads, steps, size):
 def time_sdcpp(threads, steps, size):
     """What it writes to its log as it goes."""
     from stable_diffusion_cpp import StableDiffusion
-    model = StableDiffusion(model_path=MODEL, n_threads=threads, verbose=True)
+    model = StableDiffusion(model_path=SINGLE, n_threads=threads, verbose=True)
     model.generate_image(prompt="a photograph of an astronaut riding a horse", negative_prompt="blurred", width=size, height=size, sample_steps=steps, cfg_scale=7.0, seed=1, sample_method="euler")
     return {}
 
