@@ -152,6 +152,7 @@ enum op_flags {
     OP_DRAWS      = 256,   /* random: never folded */
     OP_READS_LAST = 1024,  /* takes a channels-last input 0, answers in plain order */
     OP_MAKES      = 2048,  /* eval makes every result itself (call_make): their types or shapes depend on data. There is no infer; `prepare` is called once per plan, before any shape is known */
+    OP_HOLES      = 4096,  /* inputs among the first in_min may be left out; infer looks */
     OP_WANTS_LAST = 512,   /* convolution: input 0 must be channels last when it is f32 */
 };
 

@@ -236,15 +236,14 @@ static int64_t classify(const struct machine *m, const struct kernel *k, const d
             r[i * n + j] = p;
             r[j * n + i] = 1 - p;
         }
+    for (int64_t i = 1; i < n; i++) best = votes[i] > votes[best] ? i : best;
     if (m->probable) {
         couple(r, n, scores, r + n * n);
-        for (int64_t i = 1; i < n; i++) best = scores[i] > scores[best] ? i : best;
         ml_transform(scores, n, t);
         return best;
     }
-    for (int64_t i = 1; i < n; i++) best = votes[i] > votes[best] ? i : best;
     if (n == 2) {
-        double s = -pairs[0];
+        double s = pairs[0];
         scores[1] = t == ML_LOGISTIC ? ml_logistic(s) : s;
         scores[0] = t == ML_LOGISTIC ? ml_logistic(-s) : -s;
         return best;
