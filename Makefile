@@ -150,6 +150,7 @@ light: all  ## the nine light networks of the ONNX suite with random weights, co
 conformance: setup  ## the ONNX backend suites against the ledger (tests/conformance/onnx_ledger.txt) at every CPU level, graph passes on and off
 	@tools/debs.sh libonnx-testdata
 	@$(MAKE) --no-print-directory $(B)/tests/engine/suite_test
+	@if tools/venv.sh onnx onnxruntime; then build/venv/bin/python tools/make_onnx_cases.py build/onnx-cases; else echo "without onnxruntime the generated cases are not made"; fi
 	@for level in scalar avx2 avx512 amx; do for written in "" 1; do \
 	    echo "== $$level$${written:+, as written}"; \
 	    env CONFORMANCE_LEVEL=$$level $${written:+CONFORMANCE_AS_WRITTEN=1} $(B)/tests/engine/suite_test || exit 1; done; done

@@ -230,6 +230,19 @@ static enum status read_picture(struct tensor *t, struct arena *arena, const cha
     return t->data ? ST_OK : err_set(err, ST_NO_MEMORY, "reading a picture");
 }
 
+/* Moves data that lies at any place of a file to an aligned one; the items of a sequence each. */
+static enum status align_data(struct tensor *t, struct arena *arena, const char *path, struct err *err)
+{
+    if (t->bytes && (uintptr_t)t->data % TENSOR_ALIGN) {
+        void *aligned = arena_alloc(arena, t->bytes, TENSOR_ALIGN);
+        if (!aligned) return err_set(err, ST_NO_MEMORY, "reading '%s'", path);
+        t->data = memcpy(aligned, t->data, t->bytes);
+    }
+    enum status st = ST_OK;
+    for (int64_t i = 0; t->dtype == DT_SEQUENCE && i < t->dims[0] && !st; i++) st = align_data((struct tensor *)t->data + i, arena, path, err);
+    return st;
+}
+
 enum status command_tensor_read(struct tensor *t, struct arena *arena, const char *path, const struct port *port, struct err *err)
 {
     char *bytes;
@@ -252,12 +265,7 @@ enum status command_tensor_read(struct tensor *t, struct arena *arena, const cha
         }
     } else st = read_picture(t, arena, copy, length, port, err);
     if (st) return err_prefix(err, "'%s'", path);
-    if (t->bytes && (uintptr_t)t->data % TENSOR_ALIGN) {
-        void *aligned = arena_alloc(arena, t->bytes, TENSOR_ALIGN);
-        if (!aligned) return err_set(err, ST_NO_MEMORY, "reading '%s'", path);
-        t->data = memcpy(aligned, t->data, t->bytes);
-    }
-    return ST_OK;
+    return align_data(t, arena, path, err);
 }
 
 enum status command_tensor_write(const char *path, const struct tensor *t, struct err *err)

@@ -83,6 +83,13 @@ enum status call_set(struct call *c, int i, enum dtype t, const int64_t *dims, i
     return ST_OK;
 }
 
+bool call_stopped(const struct call *c, struct err *err)
+{
+    if (!c->stop || !atomic_load_explicit(c->stop, memory_order_relaxed)) return false;
+    err_set(err, ST_CANCELLED, "stopped");
+    return true;
+}
+
 enum status call_make(struct call *c, int i, enum dtype t, const int64_t *dims, int rank, struct err *err)
 {
     enum status st = call_set(c, i, t, dims, rank, err);

@@ -152,6 +152,9 @@ enum op_flags {
     OP_DRAWS      = 256,   /* random: never folded */
     OP_READS_LAST = 1024,  /* takes a channels-last input 0, answers in plain order */
     OP_MAKES      = 2048,  /* eval makes every result itself (call_make): their types or shapes depend on data. There is no infer; `prepare` is called once per plan, before any shape is known */
+    OP_PRODUCT    = 8192,  /* work: up to every element of the results times every element of the largest input */
+    OP_PRODUCT_ALL = 16384, /* work: up to the product of the inputs' elements, of one input its square */
+    OP_HOLES      = 4096,  /* inputs among the first in_min may be left out; infer looks */
     OP_WANTS_LAST = 512,   /* convolution: input 0 must be channels last when it is f32 */
 };
 
@@ -174,6 +177,8 @@ int         operand_size(const struct operand *o);       /* bytes of an element 
 enum status call_set(struct call *c, int i, enum dtype t, const int64_t *dims, int rank, struct err *err);
 /* Reads input i as a short list of integers (int32, int64 or uint8). False when its data is not known: needs_data is then set. */
 enum status call_ints(struct call *c, int i, int64_t *out, int max, int *count, bool *known, struct err *err);
+/* Has whoever runs this asked for its end? Sets err. For loops whose length data says. */
+bool        call_stopped(const struct call *c, struct err *err);
 /* For OP_MAKES: sets dtype and dims of out[i] (always there) and gives it memory of the run. */
 enum status call_make(struct call *c, int i, enum dtype t, const int64_t *dims, int rank, struct err *err);
 /* A copy of a value whose bytes, texts and items all lie in the arena: what a sequence or a later step may keep. */

@@ -20,6 +20,20 @@ static uint64_t times(uint64_t a, uint64_t b)
     return size_mul(a, b, &r) ? r : UINT64_MAX;
 }
 
+/* Operators whose sums run over whole inputs: a bound, not an estimate. */
+static uint64_t work_of_products(const struct call *c)
+{
+    bool all = (c->node->op->flags & OP_PRODUCT_ALL) != 0;
+    uint64_t in = 1, out = 0;
+    for (int k = 0; k < c->in_count; k++) {
+        uint64_t n = c->in[k] ? operand_count(c->in[k]) : 1;
+        in = all ? times(in, n) : n > in ? n : in;
+    }
+    for (int k = 0; k < c->out_count; k++)
+        if (c->out[k] && !c->out[k]->dynamic && !size_add(out, operand_count(c->out[k]), &out)) return UINT64_MAX;
+    return all ? (c->in_count > 1 ? in : times(in, in)) : times(in, out);
+}
+
 uint64_t call_work(const struct call *c)
 {
     const char *name = c->node->op->name;
@@ -28,6 +42,7 @@ uint64_t call_work(const struct call *c)
         uint64_t last = x->rank > 1 && x->dims[x->rank - 1] > 0 ? (uint64_t)x->dims[x->rank - 1] : 1;
         return times(operand_count(x) / last, c->node->row_work);
     }
+    if (c->node->op->flags & (OP_PRODUCT | OP_PRODUCT_ALL)) return work_of_products(c);
     uint64_t work = 0, each = 1;
     int n;
     const int64_t *kernel = node_ints(c->node, "kernel_shape", &n);

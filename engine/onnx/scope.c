@@ -219,7 +219,7 @@ static enum status take_node(struct scope *s, const struct onnx_node *n, struct 
         if (st) return st;
     }
     for (int k = 0; op && k < op->in_min; k++)
-        if (in[k] < 0) return err_set(err, ST_BAD_INPUT, "node '%s' (%s, opset %d): input %d is missing", node_name(n), n->type, opset, k);
+        if (in[k] < 0 && !(op->flags & OP_HOLES)) return err_set(err, ST_BAD_INPUT, "node '%s' (%s, opset %d): input %d is missing", node_name(n), n->type, opset, k);
     for (int k = 0; k < n->output_count; k++) out[k] = n->outputs[k][0] ? names_find(&s->names, n->outputs[k]) : -1;
     if (f) return take_call(s, f, n, in, out, err);
     struct onnx_attribute *attributes;

@@ -140,6 +140,6 @@ static enum status eval_einsum(struct call *c, struct err *err)
 }
 
 const struct op ops_einsum[] = {
-    { "Einsum", "", 12, 0, 1, TERMS_MAX, 1, 1, 0, 0, infer_einsum, eval_einsum, reals_scratch, NULL, NULL, NULL },
+    { "Einsum", "", 12, 0, 1, TERMS_MAX, 1, 1, OP_PRODUCT_ALL, 0, infer_einsum, eval_einsum, reals_scratch, NULL, NULL, NULL },
     { 0 }
 };

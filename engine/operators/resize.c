@@ -299,7 +299,7 @@ static bool rows_resize(const struct call *c)
 }
 
 const struct op ops_resize[] = {
-    { "Resize", "", 10, 0, 1, 4, 1, 1, OP_LAST, 0, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize },
-    { "Upsample", "", 1, 9, 1, 2, 1, 1, OP_LAST, 1, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize },
+    { "Resize", "", 10, 0, 1, 4, 1, 1, OP_LAST | OP_PRODUCT, 0, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize },
+    { "Upsample", "", 1, 9, 1, 2, 1, 1, OP_LAST | OP_PRODUCT, 1, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize },
     { 0 }
 };

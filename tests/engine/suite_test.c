@@ -1,7 +1,7 @@
 /* The ONNX backend suite, all of it, against tests/conformance/onnx_ledger.txt: each line names a suite, a test and what must come of it, "pass" or "no" and
- * the reason. A test that should pass and does not fails this one; so does a test that passes and is not promoted, and one that stands in no line. Two suites are
- * known: "debian" (the package libonnx-testdata) and "v1.22.0" (the archive of shared/data); one that is not there is skipped. `make conformance`
- * runs this at every CPU level (CONFORMANCE_LEVEL), with the graph passes on and off (CONFORMANCE_AS_WRITTEN). */
+ * the reason. A test that should pass and does not fails this one; so does a test that passes and is not promoted, and one that stands in no line. Three suites are
+ * known: "debian" (the package libonnx-testdata), "v1.22.0" (the archive of shared/data) and "generated" (tools/make_onnx_cases.py: com.microsoft and ai.onnx.ml beside
+ * onnxruntime); one that is not there is skipped. `make conformance` runs this at every CPU level (CONFORMANCE_LEVEL), with the graph passes on and off (CONFORMANCE_AS_WRITTEN). */
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -152,6 +152,12 @@ TEST(debians_suite_agrees_with_the_ledger)
 {
     if (!debian()) SKIP("Debian's libonnx-testdata is not here (tools/debs.sh libonnx-testdata)");
     compare_with_ledger("debian", debian());
+}
+
+TEST(the_generated_cases_agree_with_the_ledger)
+{
+    if (access("build/onnx-cases/node", R_OK)) SKIP("build/onnx-cases is not here; make conformance makes it");
+    compare_with_ledger("generated", "build/onnx-cases");
 }
 
 static void put_varint(struct buf *b, uint64_t v)

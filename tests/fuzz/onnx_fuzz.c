@@ -1,6 +1,9 @@
-/* Parse, import, all passes, a plan and a run, within a small budget of memory and of work. Free dimensions are 2; inputs hold small numbers. */
+/* Parse, import, all passes, a plan and a run, within a small budget of memory and of work; loops, whose length the data says, are stopped by a timer. Free
+ * dimensions are 2; inputs hold small numbers. */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include "base/checked.h"
 #include "engine/graph/passes.h"
@@ -8,19 +11,38 @@
 #include "engine/onnx/import.h"
 #include "engine/onnx/onnx_engine.h"
 
-enum { MEMORY = 32 << 20, WORK = 20000000 };
+enum { MEMORY = 32 << 20, WORK = 20000000, STOP_US = 300000 };
+
+static atomic_bool stop;
+
+static void on_alarm(int signal)
+{
+    (void)signal;
+    atomic_store(&stop, true);
+}
+
+/* 0: disarms */
+static void arm(int us)
+{
+    struct itimerval t = { .it_value = { .tv_usec = us } };
+    atomic_store(&stop, false);
+    signal(SIGALRM, on_alarm);
+    setitimer(ITIMER_REAL, &t, NULL);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void fill(void *x, const struct operand *o)
 {
     uint8_t *b = x;
-    float one = 1;
+    static float one = 1;
     memset(x, 0, o->bytes);
     if (o->dtype == DT_F32)
         for (uint64_t i = 0; i < o->bytes; i += 4) memcpy(b + i, &one, 4);
     else if (o->dtype == DT_I64)
         for (uint64_t i = 0; i < o->bytes; i += 8) b[i] = (uint8_t)(i / 8 % 3);
+    else if (o->dtype == DT_SEQUENCE)
+        for (uint64_t i = 0; i < o->bytes; i += sizeof(struct tensor)) memcpy(b + i, &(struct tensor){ .dtype = DT_F32, .data = &one, .bytes = 4 }, sizeof(struct tensor));
     else if (o->dtype == DT_STRING)
         for (uint64_t i = 0; i < o->bytes; i += sizeof(struct string_ref)) memcpy(b + i, &(struct string_ref){ "ab", 2 }, sizeof(struct string_ref));
     else memset(x, 1, o->bytes);
@@ -42,7 +64,9 @@ static void run_plan(const struct graph *g, struct plan *p)
         fill(inputs[k], &o);
     }
     for (int i = 0; workspace && inputs && i < 2; i++) {
-        plan_run(p, inputs, &run, NULL, &err);
+        arm(STOP_US);
+        plan_run(p, inputs, &run, &stop, &err);
+        arm(0);
         arena_reset(&run);
     }
     arena_free(&run);

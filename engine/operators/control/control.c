@@ -96,7 +96,7 @@ static enum status loop_run(struct call *c, struct loop *l, struct err *err)
         struct operand none = { .dtype = DT_ABSENT };
         st = operand_keep(&l->carry.values[i], c->in[2 + i] ? c->in[2 + i] : &none, &l->carry.arenas[0], err);
     }
-    for (int64_t step = 0; step < most && l->go && !st; step++) st = loop_step(c, l, step, err);
+    for (int64_t step = 0; step < most && l->go && !st; step++) st = call_stopped(c, err) ? ST_CANCELLED : loop_step(c, l, step, err);
     for (int i = 0; i < l->carry.count && !st; i++) st = keep_output(c, i, &l->carry.values[i], err);
     for (int i = 0; i < l->stack_count && !st; i++) st = stack_finish(&l->stacks[i], c, l->carry.count + i, 0, false, err);
     return st;
@@ -174,6 +174,7 @@ static enum status scan_steps(struct call *c, struct scan *s, const struct opera
     enum status st = ST_OK;
     int n, carried = s->carry.count;
     for (int64_t t = 0; t < s->steps && !st; t++) {
+        if (call_stopped(c, err)) return ST_CANCELLED;
         memcpy(in, s->carry.values, (size_t)carried * sizeof *in);
         for (int i = 0; i < s->scanned && !st; i++) st = take_slice(c, &scanned[i], axis[i], s->back[i] ? s->steps - 1 - t : t, &s->carry.step, &in[carried + i], err);
         if (!st) st = body_run(c, 0, in, carried + s->scanned, &s->carry.step, out, &n, err);

@@ -236,15 +236,14 @@ static int64_t classify(const struct machine *m, const struct kernel *k, const d
             r[i * n + j] = p;
             r[j * n + i] = 1 - p;
         }
+    for (int64_t i = 1; i < n; i++) best = votes[i] > votes[best] ? i : best;
     if (m->probable) {
         couple(r, n, scores, r + n * n);
-        for (int64_t i = 1; i < n; i++) best = scores[i] > scores[best] ? i : best;
         ml_transform(scores, n, t);
         return best;
     }
-    for (int64_t i = 1; i < n; i++) best = votes[i] > votes[best] ? i : best;
     if (n == 2) {
-        double s = -pairs[0];
+        double s = pairs[0];
         scores[1] = t == ML_LOGISTIC ? ml_logistic(s) : s;
         scores[0] = t == ML_LOGISTIC ? ml_logistic(-s) : -s;
         return best;
@@ -279,7 +278,7 @@ static enum status eval_machine(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define MACHINE(name, outs, code, kind) { name, "ai.onnx.ml", 1, 0, 1, 1, 1, outs, 0, code, infer_##kind, eval_##kind, scratch_##kind, NULL, NULL, rows_first }
+#define MACHINE(name, outs, code, kind) { name, "ai.onnx.ml", 1, 0, 1, 1, 1, outs, OP_PRODUCT, code, infer_##kind, eval_##kind, scratch_##kind, NULL, NULL, rows_first }
 const struct op ops_ml_machines[] = {
     MACHINE("LinearRegressor", 1, M_LINEAR_REGRESSOR, linear), MACHINE("LinearClassifier", 2, M_LINEAR_CLASSIFIER, linear),
     MACHINE("SVMRegressor", 1, M_SVM_REGRESSOR, machine), MACHINE("SVMClassifier", 2, M_SVM_CLASSIFIER, machine),

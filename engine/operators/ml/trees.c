@@ -311,15 +311,10 @@ static bool score_row(const struct trees *t, const double *x, double *scores, ui
 /* Two classes of which the trees tell one score only: the class it speaks for is the second, and the other's score is made of it. */
 static int64_t finish_binary(const struct trees *t, double *s, double score)
 {
-    if (t->all_positive) {
-        s[1] = score;
-        s[0] = 1 - score;
-        if (t->transform == ML_LOGISTIC || t->transform == ML_PROBIT) s[0] = 1 - score;
-        return score > 0.5;
-    }
-    s[1] = t->transform == ML_LOGISTIC ? ml_logistic(score) : score;
-    s[0] = t->transform == ML_LOGISTIC ? ml_logistic(-score) : -score;
-    return score > 0;
+    bool logistic = t->transform == ML_LOGISTIC;
+    s[1] = logistic ? ml_logistic(score) : score;
+    s[0] = logistic ? ml_logistic(-score) : t->all_positive ? 1 - score : -score;
+    return score > (t->all_positive ? 0.5 : 0);
 }
 
 static enum status eval_trees(struct call *c, struct err *err)

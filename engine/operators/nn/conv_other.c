@@ -297,9 +297,9 @@ static enum status eval_unpool(struct call *c, struct err *err)
 }
 
 const struct op ops_conv_other[] = {
-    { "ConvTranspose", "", 1, 0, 2, 3, 1, 1, 0, 0, infer_transposed, eval_transposed, reals_scratch, NULL, NULL, rows_first },
-    { "DeformConv", "", 19, 0, 3, 5, 1, 1, 0, 0, infer_deform, eval_deform, reals_scratch, NULL, NULL, NULL },
-    { "Col2Im", "", 18, 0, 3, 3, 1, 1, 0, 0, infer_columns, eval_columns, reals_scratch, NULL, NULL, NULL },
+    { "ConvTranspose", "", 1, 0, 2, 3, 1, 1, OP_PRODUCT, 0, infer_transposed, eval_transposed, reals_scratch, NULL, NULL, rows_first },
+    { "DeformConv", "", 19, 0, 3, 5, 1, 1, OP_PRODUCT, 0, infer_deform, eval_deform, reals_scratch, NULL, NULL, NULL },
+    { "Col2Im", "", 18, 0, 3, 3, 1, 1, OP_PRODUCT, 0, infer_columns, eval_columns, reals_scratch, NULL, NULL, NULL },
     { "MaxUnpool", "", 9, 0, 2, 3, 1, 1, 0, 0, infer_unpool, eval_unpool, NULL, NULL, NULL, NULL },
     { 0 }
 };

@@ -6,7 +6,7 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
-enum { FOURIER_MAX = 1 << 24 };
+enum { FOURIER_MAX = 1 << 24, DIRECT_MAX = 1 << 15 };      /* lengths; the second of those that are summed directly */
 
 struct complex { double re, im; };
 
@@ -92,7 +92,7 @@ static enum status read_dft(struct call *c, struct dft *d, bool *known, struct e
     d->in = x->dims[d->axis];
     d->real_out = d->inverse && d->half;
     if (!integer_input(c, 1, d->real_out ? 2 * (d->in - 1) : d->in, &d->n)) return ST_OK;
-    if (d->n < 1 || d->n > FOURIER_MAX) return call_error(c, err, ST_BAD_INPUT, "its length is %lld", (long long)d->n);
+    if (d->n < 1 || d->n > (is_power(d->n) ? FOURIER_MAX : DIRECT_MAX)) return call_error(c, err, ST_UNSUPPORTED, "its length is %lld; up to %d are taken, and powers of two up to %d", (long long)d->n, DIRECT_MAX, FOURIER_MAX);
     d->out = d->half && !d->inverse ? d->n / 2 + 1 : d->n;
     for (int k = 0; k < x->rank - 1; k++)
         if (k != d->axis) *(k < d->axis ? &d->outer : &d->inner) *= x->dims[k];
@@ -160,7 +160,7 @@ static enum status read_stft(struct call *c, struct stft *s, bool *known, struct
     *known = false;
     if ((x->rank != 2 && x->rank != 3) || !dtype_is_real(x->dtype) || (x->rank == 3 && (x->dims[2] < 1 || x->dims[2] > 2)) || (window && (window->rank != 1 || window->dtype != x->dtype))) return call_error(c, err, ST_BAD_INPUT, "its signal must be [rows, length, 1 or 2], its window a list");
     if (!integer_input(c, 1, 0, &s->step) || !integer_input(c, 3, window ? window->dims[0] : x->dims[1], &s->n)) return ST_OK;
-    if (s->step < 1 || s->n < 1 || s->n > FOURIER_MAX || s->n > x->dims[1] || (window && window->dims[0] != s->n)) return call_error(c, err, ST_BAD_INPUT, "steps of %lld and frames of %lld do not fit the signal", (long long)s->step, (long long)s->n);
+    if (s->step < 1 || s->n < 1 || s->n > (is_power(s->n) ? FOURIER_MAX : DIRECT_MAX) || s->n > x->dims[1] || (window && window->dims[0] != s->n)) return call_error(c, err, ST_BAD_INPUT, "steps of %lld and frames of %lld do not fit the signal", (long long)s->step, (long long)s->n);
     s->frames = (x->dims[1] - s->n) / s->step + 1;
     s->out = node_int(c->node, "onesided", 1) ? s->n / 2 + 1 : s->n;
     *known = true;
@@ -281,8 +281,8 @@ static enum status eval_mel(struct call *c, struct err *err)
 
 #define WINDOW(name, code) { name, "", 17, 0, 1, 1, 1, 1, 0, code, infer_window, eval_window, NULL, NULL, NULL, NULL }
 const struct op ops_fourier[] = {
-    { "DFT", "", 17, 0, 1, 3, 1, 1, 0, 0, infer_dft, eval_dft, scratch_dft, NULL, NULL, NULL },
-    { "STFT", "", 17, 0, 2, 4, 1, 1, 0, 0, infer_stft, eval_stft, scratch_stft, NULL, NULL, NULL },
+    { "DFT", "", 17, 0, 1, 3, 1, 1, OP_PRODUCT, 0, infer_dft, eval_dft, scratch_dft, NULL, NULL, NULL },
+    { "STFT", "", 17, 0, 2, 4, 1, 1, OP_PRODUCT, 0, infer_stft, eval_stft, scratch_stft, NULL, NULL, NULL },
     WINDOW("HannWindow", 0), WINDOW("HammingWindow", 1), WINDOW("BlackmanWindow", 2),
     { "MelWeightMatrix", "", 17, 0, 5, 5, 1, 1, 0, 0, infer_mel, eval_mel, NULL, NULL, NULL, NULL },
     { 0 }

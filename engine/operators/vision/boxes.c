@@ -4,7 +4,7 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
-struct picks { const double *boxes, *scores; int64_t count; double overlap, least; bool centred; int64_t most; };
+struct picks { const struct call *call; const double *boxes, *scores; int64_t count; double overlap, least; bool centred; int64_t most; };
 
 static double number(const struct call *c, int i, double otherwise)
 {
@@ -56,7 +56,7 @@ static int64_t pick(const struct picks *p, int64_t *order, int64_t *kept)
             }
             order[j] = v;
         }
-    for (int64_t i = 0; i < n && stay < p->most; i++) {
+    for (int64_t i = 0; i < n && stay < p->most && !call_stopped(p->call, NULL); i++) {
         bool good = true;
         for (int64_t k = 0; k < stay && good; k++) good = !overlaps(p, order[i], kept[k]);
         if (good) kept[stay++] = order[i];
@@ -74,11 +74,12 @@ static enum status eval_nms(struct call *c, struct err *err)
     double *b = arena_calloc(c->run, 4 * (uint64_t)n + (uint64_t)n + 1, sizeof *b);
     int64_t *order = arena_calloc(c->run, 2 * (uint64_t)n + 1, sizeof *order), *rows = arena_calloc(c->run, (uint64_t)batches * (uint64_t)classes + 1, 3 * sizeof *rows * (uint64_t)(each ? each : 1));
     if (!b || !order || !rows) return call_error(c, err, ST_NO_MEMORY, "its boxes pass the memory budget");
-    struct picks p = { b, b + 4 * n, n, number(c, 3, 0), number(c, 4, -(double)INFINITY), node_int(c->node, "center_point_box", 0) != 0, each };
+    struct picks p = { c, b, b + 4 * n, n, number(c, 3, 0), number(c, 4, -(double)INFINITY), node_int(c->node, "center_point_box", 0) != 0, each };
     for (int64_t k = 0; k < batches * classes && n && each; k++) {
         for (int64_t i = 0; i < 4 * n; i++) b[i] = operand_real(boxes, (uint64_t)(k / classes * 4 * n + i));
         for (int64_t i = 0; i < n; i++) b[4 * n + i] = operand_real(scores, (uint64_t)(k * n + i));
         int64_t stay = pick(&p, order, order + n);
+        if (call_stopped(c, err)) return ST_CANCELLED;
         for (int64_t i = 0; i < stay; i++, total++) {
             rows[3 * total] = k / classes;
             rows[3 * total + 1] = k % classes;
