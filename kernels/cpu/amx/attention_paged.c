@@ -93,9 +93,9 @@ static void finish_query(const struct attention_spec *s, const struct lane *l, i
 {
     float sum = l->sum[i], old = 1;
     if (s->sinks) {
-        const float most = s->sinks[head] > l->top[i] ? s->sinks[head] : l->top[i];
-        old = expf(l->top[i] - most);
-        sum = sum * old + expf(s->sinks[head] - most);
+        const float sink = s->sinks[head] * LOG2_E, most = sink > l->top[i] ? sink : l->top[i];
+        old = exp2f(l->top[i] - most);
+        sum = sum * old + exp2f(sink - most);
     }
     put_sums(y, l, i, up(s->head_dim_v, 16), s->head_dim_v, old / sum);
 }

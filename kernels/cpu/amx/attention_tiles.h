@@ -9,10 +9,11 @@
 #include "kernels/attention_dense.h"
 #include "kernels/cpu/amx/pairs.h"
 #include "kernels/cpu/amx/tiles.h"
-#include "kernels/cpu/attention_weights.h"
+#include "kernels/cpu/vec_math.h"
 
 enum { QUERIES = ATTENTION_DENSE_QUERIES, KEYS = ATTENTION_DENSE_KEYS, RANGE = 512 /* queries that meet a packed block of keys */, TILE = 16 * 32 };
 
+static const float LOG2_E = 1.442695041f;
 static const struct tile_config whole_tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
 
 static inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -109,14 +110,50 @@ static inline void multiply_values(float *sums, const uint16_t *weights, const u
             square_of_tiles(sums + i * dv + c * 16, dv, i + 16 < rows, c + 1 < across, weights + i * KEYS, KEYS, v + c * TILE, TILE, across * TILE, steps, 0);
 }
 
+/* 2^t for t from -126 to 0, to 1e-4 of its size: weights are rounded to 4e-3 of theirs. */
+static inline __m512 power_of_two(__m512 t)
+{
+    t = _mm512_max_ps(t, _mm512_set1_ps(-126));
+    const __m512 whole = _mm512_roundscale_ps(t, 0), f = _mm512_sub_ps(t, whole);
+    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.0559220356f), _mm512_set1_ps(0.242640083f));
+    p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.693121034f));
+    return _mm512_scalef_ps(_mm512_fmadd_ps(f, p, _mm512_set1_ps(0.999924481f)), whole);
+}
+
+/* Scores of the block to weights, rounded: what attention_weights_f32 does, in one pass after the maximum. top is in powers of two. */
+static inline void weigh_block(const struct lane *l, int64_t at, int64_t count, int64_t columns, float scale)
+{
+    const __m512 by = _mm512_set1_ps(scale * LOG2_E), lowest = _mm512_set1_ps(-__builtin_inff());
+    for (int64_t r = 0; r < count; r++) {
+        const float *x = l->scores + r * KEYS, before = l->top[at + r];
+        uint16_t *w = l->weights + r * KEYS;
+        const int64_t n = l->limit[r];
+        __m512 high = lowest, total = _mm512_setzero_ps();
+        for (int64_t c = 0; c < n; c += 16) high = _mm512_max_ps(high, _mm512_mask_mul_ps(lowest, first(n - c), _mm512_loadu_ps(x + c), by));
+        const float own = n ? _mm512_reduce_max_ps(high) : before, most = own > before ? own : before;
+        const __m512 off = _mm512_set1_ps(most);
+        for (int64_t c = 0; c < columns; c += 16) {
+            const __m512 e = _mm512_maskz_mov_ps(first(n - c), power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(x + c), by, off)));
+            total = _mm512_add_ps(total, e);
+            _mm256_storeu_si256((__m256i *)(void *)(w + c), round_16(e));
+        }
+        l->shrink[r] = before == most ? 1 : before == -__builtin_inff() ? 0 : exp2f(before - most);
+        l->sum[at + r] = l->sum[at + r] * l->shrink[r] + _mm512_reduce_add_ps(total);
+        l->top[at + r] = most;
+    }
+    memset(l->weights + count * KEYS, 0, (size_t)((up(count, 16) - count) * KEYS) * sizeof *l->weights);
+}
+
 /* Queries [at, at + count) of the range, whose scores with the packed block are made, take its values. */
 static inline void take_block(const struct lane *l, int64_t at, int64_t count, int64_t keys, float scale, int64_t dv)
 {
-    const int64_t rows = up(count, 16), columns = up(keys, 32);
-    attention_weights_f32(l->scores, KEYS, count, columns, l->limit, scale, l->top + at, l->sum + at, l->shrink);
-    round_rows(l->weights, KEYS, l->scores, KEYS, count, rows, columns);
-    scale_rows_f32(l->sums + at * dv, dv, l->shrink, count, dv);
-    multiply_values(l->sums + at * dv, l->weights, l->v, rows, keys, dv);
+    weigh_block(l, at, count, up(keys, 32), scale);
+    for (int64_t r = 0; r < count; r++) {
+        float *y = l->sums + (at + r) * dv;
+        const __m512 by = _mm512_set1_ps(l->shrink[r]);
+        for (int64_t c = 0; c < dv && l->shrink[r] != 1; c += 16) _mm512_storeu_ps(y + c, _mm512_mul_ps(_mm512_loadu_ps(y + c), by));
+    }
+    multiply_values(l->sums + at * dv, l->weights, l->v, up(count, 16), keys, dv);
 }
 
 /* y [n] = sums of query i of the range, times `by` */
