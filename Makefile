@@ -19,7 +19,7 @@ HARDEN  := -fstack-protector-strong -fstack-clash-protection -fPIE
 # No contraction: a*b+c is fused only where the source says fma, so that every CPU level adds up in the same bits.
 CFLAGS  := -std=c17 -D_GNU_SOURCE -I. -g -fno-strict-aliasing -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -pthread $(WARN) $(HARDEN) -DINFERD_VERSION='"$(VERSION)"'
 LDFLAGS := -pie -Wl,-z,relro,-z,now -Wl,--as-needed -fopenmp -pthread
-LDLIBS  := -lmicrohttpd -lgrpc -lgpr -ldnnl -lsqlite3 -lnettle -ljpeg -lpng -lwebp -lz -lseccomp -lpcre2-8 -lutf8proc -lm
+LDLIBS  := -lmicrohttpd -lgrpc -lgpr -lcurl-gnutls -ldnnl -lsqlite3 -lnettle -ljpeg -lpng -lwebp -lz -lseccomp -lpcre2-8 -lutf8proc -lm
 
 ifeq ($(SAN),)
 CFLAGS  += -O2 -D_FORTIFY_SOURCE=3
@@ -42,7 +42,7 @@ ISA_avx512  := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-v
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 ISA_amx     := $(ISA_avx512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
 
-FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/onnx engine/llm engine/diffusion model_store monitor api server
+FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/operators/control engine/operators/text engine/operators/quantised engine/operators/nn engine/operators/vision engine/operators/signal engine/operators/ml engine/operators/microsoft engine/onnx engine/llm engine/diffusion engine/ensemble model_store monitor api server
 SRC     := $(filter-out server/main.c,$(foreach d,$(FOLDERS),$(wildcard $(d)/*.c)))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 LIB     := $(B)/libinferd.a
@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts bench-stream llama-compat fuzz faults compat light clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-texts bench-stream llama-compat fuzz faults compat docker-check light clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -157,6 +157,9 @@ check-sizes:  ## fail when a product of sizes goes straight into the allocator, 
 
 check-map:  ## fail when README's map and the tree differ
 	@tools/check_map.sh
+
+docker-check:  ## take the Dockerfile's steps in a clean Debian root and start what it makes (as root, with debootstrap; minutes)
+	@tools/docker_check.py
 
 install: all  ## install to PREFIX (/usr/local)
 	install -D -m 755 $(B)/inferd $(DESTDIR)$(PREFIX)/bin/inferd

@@ -22,13 +22,64 @@ enum status oip_parameter_use(struct request *r, struct infer_ask *ask, const st
     return ST_OK;
 }
 
-enum status oip_output_use(struct request *r, struct infer_ask *ask, struct output_ask *o, uint64_t classes, bool shared_memory, struct err *err)
+/* ---- shared memory ---- */
+
+enum status oip_shared_use(struct shared_ask *s, const struct parameter *p, const char *tensor, struct err *err)
+{
+    const bool offset = !strcmp(p->name, "shared_memory_offset");
+    if (!strcmp(p->name, "shared_memory_region")) {
+        if (p->type != PARAMETER_STRING) return err_set(err, ST_BAD_INPUT, "Unable to parse 'shared_memory_region' of '%s': it must be a string", tensor);
+        s->region = p->text;
+    } else if (offset || !strcmp(p->name, "shared_memory_byte_size")) {
+        if (p->type != PARAMETER_INT || p->integer < 0) return err_set(err, ST_BAD_INPUT, "Unable to parse '%s' of '%s': it must be a natural number", p->name, tensor);
+        *(offset ? &s->offset : &s->bytes) = (uint64_t)p->integer;
+    }
+    return ST_OK;
+}
+
+enum status oip_shared_input(struct request *r, const struct infer_ask *ask, struct request_tensor *in, const struct shared_ask *s, struct err *err)
+{
+    struct region *region;
+    enum status st = regions_find(ask->regions, s->region, s->offset, s->bytes, &region, err);
+    if (st) return err_prefix(err, "input '%s'", in->name);
+    char *bytes = arena_alloc(&r->arena, s->bytes + !s->bytes, TENSOR_ALIGN);
+    if (!bytes) st = err_set(err, ST_TOO_LARGE, "input '%s' is over the request's memory budget", in->name);
+    if (!st && (st = region_read(region, s->offset, bytes, s->bytes, err))) err_prefix(err, "input '%s'", in->name);
+    region_drop(region);
+    return st ? st : oip_tensor_from_raw(&in->tensor, &r->arena, bytes, s->bytes, in->name, err);
+}
+
+enum status oip_output_store(const struct output_ask *a, const struct tensor *t, struct err *err)
+{
+    const uint64_t n = oip_tensor_raw_bytes(t);
+    struct buf text;
+    if (n > a->shared_bytes) return err_set(err, ST_BAD_INPUT, "shared memory size specified with the request for output '%s' (%llu bytes) should be at least %llu bytes to hold the results", a->name, (unsigned long long)a->shared_bytes, (unsigned long long)n);
+    if (t->dtype != DT_STRING) return region_write(a->region, a->shared_offset, t->data, n, err);
+    buf_init(&text, 0);
+    oip_tensor_to_raw(&text, t);
+    enum status st = text.failed ? err_set(err, ST_NO_MEMORY, "no memory for output '%s'", a->name) : region_write(a->region, a->shared_offset, text.data, n, err);
+    buf_free(&text);
+    return st;
+}
+
+void infer_ask_close(struct infer_ask *ask)
+{
+    for (int i = 0; i < ask->output_count; i++) region_drop(ask->outputs[i].region);
+    ask->output_count = 0;
+}
+
+enum status oip_output_use(struct request *r, struct infer_ask *ask, struct output_ask *o, uint64_t classes, const struct shared_ask *shared, struct err *err)
 {
     if (classes > CLASSES_MAX) return err_set(err, ST_BAD_INPUT, "Unable to parse 'classification' of output '%s': it must be a number from 1 to %d", o->name, CLASSES_MAX);
-    if (shared_memory) return err_set(err, ST_UNSUPPORTED, "output '%s' names a shared memory region, and shared memory is off", o->name);
     for (int i = 0; i < ask->output_count; i++)
         if (!strcmp(ask->outputs[i].name, o->name)) return err_set(err, ST_BAD_INPUT, "output '%s' is asked for twice", o->name);
     o->classes = (int64_t)classes;
+    if (shared->region) {
+        if (regions_find(ask->regions, shared->region, shared->offset, shared->bytes, &o->region, err)) return err_prefix(err, "output '%s'", o->name);
+        o->region_name = shared->region;
+        o->shared_offset = shared->offset;
+        o->shared_bytes = shared->bytes;
+    }
     r->wanted[ask->output_count++] = o->name;
     return ST_OK;
 }

@@ -10,6 +10,32 @@
 
 /* ---- the pieces of a request ---- */
 
+static enum status read_parameter(struct parameter *q, const struct json *j, struct err *err)
+{
+    q->name = j->key;
+    switch (j->type) {
+    case JSON_BOOL: q->type = PARAMETER_BOOL, q->boolean = j->boolean; return ST_OK;
+    case JSON_INT: q->type = PARAMETER_INT, q->integer = j->integer; return ST_OK;
+    case JSON_UINT: q->type = PARAMETER_INT, q->integer = (int64_t)j->natural; return ST_OK;
+    case JSON_REAL: q->type = PARAMETER_DOUBLE, q->real = j->real; return ST_OK;
+    case JSON_STRING: q->type = PARAMETER_STRING, q->text = j->string.text; return ST_OK;
+    default: return err_set(err, ST_BAD_INPUT, "parameter '%s' must be a string, number or boolean", j->key);
+    }
+}
+
+/* What a tensor's parameters say of shared memory. */
+static enum status read_shared(struct shared_ask *s, const struct json *parameters, const char *tensor, struct err *err)
+{
+    for (const struct json *j = parameters && parameters->type == JSON_OBJECT ? parameters->list.first : NULL; j; j = j->next) {
+        struct parameter p;
+        if (strncmp(j->key, "shared_memory_", 14)) continue;
+        enum status st = read_parameter(&p, j, err);
+        if (!st) st = oip_shared_use(s, &p, tensor, err);
+        if (st) return st;
+    }
+    return ST_OK;
+}
+
 static enum status read_parameters(struct request *r, const struct json *object, struct infer_ask *ask, struct err *err)
 {
     if (!object) return ST_OK;
@@ -19,17 +45,10 @@ static enum status read_parameters(struct request *r, const struct json *object,
     if (!p && object->list.count) return err_set(err, ST_NO_MEMORY, "no memory for the parameters");
     for (const struct json *j = object->list.first; j; j = j->next) {
         struct parameter *q = &p[r->parameter_count];
-        q->name = j->key;
-        switch (j->type) {
-        case JSON_BOOL: q->type = PARAMETER_BOOL, q->boolean = j->boolean; break;
-        case JSON_INT: q->type = PARAMETER_INT, q->integer = j->integer; break;
-        case JSON_UINT: q->type = PARAMETER_INT, q->integer = (int64_t)j->natural; break;
-        case JSON_REAL: q->type = PARAMETER_DOUBLE, q->real = j->real; break;
-        case JSON_STRING: q->type = PARAMETER_STRING, q->text = j->string.text; break;
-        default: return err_set(err, ST_BAD_INPUT, "parameter '%s' must be a string, number or boolean", j->key);
-        }
+        enum status st = read_parameter(q, j, err);
+        if (st) return st;
         r->parameter_count++;
-        enum status st = oip_parameter_use(r, ask, q, err);
+        st = oip_parameter_use(r, ask, q, err);
         if (st) return st;
     }
     r->parameters = p;
@@ -57,7 +76,7 @@ static const char *text_of(const struct json *object, const char *key)
 /* Where the raw tensors of the body stand; each input takes the next piece. */
 struct raw_part { const char *at; uint64_t left; };
 
-static enum status read_input(struct request *r, struct request_tensor *in, const struct json *j, struct raw_part *raw, const char *model, struct err *err)
+static enum status read_input(struct request *r, const struct infer_ask *ask, struct request_tensor *in, const struct json *j, struct raw_part *raw, const char *model, struct err *err)
 {
     const char *name = text_of(j, "name"), *datatype = text_of(j, "datatype");
     if (!name) return err_set(err, ST_BAD_INPUT, "Unable to parse 'name' of an input: a string is needed");
@@ -77,19 +96,22 @@ static enum status read_input(struct request *r, struct request_tensor *in, cons
         raw->left -= n;
         return st;
     }
-    if (json_get(json_get(j, "parameters"), "shared_memory_region")) return err_set(err, ST_UNSUPPORTED, "input '%s' names a shared memory region, and shared memory is off", name);
+    struct shared_ask shared = { 0 };
+    st = read_shared(&shared, json_get(j, "parameters"), name, err);
+    if (st) return st;
+    if (shared.region) return oip_shared_input(r, ask, in, &shared, err);
     if (!data || data->type != JSON_RAW) return err_set(err, ST_BAD_INPUT, "Unable to parse 'data' of input '%s': an array is needed", name);
     return oip_tensor_from_json(&in->tensor, &r->arena, data->raw.text, data->raw.length, name, err);
 }
 
-static enum status read_inputs(struct request *r, const struct json *inputs, struct raw_part raw, const char *model, struct err *err)
+static enum status read_inputs(struct request *r, const struct infer_ask *ask, const struct json *inputs, struct raw_part raw, const char *model, struct err *err)
 {
     if (!inputs || inputs->type != JSON_ARRAY) return err_set(err, ST_BAD_INPUT, "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'");
     if (inputs->list.count > REQUEST_TENSORS_MAX) return err_set(err, ST_BAD_INPUT, "more than %d inputs", REQUEST_TENSORS_MAX);
     r->inputs = arena_calloc(&r->arena, inputs->list.count, sizeof *r->inputs);
     if (!r->inputs) return err_set(err, ST_NO_MEMORY, "no memory for the inputs");
     for (const struct json *j = inputs->list.first; j; j = j->next) {
-        enum status st = read_input(r, &r->inputs[r->input_count], j, &raw, model, err);
+        enum status st = read_input(r, ask, &r->inputs[r->input_count], j, &raw, model, err);
         if (st) return st;
         r->input_count++;
     }
@@ -114,7 +136,9 @@ static enum status read_outputs(struct request *r, const struct json *outputs, s
         o->binary = binary ? binary->boolean : ask->binary_output;
         uint64_t k = 0;
         if (classes && (!json_as_uint64(classes, &k) || !k)) k = UINT64_MAX;      /* refused below */
-        enum status st = oip_output_use(r, ask, o, k, json_get(parameters, "shared_memory_region"), err);
+        struct shared_ask shared = { 0 };
+        enum status st = read_shared(&shared, parameters, o->name, err);
+        if (!st) st = oip_output_use(r, ask, o, k, &shared, err);
         if (st) return st;
     }
     r->wanted_count = ask->output_count;
@@ -159,7 +183,7 @@ static enum status read_raw(struct request *r, struct infer_ask *ask, const stru
 enum status oip_infer_read(struct request *r, struct infer_ask *ask, const struct model_version *v, const char *body, size_t length, int64_t json_length, struct err *err)
 {
     struct json *root;
-    *ask = (struct infer_ask){ 0 };
+    *ask = (struct infer_ask){ .regions = ask->regions };
     if (json_length == 0) {
         enum status st = read_raw(r, ask, v, body, length, err);
         return st ? st : oip_infer_check(r, ask, v, err);
@@ -175,7 +199,7 @@ enum status oip_infer_read(struct request *r, struct infer_ask *ask, const struc
         r->id = id->string.text;
     }
     st = read_parameters(r, json_get(root, "parameters"), ask, err);
-    if (!st) st = read_inputs(r, json_get(root, "inputs"), (struct raw_part){ body + text, length - text }, v->name, err);
+    if (!st) st = read_inputs(r, ask, json_get(root, "inputs"), (struct raw_part){ body + text, length - text }, v->name, err);
     if (!st) st = read_outputs(r, json_get(root, "outputs"), ask, err);
     if (st) return st;
     return oip_infer_check_named(r, ask, v, err);
@@ -183,12 +207,15 @@ enum status oip_infer_read(struct request *r, struct infer_ask *ask, const struc
 
 /* ---- the answer ---- */
 
-static enum status write_output(struct buf *out, const struct request_tensor *o, bool binary, struct err *err)
+static enum status write_output(struct buf *out, const struct request_tensor *o, const struct output_ask *a, bool binary, struct err *err)
 {
     const struct tensor *t = &o->tensor;
     const char *datatype = dtype_oip(t->dtype);
     if (!datatype) return err_set(err, ST_UNSUPPORTED, "output '%s' is of type %s, which the protocol does not have", o->name, dtype_name(t->dtype));
-    if (!binary && (t->dtype == DT_F16 || t->dtype == DT_BF16))
+    const bool shared = a && a->region;
+    enum status st = shared ? oip_output_store(a, t, err) : ST_OK;
+    if (st) return st;
+    if (!shared && !binary && (t->dtype == DT_F16 || t->dtype == DT_BF16))
         return err_set(err, ST_BAD_INPUT, "sending %s data via JSON is not supported: ask for output '%s' as binary data", datatype, o->name);
     buf_puts(out, "{\"name\":");
     json_write_text(out, o->name);
@@ -198,7 +225,11 @@ static enum status write_output(struct buf *out, const struct request_tensor *o,
         buf_int(out, t->dims[i]);
     }
     buf_putc(out, ']');
-    if (binary) {
+    if (shared) {
+        buf_puts(out, ",\"parameters\":{\"shared_memory_region\":");
+        json_write_text(out, a->region_name);
+        buf_printf(out, ",\"shared_memory_offset\":%llu,\"shared_memory_byte_size\":%llu}}", (unsigned long long)a->shared_offset, (unsigned long long)a->shared_bytes);
+    } else if (binary) {
         buf_puts(out, ",\"parameters\":{\"binary_data_size\":");
         buf_uint(out, oip_tensor_raw_bytes(t));
         buf_puts(out, "}}");
@@ -234,10 +265,10 @@ enum status oip_infer_write(struct buf *out, size_t *json_length, struct request
         const struct request_tensor *o;
         enum status st = oip_output_pick(&o, r, ask, i, v, err);
         if (st) return st;
-        bool binary = a ? a->binary : ask->binary_output;
+        bool binary = a ? a->binary && !a->region : ask->binary_output;
         any_binary |= binary;
         if (i) buf_putc(out, ',');
-        st = write_output(out, o, binary, err);
+        st = write_output(out, o, a, binary, err);
         if (st) return st;
     }
     buf_puts(out, "]}");
@@ -245,7 +276,7 @@ enum status oip_infer_write(struct buf *out, size_t *json_length, struct request
     for (int i = 0; any_binary && i < n; i++) {
         const struct output_ask *a = ask->output_count ? &ask->outputs[i] : NULL;
         const struct request_tensor *o = a ? oip_output_named(r, a->name) : &r->outputs[i];
-        if (a ? a->binary : ask->binary_output) oip_tensor_to_raw(out, &o->tensor);
+        if (a ? a->binary && !a->region : ask->binary_output) oip_tensor_to_raw(out, &o->tensor);
     }
     return out->failed ? err_set(err, ST_NO_MEMORY, "no memory for the answer") : ST_OK;
 }

@@ -3,14 +3,23 @@
 #define API_OIP_INFER_H
 
 #include "base/buf.h"
+#include "base/regions.h"
 #include "engine/request.h"
 #include "model_store/registry.h"
 
 enum { CLASSES_MAX = 10000 };
 
-struct output_ask { const char *name; bool binary; int64_t classes; /* 0: the tensor itself */ };
+struct output_ask {
+    const char *name;
+    bool binary;
+    int64_t classes;                                   /* 0: the tensor itself */
+    struct region *region;                             /* the answer's bytes go there, at shared_offset, and take at most shared_bytes; NULL: into the answer */
+    const char *region_name;
+    uint64_t shared_offset, shared_bytes;
+};
 
 struct infer_ask {
+    struct regions *regions;                           /* set before reading; NULL: shared memory is off */
     struct output_ask *outputs; int output_count;      /* 0: every output of the signature */
     bool binary_output;                                /* default for outputs that do not say */
 };
@@ -20,6 +29,9 @@ struct infer_ask {
  * outlive the request. Names, datatypes and shapes are checked against the model's configuration with Triton's sentences. A BYTES input for a tensor that the
  * configuration says how to make from a picture is decoded here. */
 enum status oip_infer_read(struct request *r, struct infer_ask *ask, const struct model_version *v, const char *body, size_t length, int64_t json_length, struct err *err);
+
+/* Lets go of the shared memory that the outputs are to be written to. */
+void infer_ask_close(struct infer_ask *ask);
 
 /* Writes the answer of a request that is done. *json_length: 0 when the whole is JSON, else the value for Inference-Header-Content-Length. */
 enum status oip_infer_write(struct buf *out, size_t *json_length, struct request *r, const struct infer_ask *ask, const struct model_version *v, struct err *err);

@@ -6,12 +6,13 @@
 #include <string.h>
 
 /* Only what works is announced. */
-static const char *const extensions[] = { "classification", "model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics", "logging" };
+static const char *const extensions[] = { "classification", "sequence", "model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics", "trace", "logging" };
 
-void oip_server_write(struct buf *out)
+void oip_server_write(struct buf *out, bool shared_memory)
 {
     buf_puts(out, "{\"name\":\"inferd\",\"version\":\"" INFERD_VERSION "\",\"extensions\":[");
     for (size_t i = 0; i < sizeof extensions / sizeof extensions[0]; i++) buf_printf(out, "%s\"%s\"", i ? "," : "", extensions[i]);
+    if (shared_memory) buf_puts(out, ",\"system_shared_memory\"");
     buf_puts(out, "]}");
 }
 
@@ -56,7 +57,6 @@ static void write_duration(struct buf *out, const char *name, const struct stat_
 void oip_stats_write(struct buf *out, const struct model_version *v)
 {
     const struct stats *s = v->stats;
-    static const struct stat_duration none;
     buf_puts(out, "{\"name\":");
     json_write_text(out, v->name);
     buf_printf(out, ",\"version\":\"%lld\",\"last_inference\":%llu,\"inference_count\":%llu,\"execution_count\":%llu,\"inference_stats\":{", (long long)v->version,
@@ -67,8 +67,8 @@ void oip_stats_write(struct buf *out, const struct model_version *v)
     write_duration(out, "compute_input", &s->compute_input, true);
     write_duration(out, "compute_infer", &s->compute_infer, true);
     write_duration(out, "compute_output", &s->compute_output, true);
-    write_duration(out, "cache_hit", &none, true);
-    write_duration(out, "cache_miss", &none, true);
+    write_duration(out, "cache_hit", &s->cache_hit, true);
+    write_duration(out, "cache_miss", &s->cache_miss, true);
     buf_puts(out, "},\"response_stats\":{},\"batch_stats\":[");
     bool first = true;
     for (int i = 0; i < STATS_BATCH_SIZES; i++) {

@@ -6,7 +6,7 @@
 #include "engine/request.h"
 #include "model_store/registry.h"
 
-void oip_server_write(struct buf *out);                                                /* GET /v2 */
+void oip_server_write(struct buf *out, bool shared_memory);                                                /* GET /v2 */
 void oip_model_write(struct buf *out, const struct model_version *v, const int64_t *versions, int version_count);
 void oip_stats_write(struct buf *out, const struct model_version *v);                  /* one element of model_stats */
 void oip_index_write_row(struct buf *out, const struct registry_index_row *row);       /* one element of the array */

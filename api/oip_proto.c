@@ -285,23 +285,15 @@ static enum status read_contents(struct reader *d, struct request_tensor *in, st
     return n == count ? ST_OK : wrong_count(d, in->name, n, count);
 }
 
-/* Does the map's entry have this key? */
-static bool entry_is(const struct pb_field *entry, const char *key)
-{
-    struct pb c = pb_sub(entry);
-    struct pb_field f;
-    while (pb_next(&c, &f))
-        if (f.number == 1 && f.wire == PB_BYTES) return f.length == strlen(key) && !memcmp(f.bytes, key, f.length);
-    return false;
-}
-
 /* InferInputTensor: name 1, datatype 2, shape 3, parameters 4, contents 5. */
 static enum status read_input(struct reader *d, struct request_tensor *in, const struct span *s, struct span **raw)
 {
     struct pb c = pb_open(s->bytes, s->length), contents = { 0 };
     struct pb_field f;
     enum status st = ST_OK;
-    bool shared = false, has_contents = false;
+    bool has_contents = false;
+    struct shared_ask shared = { 0 };
+    struct parameter p;
     const uint8_t *datatype = NULL;
     uint64_t datatype_length = 0;
     in->name = "";
@@ -313,14 +305,16 @@ static enum status read_input(struct reader *d, struct request_tensor *in, const
         else if (f.number == 3) {
             struct pb shape = pb_sub(&f);
             for (uint64_t n; !st && shape.p < shape.end;) st = pb_varint(&shape, &n) ? add_dimension(d, in, n) : cut_off(d, "InferInputTensor");
-        } else if (f.number == 4) shared |= entry_is(&f, "shared_memory_region");
-        else if (f.number == 5) contents = pb_sub(&f), has_contents = true;
+        } else if (f.number == 4) {
+            st = read_parameter(d, pb_sub(&f), &p);
+            if (!st) st = oip_shared_use(&shared, &p, in->name, d->err);
+        } else if (f.number == 5) contents = pb_sub(&f), has_contents = true;
     }
     if (st) return st;
     if (c.failed) return cut_off(d, "InferInputTensor");
     in->tensor.dtype = dtype_from_oip(datatype ? (const char *)datatype : "", (size_t)datatype_length);
     if (in->tensor.dtype == DT_NONE) return err_set(d->err, ST_BAD_INPUT, "invalid datatype '%.*s' for input '%s'", datatype_length < 64 ? (int)datatype_length : 64, datatype ? (const char *)datatype : "", in->name);
-    if (shared) return err_set(d->err, ST_UNSUPPORTED, "input '%s' names a shared memory region, and shared memory is off", in->name);
+    if (shared.region) return oip_shared_input(d->r, d->ask, in, &shared, d->err);
     if (!d->raws.count) return read_contents(d, in, contents);
     if (has_contents) return err_set(d->err, ST_BAD_INPUT, "contents field must not be specified when using raw_input_contents for '%s' for model '%s'", in->name, d->model);
     if (!*raw) return err_set(d->err, ST_BAD_INPUT, "unable to find data for input '%s' for model '%s' in request.", in->name, d->model);
@@ -350,7 +344,7 @@ static enum status read_output(struct reader *d, const struct span *s)
     struct pb_field f;
     struct parameter p;
     uint64_t classes = 0;
-    bool shared = false;
+    struct shared_ask shared = { 0 };
     enum status st = ST_OK;
     *o = (struct output_ask){ .name = "", .binary = true };
     while (!st && pb_next(&c, &f)) {
@@ -359,10 +353,10 @@ static enum status read_output(struct reader *d, const struct span *s)
         if (f.number != 2) continue;
         st = read_parameter(d, pb_sub(&f), &p);
         if (!st && !strcmp(p.name, "classification")) classes = p.type == PARAMETER_INT && p.integer > 0 ? (uint64_t)p.integer : UINT64_MAX;      /* refused below */
-        if (!st && !strcmp(p.name, "shared_memory_region")) shared = true;
+        if (!st) st = oip_shared_use(&shared, &p, o->name, d->err);
     }
     if (st) return st;
-    return c.failed ? cut_off(d, "InferRequestedOutputTensor") : oip_output_use(d->r, d->ask, o, classes, shared, d->err);
+    return c.failed ? cut_off(d, "InferRequestedOutputTensor") : oip_output_use(d->r, d->ask, o, classes, &shared, d->err);
 }
 
 static enum status read_outputs(struct reader *d)
@@ -405,7 +399,7 @@ enum status oip_proto_read(struct request *r, struct infer_ask *ask, const char 
     struct reader d = { .r = r, .arena = &r->arena, .ask = ask, .model = model, .err = err };
     struct pieces p = pieces_open(list, count);
     d.inputs.last = &d.inputs.first, d.outputs.last = &d.outputs.first, d.raws.last = &d.raws.first, d.parameters.last = &d.parameters.first;
-    *ask = (struct infer_ask){ .binary_output = true };
+    *ask = (struct infer_ask){ .binary_output = true, .regions = ask->regions };
     enum status st = read_fields(&d, &p);
     if (!st) st = read_parameters(&d);
     if (!st) st = read_inputs(&d);
@@ -422,8 +416,20 @@ static void put_raw(struct chain *m, int number, const struct tensor *t)
     if (t->dtype == DT_STRING || n < OIP_BORROW_BYTES_MIN || !chain_borrow(m, t->data, n)) oip_tensor_to_raw(&m->head, t);
 }
 
-/* InferOutputTensor: name 1, datatype 2, shape 3. */
-static enum status put_output(struct buf *out, const struct request_tensor *o, struct err *err)
+/* An entry of a tensor's parameters: key 1, InferParameter 2 with an integer or a text. */
+static void put_tensor_parameter(struct buf *out, const char *name, uint64_t number, const char *text)
+{
+    size_t entry = pb_begin(out, 4);
+    pb_put_text(out, 1, name);
+    size_t parameter = pb_begin(out, 2);
+    if (text) pb_put_text(out, 3, text);
+    else pb_put_number(out, 2, number);
+    pb_end(out, parameter);
+    pb_end(out, entry);
+}
+
+/* InferOutputTensor: name 1, datatype 2, shape 3, parameters 4. `a` may be NULL. */
+static enum status put_output(struct buf *out, const struct request_tensor *o, const struct output_ask *a, struct err *err)
 {
     const char *datatype = dtype_oip(o->tensor.dtype);
     if (!datatype) return err_set(err, ST_UNSUPPORTED, "output '%s' is of type %s, which the protocol does not have", o->name, dtype_name(o->tensor.dtype));
@@ -434,6 +440,13 @@ static enum status put_output(struct buf *out, const struct request_tensor *o, s
         size_t shape = pb_begin(out, 3);
         for (int i = 0; i < o->tensor.rank; i++) pb_put_varint(out, (uint64_t)o->tensor.dims[i]);
         pb_end(out, shape);
+    }
+    if (a && a->region) {
+        enum status st = oip_output_store(a, &o->tensor, err);
+        if (st) return st;
+        put_tensor_parameter(out, "shared_memory_region", 0, a->region_name);
+        put_tensor_parameter(out, "shared_memory_offset", a->shared_offset, NULL);
+        put_tensor_parameter(out, "shared_memory_byte_size", a->shared_bytes, NULL);
     }
     pb_end(out, at);
     return ST_OK;
@@ -469,10 +482,11 @@ enum status oip_proto_write(struct chain *m, struct request *r, const struct inf
     for (int i = 0; i < n; i++) {
         const struct request_tensor *o;
         enum status st = oip_output_pick(&o, r, ask, i, v, err);
-        if (!st) st = put_output(&m->head, o, err);
+        if (!st) st = put_output(&m->head, o, ask->output_count ? &ask->outputs[i] : NULL, err);
         if (st) return st;
     }
-    for (int i = 0; i < n; i++) put_raw(m, 6, &(ask->output_count ? oip_output_named(r, ask->outputs[i].name) : &r->outputs[i])->tensor);
+    static const struct tensor none = { .dtype = DT_U8 };      /* what lies in shared memory keeps its place with no bytes */
+    for (int i = 0; i < n; i++) put_raw(m, 6, ask->output_count && ask->outputs[i].region ? &none : &(ask->output_count ? oip_output_named(r, ask->outputs[i].name) : &r->outputs[i])->tensor);
     chain_close(m);
     return m->head.failed ? err_set(err, ST_NO_MEMORY, "no memory for the answer") : ST_OK;
 }
@@ -483,7 +497,7 @@ void oip_proto_write_text(struct chain *m, const struct request *r, const struct
     struct request_tensor o = { name, { .dtype = DT_STRING, .rank = 1, .dims = { 1 }, .data = &string, .bytes = sizeof string } };
     struct err ignored;      /* BYTES is a type that the protocol has */
     put_head(m, r, v, parameter, value);
-    put_output(&m->head, &o, &ignored);
+    put_output(&m->head, &o, NULL, &ignored);
     put_raw(m, 6, &o.tensor);
     chain_close(m);
 }

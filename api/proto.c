@@ -241,12 +241,12 @@ static enum status write_elements(struct buf *out, const struct schema_message *
     return ST_OK;
 }
 
-/* Which of a bare message's fields takes this value. */
+/* Which of a bare message's fields takes this value; a list may be one value without brackets. */
 static const struct schema_field *field_for(const struct schema_message *m, const struct json *j)
 {
     for (int i = 0; i < m->count; i++) {
         const struct schema_field *f = &m->fields[i];
-        bool fits = f->rule == SCHEMA_REPEATED ? j->type == JSON_ARRAY : j->type == JSON_BOOL ? f->type == SCHEMA_BOOL : j->type == JSON_STRING ? f->type == SCHEMA_STRING
+        bool fits = f->rule == SCHEMA_REPEATED && j->type == JSON_ARRAY ? true : j->type == JSON_BOOL ? f->type == SCHEMA_BOOL : j->type == JSON_STRING ? f->type == SCHEMA_STRING
                   : j->type == JSON_REAL ? f->type == SCHEMA_DOUBLE : j->type == JSON_INT || j->type == JSON_UINT ? f->type == SCHEMA_INT64 || f->type == SCHEMA_UINT32 : false;
         if (fits) return f;
     }
@@ -258,7 +258,7 @@ enum status proto_write(struct buf *out, const struct schema_message *m, const s
     if (m->bare) {
         const struct schema_field *f = field_for(m, object);
         if (!f) return err_set(err, ST_INTERNAL, "the answer's %s has no field for its value", m->name);
-        return f->rule == SCHEMA_REPEATED ? write_elements(out, m, f, object, err) : write_value(out, m, f, object, true, err);
+        return f->rule == SCHEMA_REPEATED && object->type == JSON_ARRAY ? write_elements(out, m, f, object, err) : write_value(out, m, f, object, true, err);
     }
     if (object->type != JSON_OBJECT) return err_set(err, ST_INTERNAL, "the answer's %s is no object", m->name);
     for (int i = 0; i < m->count; i++) {

@@ -96,13 +96,13 @@ static const struct rpc_method inference_methods[] = {
     { "RepositoryIndex", RPC_SMALL, ROUTE_INDEX,       SCOPE_READ,  &index_ask,       &repository_index, NULL,    "models", false, false },
     { "RepositoryModelLoad",   RPC_SMALL, ROUTE_LOAD,   SCOPE_ADMIN, &load_ask,       &load,             "model_name", NULL, false, false },
     { "RepositoryModelUnload", RPC_SMALL, ROUTE_UNLOAD, SCOPE_ADMIN, &unload_ask,     &unload,           "model_name", NULL, false, false },
-    { "SystemSharedMemoryStatus",     RPC_SMALL, ROUTE_SYSTEM_MEMORY, SCOPE_READ,  &system_status_ask,     &system_status,     NULL, NULL, false, false },
-    { "SystemSharedMemoryRegister",   RPC_SMALL, ROUTE_SYSTEM_MEMORY, SCOPE_ADMIN, &system_register_ask,   &system_register,   NULL, NULL, false, false },
-    { "SystemSharedMemoryUnregister", RPC_SMALL, ROUTE_SYSTEM_MEMORY, SCOPE_ADMIN, &system_unregister_ask, &system_unregister, NULL, NULL, false, false },
+    { "SystemSharedMemoryStatus",     RPC_SMALL, ROUTE_SYSTEM_STATUS, SCOPE_READ,  &system_status_ask,     &system_status,     NULL, "regions", false, false },
+    { "SystemSharedMemoryRegister",   RPC_SMALL, ROUTE_SYSTEM_REGISTER, SCOPE_ADMIN, &system_register_ask,   &system_register,   NULL, NULL, false, false },
+    { "SystemSharedMemoryUnregister", RPC_SMALL, ROUTE_SYSTEM_UNREGISTER, SCOPE_ADMIN, &system_unregister_ask, &system_unregister, NULL, NULL, false, false },
     { "CudaSharedMemoryStatus",       RPC_SMALL, ROUTE_CUDA_MEMORY,   SCOPE_READ,  &cuda_status_ask,       &cuda_status,       NULL, NULL, false, false },
     { "CudaSharedMemoryRegister",     RPC_SMALL, ROUTE_CUDA_MEMORY,   SCOPE_ADMIN, &cuda_register_ask,     &cuda_register,     NULL, NULL, false, false },
     { "CudaSharedMemoryUnregister",   RPC_SMALL, ROUTE_CUDA_MEMORY,   SCOPE_ADMIN, &cuda_unregister_ask,   &cuda_unregister,   NULL, NULL, false, false },
-    { "TraceSetting",    RPC_SMALL, ROUTE_TRACE,       SCOPE_ADMIN, &trace_ask,       &trace,            NULL,    "settings", false, false },
+    { "TraceSetting",    RPC_SMALL, ROUTE_TRACE,       SCOPE_READ,  &trace_ask,       &trace,            "model_name", "settings", false, false },
     { "LogSettings",     RPC_SMALL, ROUTE_LOGGING_SET, SCOPE_READ,  &log_ask,         &log_settings,     NULL,    "settings", false, false },
 };
 static const struct rpc_service inference_service = { "GRPCInferenceService", inference_methods, sizeof inference_methods / sizeof *inference_methods };

@@ -10,6 +10,17 @@
 
 enum { READ_BYTES = 1 << 20, PROGRESS_BYTES = 16 << 20 };
 
+_Static_assert(sizeof(struct sha256_ctx) <= sizeof(struct digest_state) && _Alignof(struct sha256_ctx) <= _Alignof(struct digest_state), "the state must hold nettle's");
+
+void digest_begin(struct digest_state *d) { sha256_init((struct sha256_ctx *)d); }
+
+void digest_update(struct digest_state *d, const void *data, size_t length)
+{
+    if (length) sha256_update((struct sha256_ctx *)d, length, data);
+}
+
+void digest_end(struct digest_state *d, uint8_t out[DIGEST_BYTES]) { sha256_digest((struct sha256_ctx *)d, DIGEST_BYTES, out); }
+
 void digest_bytes(const void *data, size_t length, uint8_t out[DIGEST_BYTES])
 {
     struct sha256_ctx c;

@@ -14,6 +14,8 @@
 
 struct text_ops;
 struct image_ops;
+struct ensemble_plan;
+struct ensemble_models;
 struct engine;             /* each engine defines its own */
 struct engine_instance;
 
@@ -37,6 +39,9 @@ struct engine_options {
     uint64_t       kv_swap_bytes;      /* heap for keys and values of texts that give way; 0: they are computed again */
     int            kv_type;            /* 0: f32 in f32, else f16; otherwise 1 + ggml's type number: F32, F16, BF16, Q8_0 or Q4_0 */
     bool           batch_invariant;    /* quantised weights too give a text the same bits whoever shares its steps */
+    /* ensembles (engine/ensemble/ensemble.h) */
+    const struct ensemble_plan   *ensemble;     /* lives until close */
+    const struct ensemble_models *models;
 };
 
 enum slot_state { SLOT_RUNNING, SLOT_DONE, SLOT_FAILED, SLOT_PREEMPTED };
@@ -72,6 +77,8 @@ struct engine_ops {
     enum status (*collect)(struct engine_instance *i, struct err *err);
     /* Done, cancelled, expired or failed: frees what admit reserved. */
     void (*retire)(struct engine_instance *i, struct slot *s);
+    /* An engine whose step waits for others ends it early when this is called, by any thread: a request was queued, or one of the step's is not wanted any more. Must not block; NULL: steps compute. */
+    void (*wake)(struct engine_instance *i);
     /* An engine of texts: what engine/text_ops.h says. NULL for all others, which refuse requests with a text job. */
     const struct text_ops *text;
     /* An engine of pictures: what engine/image_ops.h says. NULL for all others, which refuse requests with an image job. */

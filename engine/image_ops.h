@@ -2,7 +2,10 @@
 #ifndef ENGINE_IMAGE_OPS_H
 #define ENGINE_IMAGE_OPS_H
 
+#include <stdatomic.h>
+
 #include "engine/image_job.h"
+#include "engine/stats.h"
 
 struct engine;
 
@@ -20,8 +23,19 @@ struct image_model {
     bool  needs_mask;                /* made for inpainting: draws nothing without image and mask */
 };
 
+/* Counted by the engine's worker, read by the monitor. */
+struct image_stats {
+    atomic_int_fast64_t   running;          /* requests between admission and the end */
+    atomic_uint_fast64_t  pictures;         /* decoded */
+    atomic_uint_fast64_t  steps;            /* one for each picture and call */
+    atomic_uint_fast64_t  rows;             /* of the network's calls */
+    struct stat_histogram call;             /* of the network */
+    struct stat_histogram reading, denoising, decoding;      /* the phases of a request */
+};
+
 struct image_ops {
     const struct image_model *(*model)(const struct engine *e);
+    struct image_stats *(*stats)(const struct engine *e);
 };
 
 #endif

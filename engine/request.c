@@ -22,6 +22,8 @@ void request_drop(struct request *r)
     int before = atomic_fetch_sub_explicit(&r->references, 1, memory_order_acq_rel);
     assert(before > 0);
     if (before > 1) return;
+    for (int i = 0; i < r->kept_count; i++) request_drop(r->kept[i]);
+    r->kept_count = 0;
     void (*release)(struct request *) = r->release;
     if (release) release(r);      /* it frees or recycles the arena as well: the request is part of something of its own */
     else arena_free(&r->arena);

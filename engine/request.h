@@ -38,6 +38,9 @@ struct request_times {
 
 struct text_job;
 struct image_job;
+struct signature;
+struct port;
+struct sequence_ride;
 
 struct request {
     atomic_int references;
@@ -63,6 +66,7 @@ struct request {
 
     /* the answer */
     struct request_tensor *outputs; int output_count;     /* in the order of `wanted`, or of the signature; from request_output */
+    struct request **kept; int kept_count; /* requests in whose memory outputs lie, one reference of each: dropped with the last of this one's. The array is the arena's */
     struct err  error;                     /* after EVENT_FAILED */
     struct request_times times;
     int64_t     batch_rows;                /* rows of the step that computed it */
@@ -78,6 +82,8 @@ struct request {
     struct request *next, *previous;       /* the queue it waits in */
     struct request *order_next;            /* preserve_ordering: the request that came after it */
     struct scheduler *scheduler;
+    struct sequence_ride *ride;            /* of a model with sequences (sequences.c's own) */
+    const uint8_t *cache_key;              /* [DIGEST_BYTES], where the answer is to be kept; NULL */
     uint64_t    queue_deadline_ns;         /* 0: none */
     uint64_t    expiry_ns;                 /* when the expiry thread will look at it; its key in the heap */
     int         heap_index;                /* -1: not in the heap */
@@ -93,6 +99,13 @@ void  request_hold(struct request *r);
 void  request_drop(struct request *r);
 /* True for exactly one caller: it then sets outputs or error and sends the event. */
 bool  request_finish(struct request *r);
+
+/* The input of that name; NULL if it has none. */
+const struct request_tensor *request_input(const struct request *r, const char *name);
+/* The tensor of a port; of one that was left out its dtype is DT_ABSENT. */
+const struct tensor *request_input_tensor(const struct request *r, const struct port *p);
+/* Inputs and wanted outputs against what a model takes: names, dtypes, shapes, bytes. Fills ride_key, rows (of a batchable signature; else 1) and cost. */
+enum status request_check_ports(struct request *r, const struct signature *s, struct err *err);
 
 /* Reserves output number `index` (0..output_count-1; the array must exist) with memory from the request's arena, aligned to
  * TENSOR_ALIGN. ST_NO_MEMORY when the budget is spent. */

@@ -139,7 +139,87 @@ void scheduler_finish(struct scheduler *s, struct request *r, const struct err *
     tell_in_order(s);
 }
 
+/* ---- sequences ---- */
+
+/* What a sequence (or a sweep) lets go enters the queue; what cannot is failed, which may let go more. Without the lock. */
+static void queue_released(struct scheduler *s, struct request *ready)
+{
+    while (ready) {
+        struct request *r = ready;
+        struct err why = { 0 };
+        ready = r->next;
+        r->next = NULL;
+        pthread_mutex_lock(&s->lock);
+        enum status st = sequences_dispatch(s->sequences, r, &why);
+        if (!st) st = s->ops->check(s->engine, r, &why);      /* the state's shape may have grown */
+        if (!st) {
+            queue_append(s, r, r->queue);
+            scheduler_wake_worker(s);
+        } else {
+            r->stage = REQUEST_ENDING;
+        }
+        pthread_mutex_unlock(&s->lock);
+        if (!st) continue;
+        scheduler_finish(s, r, &why, FAILURE_BACKEND, false);
+        scheduler_leave_sequence(s, r);
+        request_drop(r);
+    }
+}
+
+/* Nobody but us touches them until they are queued. With the lock. */
+static struct request *take_released(struct scheduler *s, struct request *ready)
+{
+    for (struct request *r = ready; r; r = r->next) {
+        r->stage = REQUEST_RELEASED;
+        atomic_fetch_sub_explicit(&s->stats.pending, 1, memory_order_relaxed);      /* as held */
+    }
+    return ready;
+}
+
+/* `closing`: nothing idle is waited for any more. */
+static void sweep_sequences(struct scheduler *s, bool closing)
+{
+    if (!s->sequences) return;
+    pthread_mutex_lock(&s->lock);
+    struct request *ready = take_released(s, sequences_sweep(s->sequences, clock_ns(), closing));
+    pthread_mutex_unlock(&s->lock);
+    queue_released(s, ready);
+}
+
+void scheduler_leave_sequence(struct scheduler *s, struct request *r)
+{
+    if (!s->sequences) return;
+    pthread_mutex_lock(&s->lock);
+    struct request *ready = take_released(s, sequences_leave(s->sequences, r, clock_ns()));
+    const bool closing = s->closing;
+    pthread_mutex_unlock(&s->lock);
+    queue_released(s, ready);
+    if (closing) sweep_sequences(s, true);
+}
+
 /* ---- coming in ---- */
+
+/* True: answered from the cache, its event was sent. */
+static bool answer_from_cache(struct scheduler *s, struct request *r)
+{
+    const uint64_t start = clock_ns();
+    uint8_t *key = arena_alloc(&r->arena, DIGEST_BYTES, 1);
+    if (!key) return false;
+    response_cache_key(r, s->o.model_digest, key);
+    if (!response_cache_find(s->o.cache, key, r)) {
+        r->cache_key = key;
+        stats_add(&s->stats.cache_miss, clock_ns() - start);
+        return false;
+    }
+    const uint64_t now = clock_ns();
+    r->times.queued = r->times.taken = r->times.input_done = start;
+    r->times.infer_done = r->times.output_done = now;
+    stats_add(&s->stats.cache_hit, now - start);
+    stats_add(&s->stats.success, now - start);
+    stats_observe(&s->stats.stage[STAGE_TOTAL], now - start);
+    if (request_finish(r)) tell(r, false);
+    return true;
+}
 
 static const struct queue_policy *policy_of(const struct scheduler *s, int level)
 {
@@ -174,9 +254,17 @@ static enum status may_enter(struct scheduler *s, struct request *r, const struc
     return ST_OK;
 }
 
+/* Steps that wait for others. With the lock. */
+static void wake_steps(struct scheduler *s)
+{
+    for (int i = 0; s->ops->wake && i < s->o.instances; i++)
+        if (s->workers[i].instance) s->ops->wake(s->workers[i].instance);
+}
+
 void scheduler_wake_worker(struct scheduler *s)
 {
     struct worker *idle = NULL;
+    wake_steps(s);
     for (int i = 0; i < s->o.instances; i++) {
         struct worker *w = &s->workers[i];
         if (w->state == WORKER_GATHERING) {
@@ -192,8 +280,10 @@ void scheduler_wake_worker(struct scheduler *s)
 
 enum status scheduler_submit(struct scheduler *s, struct request *r, struct err *err)
 {
-    enum status st = s->ops->check(s->engine, r, err);
+    enum status st = s->sequences ? sequences_prepare(s->sequences, r, s->ops->describe(s->engine), err) : ST_OK;
+    if (!st) st = s->ops->check(s->engine, r, err);
     if (st) return st;
+    if (s->o.sequences.rows && s->sequences && r->rows != 1) return err_set(err, ST_BAD_INPUT, "a request of a sequence brings one row, not %lld", (long long)r->rows);
     if (r->rows > s->o.max_batch_rows)
         return err_set(err, ST_BAD_INPUT, "inference request batch-size must be <= %lld", (long long)s->o.max_batch_rows);
     uint32_t levels = s->o.priority_levels ? s->o.priority_levels : 1;
@@ -204,9 +294,13 @@ enum status scheduler_submit(struct scheduler *s, struct request *r, struct err 
     if (p->allow_timeout_override && r->queue_timeout_us && (!timeout_us || r->queue_timeout_us < timeout_us)) timeout_us = r->queue_timeout_us;
 
     r->scheduler = s;
+    sweep_sequences(s, false);
+    if (s->o.cache && answer_from_cache(s, r)) return ST_OK;
     pthread_mutex_lock(&s->lock);
     uint64_t now = clock_ns();
+    bool ready = true;
     st = may_enter(s, r, p, (int)level - 1, now, err);
+    if (!st && s->sequences) st = sequences_enter(s->sequences, r, now, &ready, err);
     if (st) {
         pthread_mutex_unlock(&s->lock);
         atomic_fetch_add_explicit(&s->stats.failures[FAILURE_REJECTED], 1, memory_order_relaxed);
@@ -218,9 +312,14 @@ enum status scheduler_submit(struct scheduler *s, struct request *r, struct err 
     r->queue_deadline_ns = timeout_us ? now + timeout_us * 1000 : 0;
     uint64_t look = r->deadline_ns;
     if (r->queue_deadline_ns && (!look || r->queue_deadline_ns < look)) look = r->queue_deadline_ns;
+    if (!ready) {      /* room may come when an idle sequence ends */
+        const uint64_t sweep = sequences_next_sweep(s->sequences);
+        if (sweep && (!look || sweep < look)) look = sweep;
+    }
     r->expires = look != 0;
     if (look && !expiry_arm(s->expiry, r, look)) {
         pthread_mutex_unlock(&s->lock);
+        scheduler_leave_sequence(s, r);
         request_drop(r);
         return err_set(err, ST_NO_MEMORY, "no memory to keep the request's deadline");
     }
@@ -231,9 +330,17 @@ enum status scheduler_submit(struct scheduler *s, struct request *r, struct err 
         else s->order_first = r;
         s->order_last = r;
     }
-    queue_append(s, r, (int)level - 1);
-    scheduler_wake_worker(s);
+    r->queue = (int)level - 1;
+    if (!s->sequences) {
+        queue_append(s, r, r->queue);
+        scheduler_wake_worker(s);
+        pthread_mutex_unlock(&s->lock);
+        return ST_OK;
+    }
+    r->stage = ready ? REQUEST_RELEASED : REQUEST_HELD;
+    if (!ready) atomic_fetch_add_explicit(&s->stats.pending, 1, memory_order_relaxed);
     pthread_mutex_unlock(&s->lock);
+    if (ready) r->next = NULL, queue_released(s, r);
     return ST_OK;
 }
 
@@ -251,6 +358,7 @@ static void stop_unwanted_step(struct scheduler *s)
         }
         if (!wanted) atomic_store(&w->stop, true);
     }
+    wake_steps(s);
 }
 
 /* Ends a waiting request for good; with the lock, which it releases. */
@@ -258,10 +366,12 @@ static void end_waiting(struct scheduler *s, struct request *r, enum status stat
 {
     struct err why;
     err_set(&why, status, "%s", text);
-    queue_unlink(s, r);
+    if (r->stage == REQUEST_WAITING) queue_unlink(s, r);
+    else atomic_fetch_sub_explicit(&s->stats.pending, 1, memory_order_relaxed);
     r->stage = REQUEST_ENDING;
     pthread_mutex_unlock(&s->lock);
     scheduler_finish(s, r, &why, kind, false);
+    scheduler_leave_sequence(s, r);
     request_drop(r);
 }
 
@@ -269,7 +379,7 @@ void scheduler_cancel(struct scheduler *s, struct request *r)
 {
     pthread_mutex_lock(&s->lock);
     atomic_store(&r->cancelled, true);
-    if (r->stage == REQUEST_WAITING) {
+    if (r->stage == REQUEST_WAITING || r->stage == REQUEST_HELD) {
         end_waiting(s, r, ST_CANCELLED, "the request was cancelled", FAILURE_CANCELED);
         return;
     }
@@ -280,14 +390,16 @@ void scheduler_cancel(struct scheduler *s, struct request *r)
 void scheduler_expire(struct scheduler *s, struct request *r)
 {
     uint64_t now = clock_ns();
+    sweep_sequences(s, false);
     pthread_mutex_lock(&s->lock);
-    bool waiting = r->stage == REQUEST_WAITING;
+    bool held = r->stage == REQUEST_HELD, waiting = held || r->stage == REQUEST_WAITING;
     if (r->deadline_ns && now >= r->deadline_ns) {
         if (waiting) {
             end_waiting(s, r, ST_EXPIRED, "Request timeout expired", FAILURE_REJECTED);
             return;
         }
         bool riding = r->stage == REQUEST_RIDING;
+        if (r->stage == REQUEST_RELEASED) expiry_arm(s->expiry, r, now + 1000000);      /* it is about to be queued */
         pthread_mutex_unlock(&s->lock);
         if (!riding) return;
         /* The answer does not wait for the step; the worker retires the slot at its next boundary. */
@@ -305,11 +417,14 @@ void scheduler_expire(struct scheduler *s, struct request *r)
             return;
         }
         r->queue_deadline_ns = 0;
-        queue_unlink(s, r);
-        queue_append(s, r, QUEUE_DELAYED);
+        if (held) r->queue = QUEUE_DELAYED;
+        else queue_unlink(s, r), queue_append(s, r, QUEUE_DELAYED);
     }
-    if (waiting || r->stage == REQUEST_RIDING)
-        if (r->deadline_ns) expiry_arm(s->expiry, r, r->deadline_ns);
+    uint64_t look = waiting || r->stage == REQUEST_RIDING ? r->deadline_ns : 0;
+    if (waiting && r->queue_deadline_ns && (!look || r->queue_deadline_ns < look)) look = r->queue_deadline_ns;
+    const uint64_t sweep = held ? sequences_next_sweep(s->sequences) : 0;
+    if (sweep && (!look || sweep < look)) look = sweep;
+    if (look) expiry_arm(s->expiry, r, look);
     pthread_mutex_unlock(&s->lock);
     if (atomic_load(&r->finished)) expiry_disarm(s->expiry, r);      /* it ended while it was out of the heap */
 }
@@ -346,6 +461,7 @@ static void scheduler_free(struct scheduler *s)
         free(s->workers[i].step);
         free(s->workers[i].taken);
     }
+    sequences_close(s->sequences);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->started);
     free(s->workers);
@@ -354,6 +470,7 @@ static void scheduler_free(struct scheduler *s)
 
 static void stop_workers(struct scheduler *s)
 {
+    sweep_sequences(s, true);      /* what waits for an idle sequence to end has its turn */
     pthread_mutex_lock(&s->lock);
     s->closing = true;
     for (int i = 0; i < s->o.instances; i++) pthread_cond_signal(&s->workers[i].wake);
@@ -394,7 +511,8 @@ enum status scheduler_open(struct scheduler **out, const struct engine_ops *ops,
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->started, NULL);
     s->workers = mem_calloc_array((uint64_t)s->o.instances, sizeof *s->workers);
-    bool ready = s->workers != NULL;
+    if (s->o.sequences.on) s->sequences = sequences_open(&s->o.sequences);
+    bool ready = s->workers != NULL && (s->sequences || !s->o.sequences.on);
     for (int i = 0; ready && i < s->o.instances; i++) ready = worker_prepare(s, i);
     if (!ready) {
         if (!s->workers) s->o.instances = 0;

@@ -10,7 +10,10 @@
 
 #include "base/err.h"
 #include "engine/engine.h"
+#include "engine/sequences.h"
 #include "engine/stats.h"
+
+struct response_cache;
 
 enum { SCHEDULER_PREFERRED_MAX = 32, SCHEDULER_PRIORITIES_MAX = 64, SCHEDULER_QUEUE_DEFAULT = 4096 };
 
@@ -33,6 +36,9 @@ struct scheduler_options {
     struct queue_policy policy;                                  /* of every level without its own */
     struct queue_policy level_policy[SCHEDULER_PRIORITIES_MAX];  /* index level - 1 */
     bool     level_has_policy[SCHEDULER_PRIORITIES_MAX];
+    struct sequence_plan sequences;        /* on: requests belong to sequences */
+    struct response_cache *cache;          /* answers are kept there and found there again; NULL: none */
+    const char *model_digest;              /* which model's, for the cache */
     int      instances;                    /* workers, >= 1 */
     int      threads;                      /* cores of each worker */
     int      first_cpu;                    /* index into threads_cpu(): where worker 0 is pinned; -1: not pinned */

@@ -5,11 +5,12 @@
 #include <pthread.h>
 
 #include "engine/expiry.h"
+#include "engine/response_cache.h"
 
 enum { QUEUE_DELAYED = SCHEDULER_PRIORITIES_MAX, QUEUE_COUNT, SLOTS_MAX = 4096 };
 
 /* A rider's stage stays RIDING; `finished` is what tells that it is over. OVER is used under preserve_ordering only: finished, waits for its turn to be told. */
-enum request_stage { REQUEST_NEW, REQUEST_WAITING, REQUEST_RIDING, REQUEST_ENDING /* left the queue to fail */, REQUEST_OVER };
+enum request_stage { REQUEST_NEW, REQUEST_HELD /* behind others of its sequence */, REQUEST_RELEASED /* on its way from there to the queue */, REQUEST_WAITING, REQUEST_RIDING, REQUEST_ENDING /* left the queue to fail */, REQUEST_OVER };
 
 struct request_queue { struct request *first, *last; uint32_t count; };
 
@@ -41,6 +42,7 @@ struct scheduler {
     struct expiry           *expiry;
     struct stats             stats;
     int                      slot_capacity;
+    struct sequences        *sequences;    /* NULL: requests stand alone; its content is guarded by the lock */
 
     pthread_mutex_t      lock;             /* guards everything below, the workers' states, and the stage of each request */
     struct request_queue queues[QUEUE_COUNT];
@@ -61,6 +63,9 @@ struct scheduler {
 /* Ends a request: the winner of request_finish counts it and its event is sent (in order, if that was asked). `why` NULL: done.
  * Without the lock. Drops no reference. `told_later`: the caller calls request.told when it has ended others, too. */
 void scheduler_finish(struct scheduler *s, struct request *r, const struct err *why, enum stats_failure kind, bool told_later);
+
+/* Before a request is dropped for good: what waited for it in its sequence goes on. Without the lock. */
+void scheduler_leave_sequence(struct scheduler *s, struct request *r);
 
 /* Queue operations, with the lock. */
 void queue_append(struct scheduler *s, struct request *r, int queue);

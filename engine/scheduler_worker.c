@@ -131,6 +131,7 @@ static void admit_taken(struct worker *w, int n)
         pthread_mutex_unlock(&s->lock);
         if (st) {
             scheduler_finish(s, r, &why, FAILURE_BACKEND, false);
+            scheduler_leave_sequence(s, r);
             request_drop(r);
         }
     }
@@ -148,6 +149,7 @@ static void drop_unwanted(struct worker *w)
         err_set(&why, ST_CANCELLED, "the request was cancelled");
         remove_slot(w, slot);
         scheduler_finish(s, r, &why, FAILURE_CANCELED, false);
+        scheduler_leave_sequence(s, r);
         request_drop(r);
     }
 }
@@ -187,6 +189,14 @@ static void count_step(struct scheduler *s, int64_t rows, const struct request_t
     stats_add(&b->output, end - infer);
 }
 
+/* The transport reads the outputs at the same time; nobody writes them. */
+static void keep_answer(struct scheduler *s, const struct request *r)
+{
+    const uint64_t start = clock_ns();
+    response_cache_put(s->o.cache, r->cache_key, r);
+    atomic_fetch_add_explicit(&s->stats.cache_miss.ns, clock_ns() - start, memory_order_relaxed);
+}
+
 /* Hands out what the step did. */
 static void settle_slot(struct worker *w, struct slot *slot, uint64_t now, int64_t rows, bool told_later)
 {
@@ -207,7 +217,10 @@ static void settle_slot(struct worker *w, struct slot *slot, uint64_t now, int64
     r->batch_rows = rows;
     remove_slot(w, slot);
     if (cancelled) err_set(&why, ST_CANCELLED, "the request was cancelled");
+    if (s->sequences && !failed && !cancelled && !atomic_load(&r->finished)) failed = sequences_capture(s->sequences, r, &why) != ST_OK;
     scheduler_finish(s, r, failed || cancelled ? &why : NULL, cancelled ? FAILURE_CANCELED : FAILURE_BACKEND, told_later);
+    if (r->cache_key && !failed && !cancelled) keep_answer(s, r);
+    scheduler_leave_sequence(s, r);
     request_drop(r);
 }
 

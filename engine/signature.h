@@ -23,6 +23,7 @@ struct signature {
     bool               batchable;          /* first dimension of every port is one free row dimension, and rows were proven independent */
     bool               text;               /* a language model: requests carry a text job, and many ride together */
     bool               image;              /* a model of pictures: requests carry an image job */
+    bool               ensemble;           /* other models do the work: a request waits for them, and many wait together */
 };
 
 const struct port *signature_input(const struct signature *s, const char *name);     /* NULL if none */

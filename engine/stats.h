@@ -23,6 +23,7 @@ struct stats {
     atomic_uint_fast64_t inference_count;          /* rows */
     atomic_uint_fast64_t execution_count;          /* steps */
     struct stat_duration success, fail, queue, compute_input, compute_infer, compute_output;
+    struct stat_duration cache_hit, cache_miss;    /* of a model with a response cache: time to look up, and to keep what was not there */
     atomic_uint_fast64_t failures[FAILURE_COUNT];
     atomic_int_fast64_t  pending;                  /* requests in the queue now */
     struct stat_histogram stage[STAGE_COUNT];

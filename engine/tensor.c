@@ -39,6 +39,9 @@ static const struct dtype_row rows[DT_COUNT] = {
 
 static const struct dtype_row *row_of(enum dtype t)
 {
+    static const struct dtype_row sequence = {0, "sequence", NULL, NULL, NULL}, absent = {0, "absent", NULL, NULL, NULL};
+    if (t == DT_SEQUENCE) return &sequence;
+    if (t == DT_ABSENT) return &absent;
     return (int)t >= 0 && t < DT_COUNT ? &rows[t] : &rows[DT_NONE];
 }
 
@@ -85,6 +88,8 @@ bool tensor_bytes(enum dtype t, const int64_t *dims, int rank, uint64_t *out)
     uint64_t n, bits;
     if (!shape_count(dims, rank, &n)) return false;
     if (t == DT_STRING) return size_mul(n, sizeof(struct string_ref), out);
+    if (t == DT_SEQUENCE) return size_mul(n, sizeof(struct tensor), out);
+    if (t == DT_ABSENT) return *out = 0, true;
     if (dtype_bits(t) == 0) return false;
     if (!size_mul(n, (uint64_t)dtype_bits(t), &bits)) return false;
     if (bits > UINT64_MAX - 7) return false;

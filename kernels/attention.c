@@ -21,6 +21,11 @@ enum status attention_check(const struct attention_spec *s, struct err *err)
     return ST_OK;
 }
 
+bool attention_suits_tiles(const struct attention_spec *s)
+{
+    return !(s->softcap > 0) && !s->alibi && !s->relative && s->heads / s->kv_heads <= ATTENTION_TILES_GROUP_MAX;
+}
+
 uint64_t attention_page_bytes(const struct attention_spec *s)
 {
     const struct block_format *f = block_format(s->kv_type);
@@ -41,4 +46,5 @@ void llm_kernels_fill(struct llm_kernels *k, enum cpu_level cap)
     llm_fill_scalar(k);
     if (level >= CPU_AVX2) llm_fill_avx2(k);
     if (level >= CPU_AVX512) llm_fill_avx512(k);
+    if (level >= CPU_AMX) llm_fill_amx(k);
 }

@@ -74,6 +74,10 @@ static enum status settle_batch(struct model_config *c, const struct signature *
         o->dynamic_batching = true;
         return ST_OK;
     }
+    if (s->ensemble) {
+        o->max_batch_rows = ENSEMBLE_CALLS_MAX;
+        return ST_OK;
+    }
     if (!c->has_max_batch_size && s->batchable && ports_leave_batch_out(c, s)) {
         c->max_batch_size = DEFAULT_MAX_BATCH;
         for (int i = 0; i < o->preferred_count; i++)
@@ -90,6 +94,7 @@ static enum status settle_batch(struct model_config *c, const struct signature *
     }
     /* With max_batch_size 0 the first dimension is one like the others: a request may bring any number of rows, but rides alone. */
     o->max_batch_rows = c->max_batch_size > 0 ? c->max_batch_size : s->batchable ? LONE_ROWS_MAX : 1;
+    if (o->sequences.on) o->dynamic_batching = true;      /* those of different sequences ride together */
     if (!c->max_batch_size) o->dynamic_batching = false;
     for (int i = 0; i < o->preferred_count; i++)
         if (o->preferred[i] > (c->max_batch_size ? c->max_batch_size : 1)) return REFUSE("preferred_batch_size %lld is above max_batch_size %lld", (long long)o->preferred[i], (long long)c->max_batch_size);
@@ -144,17 +149,16 @@ static enum status settle_ports(struct model_config *c, const char *kind, const 
     memcpy(all, *ports, sizeof *all * (size_t)n);
     for (int i = 0; i < is_count; i++) {
         int at = 0;
+        if (config_hides(c, is[i].name)) continue;
         while (at < *count && strcmp(all[at].name, is[i].name)) at++;
         enum status st = at < *count ? check_port(c, kind, &all[at], &is[i], err) : ST_OK;
         if (st) return st;
         fill_port(c, &all[at < *count ? at : n++], &is[i]);
     }
-    if (n > is_count) {                      /* a name that the model does not have was among them */
-        for (int k = 0; k < *count; k++) {
-            int i = 0;
-            while (i < is_count && strcmp(all[k].name, is[i].name)) i++;
-            if (i == is_count) return REFUSE("the config names an %s '%.60s' that the model does not have (its first is '%.60s')", kind, all[k].name, is_count ? is[0].name : "");
-        }
+    for (int k = 0; k < *count; k++) {
+        int i = 0;
+        while (i < is_count && strcmp(all[k].name, is[i].name)) i++;
+        if (i == is_count) return REFUSE("the config names an %s '%.60s' that the model does not have (its first is '%.60s')", kind, all[k].name, is_count ? is[0].name : "");
     }
     for (int i = 0; i < n; i++) {
         /* Names and tables in the config outlive the engine's signature, so they are copies. */
@@ -190,7 +194,7 @@ static bool write_scheduling(struct model_config *c, struct json *tree)
         if (!strcmp(config_text(g, "kind"), "") || !strcmp(config_text(g, "kind"), "KIND_AUTO"))
             if (!put_text(c, g, "kind", "KIND_CPU")) return false;
     }
-    if (!o->dynamic_batching && !json_get(tree, "dynamic_batching")) return true;
+    if (o->sequences.on || (!o->dynamic_batching && !json_get(tree, "dynamic_batching"))) return true;
     n = need(c, tree, "dynamic_batching", JSON_OBJECT);
     struct json *preferred = n ? put(c, n, "preferred_batch_size", JSON_ARRAY) : NULL;
     for (int i = 0; preferred && i < o->preferred_count; i++)
@@ -212,6 +216,7 @@ enum status model_config_complete(struct model_config *c, const char *name, cons
     if (!st) st = settle_ports(c, "input", &c->inputs, &c->input_count, s->inputs, s->input_count, err);
     if (!st) st = settle_ports(c, "output", &c->outputs, &c->output_count, s->outputs, s->output_count, err);
     if (!st) st = config_complete_picture(c, s, err);
+    if (!st) st = config_complete_sequences(c, s, err);
     if (st) return st;
     bool ok = put_text(c, tree, "name", c->name) && put_text(c, tree, "platform", c->platform) && put_text(c, tree, "backend", c->backend) && put_number(c, tree, "max_batch_size", c->max_batch_size);
     if (ok && onnx && !*config_text(tree, "default_model_filename")) ok = put_text(c, tree, "default_model_filename", "model.onnx");

@@ -1,5 +1,5 @@
 /* What the parts of the model config share: model_config.c (ways in and out), config_read.c (tree to struct), config_complete.c (against
- * the signature), config_picture.c (pictures). */
+ * the signature), config_picture.c (pictures), config_ensemble.c (ensembles), config_sequences.c (sequences). */
 #ifndef MODEL_STORE_CONFIG_INTERNAL_H
 #define MODEL_STORE_CONFIG_INTERNAL_H
 
@@ -15,6 +15,19 @@ enum status config_read_tree(struct model_config *c, const char *where, struct l
 enum status config_read_picture(struct model_config *c, struct err *err);
 enum status config_complete_picture(struct model_config *c, const struct signature *s, struct err *err);
 
+/* Fills c->ensemble from ensemble_scheduling, inputs and outputs. */
+enum status config_read_ensemble(struct model_config *c, struct err *err);
+
+/* Fills c->scheduling.sequences from sequence_batching; config_complete_sequences then holds it against the signature. */
+enum status config_read_sequences(struct model_config *c, struct err *err);
+enum status config_complete_sequences(struct model_config *c, const struct signature *s, struct err *err);
+
+/* Is a port one of its controls or states? */
+bool config_hides(const struct model_config *c, const char *port);
+
+/* Dimensions are -1 (free) or more than 0; a shape of a reshape may be empty. */
+enum status config_dims(const struct json *list, int64_t *dims, int *rank, struct err *err);
+enum dtype  config_dtype(const struct json *message);
 /* "" when absent */
 const char *config_text(const struct json *message, const char *field);
 int64_t     config_number(const struct json *message, const char *field, int64_t otherwise);

@@ -30,14 +30,13 @@ bool config_flag(const struct json *message, const char *field)
 
 static size_t list_count(const struct json *list) { return list ? list->list.count : 0; }
 
-static enum dtype dtype_of(const struct json *message)
+enum dtype config_dtype(const struct json *message)
 {
     const char *t = config_text(message, "data_type");
     return dtype_from_config(t, strlen(t));
 }
 
-/* Dimensions are -1 (free) or more than 0; a shape of a reshape may be empty. */
-static enum status read_dims(const struct json *list, int64_t *dims, int *rank, struct err *err)
+enum status config_dims(const struct json *list, int64_t *dims, int *rank, struct err *err)
 {
     *rank = 0;
     if (list_count(list) > TENSOR_RANK_MAX) return REFUSE("%zu dimensions are given; at most %d are possible", list_count(list), TENSOR_RANK_MAX);
@@ -53,17 +52,17 @@ static enum status read_port(struct config_port *p, const struct json *j, struct
     const struct json *reshape = json_get(j, "reshape");
     p->name = config_text(j, "name");
     if (!*p->name) return REFUSE("it has no name");
-    p->dtype = dtype_of(j);
+    p->dtype = config_dtype(j);
     p->optional = config_flag(j, "optional");
     p->format = *config_text(j, "format") ? config_text(j, "format") : "FORMAT_NONE";
     if (*config_text(j, "label_filename")) {
         p->label_filename = config_text(j, "label_filename");
         if (!model_name_valid(p->label_filename, strlen(p->label_filename))) return REFUSE("its label_filename '%.100s' is not a plain file name", p->label_filename);
     }
-    enum status st = read_dims(json_get(j, "dims"), p->dims, &p->rank, err);
+    enum status st = config_dims(json_get(j, "dims"), p->dims, &p->rank, err);
     if (st || !reshape) return st;
     p->has_reshape = true;
-    return read_dims(json_get(reshape, "shape"), p->reshape, &p->reshape_rank, err);
+    return config_dims(json_get(reshape, "shape"), p->reshape, &p->reshape_rank, err);
 }
 
 static enum status read_ports(struct model_config *c, const char *field, const struct config_port **out, int *count, struct err *err)
@@ -194,14 +193,14 @@ static enum status read_warmup(struct model_config *c, struct config_warmup *w, 
     for (const struct json *i = map ? map->list.first : NULL; i; i = i->next) {
         struct config_warmup_input *in = &inputs[w->input_count++];
         in->name = i->key;
-        in->dtype = dtype_of(i);
+        in->dtype = config_dtype(i);
         in->data = json_get(i, "random_data") ? WARMUP_RANDOM : json_get(i, "input_data_file") ? WARMUP_FILE : WARMUP_ZERO;
         if (in->dtype == DT_NONE) return REFUSE("input '%.60s' has no data_type", in->name);
         if (in->data == WARMUP_FILE) {
             in->file = config_text(i, "input_data_file");
             if (!model_name_valid(in->file, strlen(in->file))) return REFUSE("input_data_file '%.100s' is not a plain file name", in->file);
         }
-        enum status st = read_dims(json_get(i, "dims"), in->dims, &in->rank, err);
+        enum status st = config_dims(json_get(i, "dims"), in->dims, &in->rank, err);
         if (st) return err_prefix(err, "input '%.60s'", in->name);
         for (int d = 0; d < in->rank; d++)
             if (in->dims[d] < 0) return REFUSE("input '%.60s' has a free dimension; a sample needs numbers", in->name);
@@ -227,8 +226,8 @@ static enum status read_warmups(struct model_config *c, struct err *err)
 /* One line for all of them: an operator who moves a config here sees what has no effect. */
 static void name_unused(const struct model_config *c, const char *where, struct log *log)
 {
-    static const char *const unused[] = { "runtime", "batch_input", "batch_output", "optimization", "sequence_batching", "ensemble_scheduling", "cc_model_filenames", "metric_tags", "model_operations",
-        "model_transaction_policy", "model_repository_agents", "response_cache", "model_metrics" };
+    static const char *const unused[] = { "runtime", "batch_input", "batch_output", "optimization", "cc_model_filenames", "metric_tags", "model_operations",
+        "model_transaction_policy", "model_repository_agents", "model_metrics" };
     char names[256] = "";
     for (size_t i = 0; i < sizeof unused / sizeof *unused; i++) {
         if (!json_get(c->tree, unused[i])) continue;
@@ -246,6 +245,7 @@ enum status config_read_tree(struct model_config *c, const char *where, struct l
     c->backend = config_text(c->tree, "backend");
     c->has_max_batch_size = json_get(c->tree, "max_batch_size") != NULL;
     c->max_batch_size = config_number(c->tree, "max_batch_size", 0);
+    c->response_cache = config_flag(json_get(c->tree, "response_cache"), "enable");
     if (*c->name && !model_name_valid(c->name, strlen(c->name))) st = REFUSE("'%.130s' is no model name: letters, digits, '.', '_' and '-', beginning with a letter or digit, at most %d", c->name, MODEL_NAME_MAX);
     else if (c->max_batch_size < 0 || c->max_batch_size > 65536) st = REFUSE("max_batch_size is %lld; it must be 0 to 65536", (long long)c->max_batch_size);
     else st = read_ports(c, "input", &c->inputs, &c->input_count, err);
@@ -256,6 +256,8 @@ enum status config_read_tree(struct model_config *c, const char *where, struct l
     if (!st) st = read_parameters(c, err);
     if (!st) st = read_warmups(c, err);
     if (!st) st = config_read_picture(c, err);
+    if (!st) st = config_read_ensemble(c, err);
+    if (!st) st = config_read_sequences(c, err);
     if (st) return err_prefix(err, "%.150s", where);
     name_unused(c, where, log);
     return ST_OK;

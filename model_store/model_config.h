@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "engine/ensemble/ensemble.h"
 #include "engine/scheduler.h"
 #include "engine/signature.h"
 
@@ -60,7 +61,9 @@ struct model_config {
     struct scheduler_options scheduling;            /* dynamic_batching whole; instances, threads, first_cpu are left to the registry */
     const struct config_parameter *parameters; int parameter_count;
     const struct config_warmup *warmups; int warmup_count;
+    bool        response_cache;                     /* answers may be given again */
     struct picture_config picture;
+    struct ensemble_plan ensemble;                  /* step_count 0: the model is no ensemble */
     const void *tree;                               /* every field as read, for the JSON form (model_config.c's own) */
 };
 
@@ -71,6 +74,8 @@ enum status model_config_parse_json(struct model_config **out, const char *text,
  * was parsed as an empty one. Auto-complete as Triton's: max_batch_size 4 with dynamic batching when every first dimension is free and rows are
  * independent (signature.batchable); a model that is not batchable gets 0. */
 enum status model_config_complete(struct model_config *c, const char *name, const struct signature *s, struct err *err);
+/* What clients know of a signature: all but the ports that the config keeps for itself (controls and states of sequences). `s` itself where it keeps none, else in the config's arena; NULL without memory. */
+const struct signature *model_config_for_clients(struct model_config *c, const struct signature *s);
 void        model_config_write_json(struct buf *out, const struct model_config *c);
 const char *model_config_parameter(const struct model_config *c, const char *key);      /* NULL if absent */
 void        model_config_free(struct model_config *c);

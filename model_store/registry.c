@@ -276,6 +276,7 @@ enum status registry_open(struct registry **out, const struct registry_options *
     struct registry *r = calloc(1, sizeof *r);
     if (!r) return err_set(err, ST_NO_MEMORY, "no memory for the registry");
     r->o = *o;
+    r->members = (struct ensemble_models){ r, load_pin_member, load_unpin_member };
     if (!r->o.load_at_start) r->o.load_at_start_count = 0;
     if (!r->o.poll_ms) r->o.poll_ms = 1000;
     if (r->o.threads < 1) r->o.threads = 1;

@@ -33,6 +33,7 @@ struct registry_options {
     uint64_t    memory_max;               /* per version; 0: default */
     const struct engine_ops *const *engines; int engine_count;     /* found by name: "onnx", ... */
     struct expiry *expiry;
+    struct response_cache *cache;         /* for models whose config asks for it; NULL: none */
     struct inspector *inspector;          /* the parsing child; NULL: parse here only (tests) */
     struct log *log;
     void (*progress)(void *ctx, const char *model, int64_t version, const char *what, uint64_t done, uint64_t total);   /* may be NULL; loader thread */
@@ -46,7 +47,7 @@ struct model_version {
     char        digest[65];               /* SHA-256 over the sorted "name NUL size NUL sha256-hex LF" lines of the version's files, hex */
     const struct engine_ops *ops;
     struct engine *engine;
-    const struct signature *signature;
+    const struct signature *signature;    /* as clients know it */
     const struct model_config *config;
     struct scheduler *scheduler;
     struct stats *stats;

@@ -73,6 +73,7 @@ struct registry {
     struct registry_options o;
     struct repository *repository;
     struct catalog    *catalog;
+    struct ensemble_models members;      /* how ensembles find the models of their steps */
     char             **start_names;      /* copies of load_at_start */
     struct alias_list  scratch;          /* loader thread: what the catalog says, before it is taken over */
 
@@ -112,6 +113,9 @@ void        control_unload_model(struct registry *r, struct model_entry *m);
 void        control_sync_names(struct registry *r, struct model_entry *m);        /* aliases and default from the catalog */
 
 /* registry_load.c; loader thread (close: reaper) */
+/* What an ensemble's step runs on (struct ensemble_models); `context` is the registry. */
+enum status load_pin_member(void *context, const char *model, int64_t version, struct scheduler **scheduler, void **pin, struct err *err);
+void        load_unpin_member(void *context, void *pin);
 enum status load_open_version(struct registry *r, struct model_entry *m, int64_t version, uint64_t stamp, struct loaded **out, struct err *err);
 void        load_close_version(struct loaded *l);
 enum status load_read_config(struct registry *r, struct model_entry *m, int64_t version, struct log *log, struct model_config **out, struct err *err);

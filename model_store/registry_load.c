@@ -85,11 +85,31 @@ static enum status find_engine(struct registry *r, struct loaded *l, const struc
     return err_set(err, ST_UNSUPPORTED, "the files are %s; there is no engine for it in this build", kind->what);
 }
 
+/* An ensemble is its config; its version's folder may be empty. */
+static enum status find_kind(struct registry *r, struct loaded *l, struct version_kind *kind, struct err *err)
+{
+    if (!l->config->ensemble.step_count) return repository_find_kind(r->repository, l->name, l->v.version, kind, err);
+    *kind = (struct version_kind){ .engine = "ensemble", .what = "an ensemble" };
+    return ST_OK;
+}
+
+enum status load_pin_member(void *context, const char *model, int64_t version, struct scheduler **scheduler, void **pin, struct err *err)
+{
+    struct model_version *v;
+    enum status st = registry_pin(context, model, strlen(model), version, &v, err);
+    if (st) return st;
+    *scheduler = v->scheduler;
+    *pin = v;
+    return ST_OK;
+}
+
+void load_unpin_member(void *context, void *pin) { registry_unpin(context, pin); }
+
 static enum status inspect(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
 {
     int fd = -1;
     uint64_t size;
-    if (!r->o.inspector) return ST_OK;
+    if (!r->o.inspector || !*kind->main_file) return ST_OK;
     enum status st = repository_open_file(r->repository, l->name, l->v.version, kind->main_file, &fd, &size, err);
     if (st) return st;
     st = inspector_check(r->o.inspector, kind->engine, fd, err);
@@ -184,13 +204,17 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
     for (int i = 0; i < c->scheduling.preferred_count; i++)
         if (c->scheduling.preferred[i] > rows) rows = c->scheduling.preferred[i];
     divide_cores(r, c);
-    struct engine_options options = { .threads = c->scheduling.threads, .cpu_level = r->o.cpu_level, .precision = r->o.precision, .max_batch_rows = rows > 0 ? rows : 1, .memory_max = r->o.memory_max };
+    struct engine_options options = { .threads = c->scheduling.threads, .cpu_level = r->o.cpu_level, .precision = r->o.precision, .max_batch_rows = rows > 0 ? rows : 1, .memory_max = r->o.memory_max, .ensemble = &c->ensemble, .models = &r->members };
     enum status st = read_engine_parameters(c, &options, err);
     if (!st) st = l->v.ops->open(&l->v.engine, &files, &options, err);
     if (st) return st;
-    l->v.signature = l->v.ops->describe(l->v.engine);
-    st = model_config_complete(c, l->name, l->v.signature, err);
+    const struct signature *signature = l->v.ops->describe(l->v.engine);
+    st = model_config_complete(c, l->name, signature, err);
+    if (!st && !(l->v.signature = model_config_for_clients(c, signature))) st = err_set(err, ST_NO_MEMORY, "no memory for the model's signature");
     if (!st) st = read_labels(r, l, err);
+    /* an answer from the cache would overtake those that keep their order; texts and pictures are not functions of tensors */
+    if (c->response_cache && !c->scheduling.preserve_ordering && !l->v.ops->text && !l->v.ops->image) c->scheduling.cache = r->o.cache;
+    c->scheduling.model_digest = l->v.digest;
     if (!st) st = scheduler_open(&l->v.scheduler, l->v.ops, l->v.engine, &c->scheduling, r->o.expiry, err);
     if (!st) l->v.stats = scheduler_stats(l->v.scheduler);
     return st;
@@ -207,8 +231,8 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     l->v.version = version;
     l->stamp = stamp;
     l->model = m;
-    enum status st = repository_find_kind(r->repository, m->name, version, &kind, err);
-    if (!st) st = load_read_config(r, m, version, r->o.log, &l->config, err);
+    enum status st = load_read_config(r, m, version, r->o.log, &l->config, err);
+    if (!st) st = find_kind(r, l, &kind, err);
     if (!st) st = find_engine(r, l, &kind, err);
     if (!st) st = check_digest(r, l, err);
     if (!st) tell(r, m->name, version, "checking");

@@ -89,11 +89,23 @@ static enum status make_input(struct request *q, struct request_tensor *in, cons
     return ST_OK;
 }
 
-static struct request *make_request(struct waiting *w, int inputs)
+/* A sequence of one request. */
+static void begin_sequence(struct request *q, const struct sequence_plan *p)
+{
+    static const struct parameter by_number[] = { { "sequence_id", PARAMETER_INT, { .integer = 1 } }, { "sequence_start", PARAMETER_BOOL, { .boolean = true } }, { "sequence_end", PARAMETER_BOOL, { .boolean = true } } };
+    static const struct parameter by_name[] = { { "sequence_id", PARAMETER_STRING, { .text = "warm-up" } }, { "sequence_start", PARAMETER_BOOL, { .boolean = true } }, { "sequence_end", PARAMETER_BOOL, { .boolean = true } } };
+    q->parameters = by_number;
+    q->parameter_count = 3;
+    for (int k = 0; k < p->control_count; k++)
+        if (p->controls[k].kind == CONTROL_ID && p->controls[k].dtype == DT_STRING) q->parameters = by_name;
+}
+
+static struct request *make_request(const struct model_version *v, struct waiting *w, int inputs)
 {
     struct request *q = malloc(sizeof *q);
     if (!q) return NULL;
     request_init(q, 4 * SAMPLE_BYTES_MAX);
+    if (v->config->scheduling.sequences.on) begin_sequence(q, &v->config->scheduling.sequences);
     q->event = tell;
     q->event_context = w;
     q->release = release;
@@ -107,7 +119,7 @@ static struct request *make_request(struct waiting *w, int inputs)
 static enum status make_zeros(const struct model_version *v, int64_t rows, struct waiting *w, struct request **out, struct err *err)
 {
     const struct signature *s = v->signature;
-    struct request *q = make_request(w, s->input_count);
+    struct request *q = make_request(v, w, s->input_count);
     *out = NULL;
     if (!q) return err_set(err, ST_NO_MEMORY, "no memory for a warm-up sample");
     for (int i = 0; i < s->input_count; i++) {
@@ -129,7 +141,7 @@ static enum status make_zeros(const struct model_version *v, int64_t rows, struc
 
 static enum status make_sample(struct registry *r, const struct model_version *v, const struct config_warmup *c, struct waiting *w, struct request **out, struct err *err)
 {
-    struct request *q = make_request(w, c->input_count);
+    struct request *q = make_request(v, w, c->input_count);
     enum status st = q ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory for a warm-up sample");
     for (int i = 0; !st && i < c->input_count; i++) {
         const struct config_warmup_input *in = &c->inputs[i];
@@ -254,9 +266,11 @@ static enum status run_samples(struct registry *r, const struct model_version *v
     struct request *q = NULL;
     enum status st = ST_OK;
     int64_t sizes[2] = { 1, v->config->max_batch_size };
+    if (v->signature->ensemble) return ST_OK;      /* its models warm themselves up, and may come later */
     if (v->ops->text) return run_text(v, w, err);
     if (v->ops->image) return run_image(v, w, err);
-    for (int i = 0; !st && i < (sizes[1] > 1 ? 2 : 1); i++) {
+    const bool batches = sizes[1] > 1 && !v->config->scheduling.sequences.on;      /* a request of a sequence brings one row */
+    for (int i = 0; !st && i < 1 + batches; i++) {
         for (int k = 0; !st && k < v->config->scheduling.instances; k++) {
             st = make_zeros(v, sizes[i], w, &q, err);
             if (!st && q) submit(v, q, w);

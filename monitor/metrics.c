@@ -2,7 +2,9 @@
  * table walks over them. */
 #include "monitor/metrics.h"
 
+#include "monitor/metrics_images.h"
 #include "monitor/metrics_text.h"
+#include "monitor/page.h"
 
 #include "base/checked.h"
 
@@ -15,49 +17,27 @@ enum { VERSIONS_MAX = 4096 };
 
 struct page { struct registry *registry; struct model_version **versions; int count; };
 
-static uint64_t get(const atomic_uint_fast64_t *a) { return atomic_load_explicit((atomic_uint_fast64_t *)a, memory_order_relaxed); }
-
-/* Label values: backslash, quote and newline are escaped (names passed R20, metric tags need not). */
-static void write_labels(struct buf *out, const struct model_version *v)
-{
-    buf_puts(out, "{model=\"");
-    for (const char *t = v->name; *t; t++) {
-        if (*t == '\\' || *t == '"') buf_putc(out, '\\');
-        buf_putc(out, *t);
-    }
-    buf_printf(out, "\",version=\"%lld\"", (long long)v->version);
-}
-
-static void family(struct buf *out, const char *name, const char *type, const char *help)
-{
-    buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-static void sample(struct buf *out, const char *name, const struct model_version *v, const char *more, double value)
-{
-    buf_puts(out, name);
-    write_labels(out, v);
-    if (more) buf_printf(out, ",%s", more);
-    buf_printf(out, "} %.17g\n", value);
-}
-
 /* ---- Triton's ---- */
 
-enum source { SUCCESS_COUNT, INFERENCES, EXECUTIONS, REQUEST_US, QUEUE_US, INPUT_US, INFER_US, OUTPUT_US, PENDING, LOAD_SECONDS };
+enum source { SUCCESS_COUNT, INFERENCES, EXECUTIONS, REQUEST_US, QUEUE_US, INPUT_US, INFER_US, OUTPUT_US, PENDING, LOAD_SECONDS, CACHE_HITS, CACHE_MISSES, CACHE_HIT_US, CACHE_MISS_US };
 
 static double read_source(const struct model_version *v, enum source s)
 {
     const struct stats *t = v->stats;
     switch (s) {
-    case SUCCESS_COUNT: return (double)get(&t->success.count);
-    case INFERENCES: return (double)get(&t->inference_count);
-    case EXECUTIONS: return (double)get(&t->execution_count);
-    case REQUEST_US: return (double)(get(&t->success.ns) / 1000);
-    case QUEUE_US: return (double)(get(&t->queue.ns) / 1000);
-    case INPUT_US: return (double)(get(&t->compute_input.ns) / 1000);
-    case INFER_US: return (double)(get(&t->compute_infer.ns) / 1000);
-    case OUTPUT_US: return (double)(get(&t->compute_output.ns) / 1000);
+    case SUCCESS_COUNT: return (double)page_count(&t->success.count);
+    case INFERENCES: return (double)page_count(&t->inference_count);
+    case EXECUTIONS: return (double)page_count(&t->execution_count);
+    case REQUEST_US: return (double)(page_count(&t->success.ns) / 1000);
+    case QUEUE_US: return (double)(page_count(&t->queue.ns) / 1000);
+    case INPUT_US: return (double)(page_count(&t->compute_input.ns) / 1000);
+    case INFER_US: return (double)(page_count(&t->compute_infer.ns) / 1000);
+    case OUTPUT_US: return (double)(page_count(&t->compute_output.ns) / 1000);
     case PENDING: return (double)atomic_load(&((struct stats *)t)->pending);
+    case CACHE_HITS: return (double)page_count(&t->cache_hit.count);
+    case CACHE_MISSES: return (double)page_count(&t->cache_miss.count);
+    case CACHE_HIT_US: return (double)(page_count(&t->cache_hit.ns) / 1000);
+    case CACHE_MISS_US: return (double)(page_count(&t->cache_miss.ns) / 1000);
     default: return (double)v->load_ns * 1e-9;
     }
 }
@@ -73,18 +53,22 @@ static const struct { const char *name, *type, *help; enum source source; } trit
     { "nv_inference_compute_output_duration_us", "counter", "Cumulative compute output duration in microseconds", OUTPUT_US },
     { "nv_inference_pending_request_count", "gauge", "Instantaneous number of requests awaiting execution", PENDING },
     { "nv_model_load_duration_secs", "gauge", "Time the model took to load in seconds", LOAD_SECONDS },
+    { "nv_cache_num_hits_per_model", "counter", "Number of answers found in the response cache", CACHE_HITS },
+    { "nv_cache_num_misses_per_model", "counter", "Number of answers not found in the response cache", CACHE_MISSES },
+    { "nv_cache_hit_duration_per_model", "counter", "Cumulative time to look up answers that were found, in microseconds", CACHE_HIT_US },
+    { "nv_cache_miss_duration_per_model", "counter", "Cumulative time to look up and keep answers that were not found, in microseconds", CACHE_MISS_US },
 };
 
 static void write_triton(struct buf *out, const struct page *p)
 {
     static const char *const reasons[FAILURE_COUNT] = { "reason=\"REJECTED\"", "reason=\"CANCELED\"", "reason=\"BACKEND\"", "reason=\"OTHER\"" };
     for (size_t i = 0; i < sizeof triton / sizeof triton[0]; i++) {
-        family(out, triton[i].name, triton[i].type, triton[i].help);
-        for (int k = 0; k < p->count; k++) sample(out, triton[i].name, p->versions[k], NULL, read_source(p->versions[k], triton[i].source));
+        page_family(out, triton[i].name, triton[i].type, triton[i].help);
+        for (int k = 0; k < p->count; k++) page_sample(out, triton[i].name, PAGE_TRITON, p->versions[k], NULL, read_source(p->versions[k], triton[i].source));
     }
-    family(out, "nv_inference_request_failure", "counter", "Number of failed inference requests, by reason");
+    page_family(out, "nv_inference_request_failure", "counter", "Number of failed inference requests, by reason");
     for (int k = 0; k < p->count; k++)
-        for (int f = 0; f < FAILURE_COUNT; f++) sample(out, "nv_inference_request_failure", p->versions[k], reasons[f], (double)get(&p->versions[k]->stats->failures[f]));
+        for (int f = 0; f < FAILURE_COUNT; f++) page_sample(out, "nv_inference_request_failure", PAGE_TRITON, p->versions[k], reasons[f], (double)page_count(&p->versions[k]->stats->failures[f]));
 }
 
 /* ---- ours ---- */
@@ -99,26 +83,11 @@ static void write_stages(struct buf *out, const struct page *p)
         [STAGE_TOTAL] = { "inferd_request_seconds", "Time from the queue to the answer" },
     };
     for (int s = 0; s < STAGE_COUNT; s++) {
-        family(out, stages[s].name, "histogram", stages[s].help);
-        for (int k = 0; k < p->count; k++) {
-            const struct stat_histogram *h = &p->versions[k]->stats->stage[s];
-            uint64_t sum = 0;
-            for (int b = 0; b < STATS_BUCKETS; b++) {
-                sum += get(&h->bucket[b]);
-                buf_printf(out, "%s_bucket", stages[s].name);
-                write_labels(out, p->versions[k]);
-                if (b < STATS_BUCKETS - 1) buf_printf(out, ",le=\"%g\"} %llu\n", stats_bucket_us[b] * 1e-6, (unsigned long long)sum);
-                else buf_printf(out, ",le=\"+Inf\"} %llu\n", (unsigned long long)sum);
-            }
-            buf_printf(out, "%s_sum", stages[s].name);
-            write_labels(out, p->versions[k]);
-            buf_printf(out, "} %.9g\n%s_count", (double)get(&h->sum_ns) * 1e-9, stages[s].name);
-            write_labels(out, p->versions[k]);
-            buf_printf(out, "} %llu\n", (unsigned long long)sum);
-        }
+        page_family(out, stages[s].name, "histogram", stages[s].help);
+        for (int k = 0; k < p->count; k++) page_histogram(out, stages[s].name, PAGE_TRITON, p->versions[k], &p->versions[k]->stats->stage[s]);
     }
-    family(out, "inferd_model_memory_bytes", "gauge", "Resident memory a model version took when it was loaded");
-    for (int k = 0; k < p->count; k++) sample(out, "inferd_model_memory_bytes", p->versions[k], NULL, (double)p->versions[k]->memory_bytes);
+    page_family(out, "inferd_model_memory_bytes", "gauge", "Resident memory a model version took when it was loaded");
+    for (int k = 0; k < p->count; k++) page_sample(out, "inferd_model_memory_bytes", PAGE_TRITON, p->versions[k], NULL, (double)p->versions[k]->memory_bytes);
 }
 
 static bool read_line_number(const char *path, const char *key, double *out)
@@ -149,25 +118,25 @@ static double cpu_utilization(void)
 static void write_process(struct buf *out, const struct metrics_process *p)
 {
     double total = 0, available = 0, resident = 0;
-    family(out, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]");
+    page_family(out, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]");
     buf_printf(out, "nv_cpu_utilization %.6g\n", cpu_utilization());
     if (read_line_number("/proc/meminfo", "MemTotal:", &total) && read_line_number("/proc/meminfo", "MemAvailable:", &available)) {
-        family(out, "nv_cpu_memory_total_bytes", "gauge", "CPU total memory (RAM), in bytes");
+        page_family(out, "nv_cpu_memory_total_bytes", "gauge", "CPU total memory (RAM), in bytes");
         buf_printf(out, "nv_cpu_memory_total_bytes %.17g\n", total * 1024);
-        family(out, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes");
+        page_family(out, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes");
         buf_printf(out, "nv_cpu_memory_used_bytes %.17g\n", (total - available) * 1024);
     }
     if (read_line_number("/proc/self/status", "VmRSS:", &resident)) {
-        family(out, "process_resident_memory_bytes", "gauge", "Resident memory of the server");
+        page_family(out, "process_resident_memory_bytes", "gauge", "Resident memory of the server");
         buf_printf(out, "process_resident_memory_bytes %.17g\n", resident * 1024);
     }
-    family(out, "process_start_time_seconds", "gauge", "Start of the server since the Unix epoch");
+    page_family(out, "process_start_time_seconds", "gauge", "Start of the server since the Unix epoch");
     buf_printf(out, "process_start_time_seconds %.3f\n", (double)p->start_wall_ms / 1000);
-    family(out, "inferd_connections", "gauge", "Open HTTP connections");
+    page_family(out, "inferd_connections", "gauge", "Open HTTP connections");
     buf_printf(out, "inferd_connections %llu\n", (unsigned long long)p->connections);
-    family(out, "inferd_requests_in_flight", "gauge", "HTTP requests between their headers and the end of their answer");
+    page_family(out, "inferd_requests_in_flight", "gauge", "HTTP requests between their headers and the end of their answer");
     buf_printf(out, "inferd_requests_in_flight %llu\n", (unsigned long long)p->busy);
-    family(out, "inferd_build_info", "gauge", "Version of the server and the CPU level it runs at");
+    page_family(out, "inferd_build_info", "gauge", "Version of the server and the CPU level it runs at");
     buf_printf(out, "inferd_build_info{version=\"%s\",cpu_level=\"%s\"} 1\n", INFERD_VERSION, p->cpu_level);
 }
 
@@ -190,6 +159,7 @@ void metrics_write(struct buf *out, struct registry *r, const struct metrics_pro
     write_triton(out, &p);
     write_stages(out, &p);
     metrics_write_text(out, p.versions, p.count);
+    metrics_write_images(out, p.versions, p.count);
     write_process(out, process);
     for (int i = 0; i < p.count; i++) registry_unpin(r, p.versions[i]);
     free(p.versions);

@@ -19,6 +19,8 @@ static bool close_enough(double got, double want, struct tolerance t)
     return fabs(got - want) <= t.absolute + t.relative * fabs(want);
 }
 
+static enum status compare_items(const struct tensor *got, const struct tensor *want, struct tolerance tolerance, const char *name, struct err *err);
+
 static enum status compare(const struct tensor *got, const struct tensor *want, struct tolerance tolerance, const char *name, struct err *err)
 {
     char a[128], b[128];
@@ -26,6 +28,7 @@ static enum status compare(const struct tensor *got, const struct tensor *want, 
     if (got->dtype != want->dtype) return err_set(err, ST_BAD_INPUT, "output '%s' is %s, not %s", name, dtype_name(got->dtype), dtype_name(want->dtype));
     if (got->rank != want->rank || (got->rank && memcmp(got->dims, want->dims, (size_t)got->rank * sizeof got->dims[0])))
         return err_set(err, ST_BAD_INPUT, "output '%s' has shape %s, not %s", name, shape_text(got->dims, got->rank, a, sizeof a), shape_text(want->dims, want->rank, b, sizeof b));
+    if (want->dtype == DT_SEQUENCE) return compare_items(got, want, tolerance, name, err);
     shape_count(want->dims, want->rank, &n);
     if (want->dtype == DT_BF16 && !tolerance.given) tolerance.relative = 0.015625;
     for (uint64_t i = 0; i < n; i++) {
@@ -34,11 +37,20 @@ static enum status compare(const struct tensor *got, const struct tensor *want, 
             if (p->length != q->length || (p->length && memcmp(p->text, q->text, p->length))) return err_set(err, ST_BAD_INPUT, "output '%s' differs at element %llu", name, (unsigned long long)i);
             continue;
         }
-        if (!dtype_is_number(want->dtype)) return got->bytes == want->bytes && memcmp(got->data, want->data, got->bytes) == 0 ? ST_OK : err_set(err, ST_BAD_INPUT, "output '%s' differs", name);
+        if (!dtype_is_dense(want->dtype)) return got->bytes == want->bytes && memcmp(got->data, want->data, got->bytes) == 0 ? ST_OK : err_set(err, ST_BAD_INPUT, "output '%s' differs", name);
         double x, y;
         real_load(&x, got->dtype, got->data, i, 0, 1);
         real_load(&y, want->dtype, want->data, i, 0, 1);
         if (!close_enough(x, y, tolerance)) return err_set(err, ST_BAD_INPUT, "output '%s' is %.9g at element %llu, not %.9g", name, x, (unsigned long long)i, y);
+    }
+    return ST_OK;
+}
+
+static enum status compare_items(const struct tensor *got, const struct tensor *want, struct tolerance tolerance, const char *name, struct err *err)
+{
+    for (int64_t i = 0; i < want->dims[0]; i++) {
+        enum status st = compare((const struct tensor *)got->data + i, (const struct tensor *)want->data + i, tolerance, name, err);
+        if (st) return err_prefix(err, "item %lld", (long long)i);
     }
     return ST_OK;
 }
@@ -56,7 +68,7 @@ static enum status check_set(struct command_model *m, const char *dir, struct to
         snprintf(path, sizeof path, "%s/input_%d.pb", dir, count);
         if (access(path, R_OK)) break;
         inputs[count].name = m->signature->inputs[count].name;
-        st = command_tensor_read(&inputs[count].tensor, &arena, path, NULL, err);
+        st = command_tensor_read(&inputs[count].tensor, &arena, path, &m->signature->inputs[count], err);
     }
     if (!st) {
         ran = 1;
@@ -67,7 +79,7 @@ static enum status check_set(struct command_model *m, const char *dir, struct to
         struct tensor want;
         snprintf(path, sizeof path, "%s/output_%d.pb", dir, k);
         if (access(path, R_OK)) break;
-        st = command_tensor_read(&want, &arena, path, NULL, err);
+        st = command_tensor_read(&want, &arena, path, k < m->signature->output_count ? &m->signature->outputs[k] : NULL, err);
         if (!st) st = compare(&r.outputs[k].tensor, &want, tolerance, r.outputs[k].name, err);
     }
     if (!st && seen == 0) st = err_set(err, ST_BAD_INPUT, "'%s' holds no output_0.pb", dir);

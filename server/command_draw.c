@@ -6,16 +6,18 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/checked.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/image.h"
+#include "engine/image_ops.h"
 #include "server/commands.h"
 
 enum { PICTURE_BYTES_MAX = 64 << 20, BAR = 30 };
 
 struct draw {
     struct engine_options options;
-    const char *model, *prompt, *negative, *image, *mask, *output;
+    const char *model, *prompt, *negative, *image, *mask, *latents, *dump, *output;
     double seed, steps, guidance, strength, eta, pictures, label;
     int    width, height;
     enum image_sampler  sampler;
@@ -57,8 +59,10 @@ bool command_size(const char *text, int *width, int *height)
 
 static void usage(FILE *to)
 {
-    fprintf(to, "usage: inferd draw MODEL --output FILE.png [--prompt TEXT] [--negative TEXT] [--seed N] [--steps N] [--guidance G] [--size WxH] [--n N]\n"
+    fprintf(to, "usage: inferd draw MODEL [--output picture.png] [--prompt TEXT] [--negative TEXT] [--seed N] [--steps N] [--guidance G] [--size WxH] [--n N]\n"
                 "       [--sampler NAME] [--schedule NAME] [--eta E] [--label N] [--image FILE [--mask FILE] [--strength S]] [--precision f32|auto] [--threads N] [--quiet]\n"
+                "       [--latents FILE.npy] [--dump DIR]\n"
+                "--latents gives the first noise, float32 [n, channels, height, width] of unit variance; --dump writes the latents after every call of the network, DIR/step_0.npy and so on.\n"
                 "MODEL is a diffusers folder, a .safetensors file, or STORE/NAME. With --n more files are written: NAME-2.png and so on. What is not said is the model's own.\n"
                 "samplers:");
     for (int s = SAMPLER_MODEL + 1; s < SAMPLER_COUNT; s++) fprintf(to, " %s", image_sampler_name((enum image_sampler)s));
@@ -116,12 +120,50 @@ static enum status write_picture(const char *output, int k, const struct image_j
     return written && closed ? ST_OK : err_set(err, ST_INTERNAL, "'%s' cannot be written", path);
 }
 
+/* ---- latents: given as the first noise, and looked at after every call ---- */
+struct dump { const char *directory; const struct image_job *job; const struct image_model *about; float *latents /* [pictures, channels, h, w] */; struct err err; };
+
+/* The pictures of a call come one by one; the last one's writes the file. */
+static void dump_latents(void *ctx, int picture, int step, const float *latents, int64_t count)
+{
+    struct dump *d = ctx;
+    const struct image_job *j = d->job;
+    char path[4096];
+    struct tensor t = { .dtype = DT_F32, .rank = 4, .dims = { j->pictures, d->about->channels, j->used.height / d->about->factor, j->used.width / d->about->factor } };
+    if (!d->latents) d->latents = mem_alloc_array((uint64_t)j->pictures, (uint64_t)count * sizeof *latents);
+    if (d->err.status) return;
+    if (!d->latents) {
+        err_set(&d->err, ST_NO_MEMORY, "writing latents");
+        return;
+    }
+    memcpy(d->latents + picture * count, latents, (size_t)count * sizeof *latents);
+    if (picture + 1 < j->pictures) return;
+    t.data = d->latents;
+    tensor_bytes(t.dtype, t.dims, t.rank, &t.bytes);
+    snprintf(path, sizeof path, "%.4000s/step_%d.npy", d->directory, step);
+    command_tensor_write(path, &t, &d->err);
+}
+
+/* The first noise of a file, in the arena. */
+static enum status read_latents(struct image_job *j, struct arena *arena, const char *path, struct err *err)
+{
+    struct tensor t;
+    enum status st = command_tensor_read(&t, arena, path, NULL, err);
+    if (!st && t.dtype != DT_F32) st = err_set(err, ST_BAD_INPUT, "'%s' holds numbers of the type %s; latents are float32", path, dtype_name(t.dtype));
+    if (st) return st;
+    j->latents = t.data;
+    j->latent_count = t.bytes / sizeof(float);
+    return ST_OK;
+}
+
 static enum status draw(struct draw *d, struct err *err)
 {
     struct command_model m;
     struct image_job j = { 0 };
     struct image image = { 0 }, mask = { 0 };
+    struct arena arena;
     char file[4096];
+    arena_init(&arena, (uint64_t)4 << 30);
     enum status st = command_model_find(file, d->model, err);
     if (!st && !command_engine_of(file)->image) st = err_set(err, ST_BAD_INPUT, "'%s' draws no pictures", d->model);
     if (!st && d->image) st = read_picture(&image, d->image, 3, err);
@@ -144,8 +186,13 @@ static enum status draw(struct draw *d, struct err *err)
         j.seed = (uint64_t)d->seed;
         j.image = d->image ? &image : NULL;
         j.mask = d->mask ? &mask : NULL;
+        struct dump dump = { .directory = d->dump, .job = &j, .about = m.ops->image->model(m.engine) };
+        if (d->dump) j.watch = dump_latents, j.watch_context = &dump;
+        if (!st && d->latents) st = read_latents(&j, &arena, d->latents, err);
         d->started = clock_ns();
         if (!st) st = command_image_run(&m, &j, show, d, err);
+        if (!st && dump.err.status) st = (*err = dump.err).status;
+        free(dump.latents);
         for (int k = 0; k < j.pictures && !st; k++) st = write_picture(d->output, k, &j, err);
         if (!st && !d->quiet) fprintf(stderr, "seed %llu, sampler %s, %d steps, guidance %g\n", (unsigned long long)j.used.seed, image_sampler_name(j.used.sampler), j.used.steps, (double)j.used.guidance);
         image_job_close(&j);
@@ -153,6 +200,7 @@ static enum status draw(struct draw *d, struct err *err)
     }
     image_free(&image);
     image_free(&mask);
+    arena_free(&arena);
     return st;
 }
 
@@ -178,7 +226,7 @@ static int number_option(struct command_args *a, struct draw *d)
 
 static int text_option(struct command_args *a, struct draw *d)
 {
-    const struct { const char *name; const char **out; } texts[] = { { "--prompt", &d->prompt }, { "--negative", &d->negative }, { "--image", &d->image }, { "--mask", &d->mask }, { "--output", &d->output } };
+    const struct { const char *name; const char **out; } texts[] = { { "--prompt", &d->prompt }, { "--negative", &d->negative }, { "--image", &d->image }, { "--mask", &d->mask }, { "--output", &d->output }, { "--latents", &d->latents }, { "--dump", &d->dump } };
     const char *v;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         if (command_option(a, texts[i].name, texts[i].out)) return *texts[i].out ? 1 : -1;
@@ -202,7 +250,7 @@ static int text_option(struct command_args *a, struct draw *d)
 
 int command_draw(int argc, char **argv)
 {
-    struct draw d = { .prompt = "", .negative = "", .guidance = -1, .strength = -1, .pictures = 1, .label = -1, .quiet = !isatty(STDERR_FILENO) };
+    struct draw d = { .prompt = "", .negative = "", .output = "picture.png", .guidance = -1, .strength = -1, .pictures = 1, .label = -1, .quiet = !isatty(STDERR_FILENO) };
     struct command_args a = { argc, 1, argv };
     struct err err = { 0 };
     command_engine_defaults(&d.options);
@@ -217,7 +265,7 @@ int command_draw(int argc, char **argv)
         if (argv[a.at][0] == '-' || d.model) { fprintf(stderr, "inferd draw: '%s' is not understood\n", argv[a.at]); usage(stderr); return 2; }
         d.model = argv[a.at++];
     }
-    if (!d.model || !d.output) { usage(stderr); return 2; }
+    if (!d.model) { usage(stderr); return 2; }
     if (!draw(&d, &err)) return 0;
     fprintf(stderr, "inferd: %s\n", err.text);
     return 1;

@@ -242,10 +242,14 @@ enum status command_tensor_read(struct tensor *t, struct arena *arena, const cha
     const char *dot = strrchr(path, '.');
     if (dot && strcmp(dot, ".npy") == 0) st = npy_parse(t, arena, copy, length, err);
     else if (dot && strcmp(dot, ".pb") == 0) {
-        struct onnx_tensor o;
-        st = onnx_parse_tensor(&o, arena, (const uint8_t *)copy, length, err);
-        if (!st && o.location) st = err_set(err, ST_UNSUPPORTED, "its data is in another file");
-        *t = o.tensor;
+        struct onnx_tensor o = { 0 };
+        if (port && port->optional) st = onnx_parse_optional(t, arena, (const uint8_t *)copy, length, err);
+        else if (port && port->dtype == DT_SEQUENCE) st = onnx_parse_sequence(t, arena, (const uint8_t *)copy, length, err);
+        else {
+            st = onnx_parse_tensor(&o, arena, (const uint8_t *)copy, length, err);
+            if (!st && o.location) st = err_set(err, ST_UNSUPPORTED, "its data is in another file");
+            *t = o.tensor;
+        }
     } else st = read_picture(t, arena, copy, length, port, err);
     if (st) return err_prefix(err, "'%s'", path);
     if (t->bytes && (uintptr_t)t->data % TENSOR_ALIGN) {
@@ -254,6 +258,19 @@ enum status command_tensor_read(struct tensor *t, struct arena *arena, const cha
         t->data = memcpy(aligned, t->data, t->bytes);
     }
     return ST_OK;
+}
+
+enum status command_tensor_write(const char *path, const struct tensor *t, struct err *err)
+{
+    struct buf b;
+    buf_init(&b, 0);
+    enum status st = npy_write(&b, t, err);
+    FILE *f = st ? NULL : fopen(path, "wb");
+    if (!st && !f) st = err_set(err, ST_INTERNAL, "'%s' cannot be written", path);
+    if (f && fwrite(b.data, 1, b.length, f) != b.length) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
+    if (f && fclose(f) && !st) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
+    buf_free(&b);
+    return st;
 }
 
 enum status command_job_run(struct command_model *m, struct request *r, void (*progress)(void *ctx), void *ctx, struct err *err)

@@ -38,7 +38,9 @@ enum status command_model_run(struct command_model *m, struct request *r, struct
 /* Steps a request with a text or an image job (set in `r`, which is initialised) to its end; progress (or NULL) is called after every step. */
 enum status command_job_run(struct command_model *m, struct request *r, void (*progress)(void *ctx), void *ctx, struct err *err);
 
-/* ---- tensors from files: .pb (TensorProto), .npy, .png .jpg .webp (as the port wants them: float 0..1 or uint8) ---- */
+/* ---- tensors from files: .pb (TensorProto; SequenceProto or OptionalProto where the port is one), .npy, .png .jpg .webp (as the port wants them: float 0..1 or uint8) ---- */
 enum status command_tensor_read(struct tensor *t, struct arena *arena, const char *path, const struct port *port, struct err *err);
+/* As .npy. */
+enum status command_tensor_write(const char *path, const struct tensor *t, struct err *err);
 
 #endif

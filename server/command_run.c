@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include "base/buf.h"
-#include "engine/formats/npy.h"
 #include "engine/operators/numbers.h"
 #include "server/command_model.h"
 #include "server/commands.h"
@@ -43,19 +42,11 @@ static void print_output(const char *name, const struct tensor *t)
 static enum status write_output(const char *dir, const char *name, const struct tensor *t, struct err *err)
 {
     char path[8192], plain[256];
-    struct buf b;
     size_t n = 0;
     for (; name[n] && n < sizeof plain - 1; n++) plain[n] = strchr("/\\:", name[n]) ? '_' : name[n];
     plain[n] = 0;
-    buf_init(&b, 0);
-    enum status st = npy_write(&b, t, err);
     snprintf(path, sizeof path, "%s/%s.npy", dir, plain);
-    FILE *f = st ? NULL : fopen(path, "wb");
-    if (!st && !f) st = err_set(err, ST_INTERNAL, "'%s' cannot be written", path);
-    if (f && fwrite(b.data, 1, b.length, f) != b.length) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
-    if (f && fclose(f) && !st) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
-    buf_free(&b);
-    return st;
+    return command_tensor_write(path, t, err);
 }
 
 static enum status read_inputs(const struct signature *s, const struct binding *bindings, int count, struct request_tensor *inputs, struct arena *arena, struct err *err)

@@ -6,8 +6,10 @@
 #include "base/clock.h"
 #include "base/threads.h"
 #include "engine/diffusion/diffusion_engine.h"
+#include "engine/ensemble/ensemble.h"
 #include "engine/llm/llm_engine.h"
 #include "engine/onnx/onnx_engine.h"
+#include "engine/response_cache.h"
 #include "kernels/kernels.h"
 #include "server/server.h"
 
@@ -24,7 +26,7 @@
 enum { HEAP_BLOCK_MAX = 4 << 20, HEAP_KEPT_MAX = 64 << 20 };
 enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2, CORES_PER_RPC_THREAD = 8 };
 
-static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine, &diffusion_engine };
+static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine, &diffusion_engine, &ensemble_engine };
 
 static enum status inspect_file(const char *kind, const uint8_t *data, uint64_t size, struct err *err)
 {
@@ -67,7 +69,7 @@ static enum status start_registry(struct server *s, struct err *err)
         .store = c->store, .control = !strcmp(c->control, "poll") ? CONTROL_POLL : !strcmp(c->control, "explicit") ? CONTROL_EXPLICIT : CONTROL_NONE,
         .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_model_count ? c->load_models : NULL, .load_at_start_count = c->load_model_count,
         .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = strcmp(c->precision, "f32") ? PRECISION_AUTO : PRECISION_F32,
-        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .inspector = s->inspector,
+        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .cache = s->cache, .inspector = s->inspector,
         .log = s->log, .progress = isatty(2) ? show_progress : NULL,
     };
     return registry_open(&s->registry, &o, err);
@@ -187,9 +189,12 @@ static void stop(struct server *s)
     jobs_close(s->jobs);
     registry_close(s->registry);
     expiry_close(s->expiry);
+    response_cache_close(s->cache);
     http_free(s->main_listener.http);
     http_free(s->metrics_listener.http);
     rpc_free(s->rpc);
+    regions_close(s->regions);
+    tracer_close(s->tracer);      /* after the last exchange, which tells of itself */
     auth_close(s->auth);
     serve_trim(s);
     inspector_stop(s->inspector);
@@ -206,6 +211,14 @@ static void raise_file_limit(void)
     if (files.rlim_cur >= want) return;
     files.rlim_cur = files.rlim_max == RLIM_INFINITY || files.rlim_max > want ? want : files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
+}
+
+static enum status start_tracer(struct server *s, struct err *err)
+{
+    const struct server_config *c = s->config;
+    const bool on = c->trace_level && !strcmp(c->trace_level, "timestamps");
+    if (c->trace_level && !on && strcmp(c->trace_level, "off")) return err_set(err, ST_BAD_INPUT, "--trace-level takes off or timestamps, not '%.40s'", c->trace_level);
+    return tracer_open(&s->tracer, &(struct tracer_options){ .file = c->trace_file, .endpoint = c->otlp_endpoint, .on = on, .rate = c->trace_rate, .count = c->trace_count, .log = s->log }, err);
 }
 
 static enum status start(struct server *s, struct err *err)
@@ -226,6 +239,9 @@ static enum status start(struct server *s, struct err *err)
     st = check_exposure(s, err);
     if (!st) st = auth_open(&s->auth, c->api_keys, s->loopback || c->insecure_no_auth, err);
     if (!st) st = expiry_open(&s->expiry, err);
+    if (!st && c->response_cache_bytes && !(s->cache = response_cache_open((uint64_t)c->response_cache_bytes))) st = err_set(err, ST_NO_MEMORY, "no memory for the response cache");
+    if (!st && c->allow_shared_memory && !(s->regions = regions_open())) st = err_set(err, ST_NO_MEMORY, "no memory for shared memory regions");
+    if (!st) st = start_tracer(s, err);
     if (!st) st = jobs_open(&s->jobs, JOB_THREADS, JOBS_WAITING, err);
     if (!st) st = start_registry(s, err);
     if (!st) st = start_listener(s, &s->main_listener, c->http_port, false, err);

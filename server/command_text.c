@@ -12,7 +12,6 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/file.h"
-#include "engine/formats/npy.h"
 #include "engine/llm/llm_internal.h"
 #include "engine/request.h"
 #include "server/commands.h"
@@ -358,22 +357,16 @@ static enum status logits(const char *model, const struct engine_options *option
 {
     struct command_model m;
     struct tensor t = { 0 };
-    struct buf b;
     int32_t *ids = NULL;
     int count = 0;
     enum status st = read_ids(text, &ids, &count, err);
     if (st) return st;
-    buf_init(&b, 0);
     st = command_text_open(&m, model, options, err);
     if (!st) {
         st = compute_logits(m.instance, ids, count, &t, err);
-        if (!st) st = npy_write(&b, &t, err);
+        if (!st) st = command_tensor_write(path, &t, err);
         command_model_close(&m);
     }
-    FILE *f = st ? NULL : fopen(path, "wb");
-    if (!st && (!f || fwrite(b.data, 1, b.length, f) != b.length)) st = err_set(err, ST_INTERNAL, "'%s' cannot be written", path);
-    if (f && fclose(f) && !st) st = err_set(err, ST_NO_SPACE, "'%s' cannot be written", path);
-    buf_free(&b);
     free(t.data);
     free(ids);
     return st;

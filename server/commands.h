@@ -3,6 +3,7 @@
 #define SERVER_COMMANDS_H
 
 int command_serve(int argc, char **argv);
+int command_health(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_run(int argc, char **argv);
 int command_inspect(int argc, char **argv);

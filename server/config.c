@@ -36,9 +36,16 @@ static const struct setting settings[] = {
     { "http-max-input-size", NUMBER, AT(body_max), 1024, INT64_C(1) << 36, "BYTES", "largest request body (67108864)" },
     { "request-memory", NUMBER, AT(request_memory_max), 1 << 16, INT64_C(1) << 40, "BYTES", "memory one request may take for inputs and outputs (536870912)" },
     { "model-memory", NUMBER, AT(model_memory_max), 1 << 20, INT64_C(1) << 44, "BYTES", "memory one model version may take (8589934592)" },
+    { "allow-shared-memory", SWITCH, AT(allow_shared_memory), 0, 0, NULL, "let clients register system shared memory and pass tensors in it (needs the scope admin)" },
+    { "response-cache-size", NUMBER, AT(response_cache_bytes), 0, INT64_C(1) << 40, "BYTES", "answers kept for models whose config says response_cache (67108864)" },
     { "header-timeout-ms", NUMBER, AT(header_timeout_ms), 100, 3600000, "N", "a request's headers must be in by then (10000)" },
     { "idle-timeout-ms", NUMBER, AT(idle_timeout_ms), 100, 86400000, "N", "an idle keep-alive connection closes (75000)" },
     { "stall-timeout-ms", NUMBER, AT(stall_timeout_ms), 100, 86400000, "N", "an answer nobody reads is dropped (30000)" },
+    { "trace-level", TEXT, AT(trace_level), 0, 0, "LEVEL", "off (default) or timestamps: trace requests; /v2/trace/setting changes it" },
+    { "trace-rate", NUMBER, AT(trace_rate), 1, INT64_C(1) << 40, "N", "trace one request in N (1000)" },
+    { "trace-count", NUMBER, AT(trace_count), -1, INT64_C(1) << 40, "N", "trace at most N requests (-1: no limit)" },
+    { "trace-file", TEXT, AT(trace_file), 0, 0, "FILE", "traces go there in Triton's form" },
+    { "otlp-endpoint", TEXT, AT(otlp_endpoint), 0, 0, "URL", "traces go to this OpenTelemetry collector (OTLP/HTTP, JSON), e.g. http://127.0.0.1:4318/v1/traces" },
     { "access-log", SWITCH, AT(access_log), 0, 0, NULL, "one JSON line a request on standard error (true)" },
     { "verbose", SWITCH, AT(verbose), 0, 0, NULL, "log details" },
     { "config", TEXT, AT(config), 0, 0, "FILE", "JSON object with these settings; flags win" },
@@ -155,7 +162,7 @@ enum status config_read(struct server_config *c, int argc, char **argv, bool *he
 {
     *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .allowed_hosts = "", .http_port = 8000, .grpc_port = 8001, .metrics_port = 8002,
                                  .poll_ms = 1000, .exit_timeout_s = 30, .connections_max = 10000, .body_max = 64 << 20, .request_memory_max = 512 << 20,
-                                 .model_memory_max = INT64_C(8) << 30, .header_timeout_ms = 10000, .idle_timeout_ms = 75000, .stall_timeout_ms = 30000,
+                                 .model_memory_max = INT64_C(8) << 30, .response_cache_bytes = 64 << 20, .trace_rate = 1000, .trace_count = -1, .header_timeout_ms = 10000, .idle_timeout_ms = 75000, .stall_timeout_ms = 30000,
                                  .strict_readiness = true, .access_log = true };
     arena_init(&c->arena, 4 << 20);
     *help = false;

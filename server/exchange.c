@@ -30,6 +30,7 @@ static void serve_release(struct request *r)
     struct server *s = x->server;
     if (x->pin) registry_unpin(s->registry, x->pin);
     if (x->upload) registry_upload_abort(x->upload);
+    infer_ask_close(&x->ask);
     openai_ask_close(&x->text);
     images_close(&x->image.ask);
     pthread_mutex_destroy(&x->image.lock);
@@ -63,6 +64,7 @@ struct exchange *exchange_new(struct server *s, uint64_t received_ns)
     x->request.release = serve_release;
     x->request.times.received = received_ns;
     x->server = s;
+    x->ask.regions = s->regions;
     return x;
 }
 
@@ -222,6 +224,12 @@ static void log_transport(struct log_line *line, struct exchange *x)
     log_line_int(line, "bytes", (int64_t)http_answer_bytes(x->call));
 }
 
+static void note_trace(struct exchange *x)
+{
+    const struct err *failed = x->error.status ? &x->error : x->request.error.status ? &x->request.error : NULL;
+    if (x->pin && x->request.times.queued) tracer_note(x->server->tracer, x->pin->name, x->pin->version, &x->request, &x->trace, clock_ns(), failed ? failed->text : NULL);
+}
+
 static void write_log(struct exchange *x, bool sent)
 {
     struct log_line line;
@@ -262,5 +270,6 @@ void exchange_ended(struct exchange *x, bool sent)
 {
     atomic_fetch_add_explicit(&x->server->served, 1, memory_order_relaxed);
     if (!atomic_load(&x->in_job)) auth_spend(x->server->auth, x->who, count_tokens(x), clock_ns());
+    if (tracer_on(x->server->tracer)) note_trace(x);
     write_log(x, sent);
 }

@@ -137,7 +137,7 @@ static void watch_one(struct http_guard *g, int fd, uint64_t now)
         return;
     }
     if (phase == PHASE_HEADERS && atomic_load_explicit(&c->fresh, memory_order_relaxed)) {
-        if (age_ms > g->limits.header_ms) end(c, fd, slow);
+        if (age_ms > g->limits.header_ms) end(c, fd, tcp_bytes(fd, &received, &acked) && received ? slow : NULL);      /* who has asked nothing is answered nothing: an answer now would be taken for the next one */
         return;
     }
     if (!tcp_bytes(fd, &received, &acked)) return;

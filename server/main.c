@@ -8,6 +8,7 @@
 
 static const struct { const char *name; int (*run)(int argc, char **argv); const char *help; } commands[] = {
     { "serve", command_serve, "serve the models of a store over HTTP" },
+    { "health", command_health, "is the server on this machine ready?" },
     { "check", command_check, "run models on stored inputs and compare with stored outputs" },
     { "run", command_run, "one inference from files" },
     { "inspect", command_inspect, "what a model file holds and which kernels will run it" },

@@ -143,6 +143,7 @@ static void serve_begin(void *context, struct http_call *c)
         http_answer(c, 503, NULL, NULL);
         return;
     }
+    if (tracer_on(l->server->tracer)) x->trace = trace_context_read(http_header(c, "traceparent"));
     enum status st = atomic_load(&l->server->stopping) ? err_set(&err, ST_UNAVAILABLE, "the server is stopping") : check_trust(x, &err);
     if (!st) st = plan_body(x, &err);
     if (!st && queue_is_full(x, &err)) {

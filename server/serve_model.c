@@ -6,6 +6,7 @@
 #include "kernels/kernels.h"
 #include "monitor/metrics.h"
 
+#include <stdio.h>
 #include <string.h>
 
 bool serve_is_ready(struct server *s) { return !atomic_load(&s->draining) && registry_ready(s->registry); }
@@ -14,7 +15,7 @@ static void serve_server(struct exchange *x)
 {
     struct buf b;
     buf_init(&b, 0);
-    oip_server_write(&b);
+    oip_server_write(&b, x->server->regions != NULL);
     serve_json(x, 200, &b);
 }
 
@@ -151,6 +152,33 @@ static void serve_logging(struct exchange *x)
     serve_json(x, 200, &b);
 }
 
+/* The settings of the model that the route names, or the global ones; changed first when the route says so. */
+static void serve_trace(struct exchange *x)
+{
+    char model[MODEL_NAME_MAX + 1];
+    struct json *settings = x->question;
+    struct err err;
+    struct buf b;
+    enum status st = ST_OK;
+    snprintf(model, sizeof model, "%.*s", (int)(x->route.model_length < MODEL_NAME_MAX ? x->route.model_length : MODEL_NAME_MAX), x->route.model ? x->route.model : "");
+    if (*model) {
+        st = registry_pin(x->server->registry, model, strlen(model), 0, &x->pin, &err);
+        if (st) err_set(&err, ST_BAD_INPUT, "Request for unknown model : %s", model);
+    }
+    if (!st && x->route.route == ROUTE_TRACE_SET) {
+        if (!settings) st = serve_read_object(x, &settings, &err);
+        if (!st) st = tracer_set(x->server->tracer, *model ? model : NULL, settings, &err);
+        if (!st) registry_audit(x->server->registry, x->who, "trace", model, "");
+    }
+    if (st) {
+        serve_error(x, &err);
+        return;
+    }
+    buf_init(&b, 0);
+    tracer_write(x->server->tracer, *model ? model : NULL, &b);
+    serve_json(x, 200, &b);
+}
+
 static void serve_metrics(struct exchange *x)
 {
     struct buf b;
@@ -173,12 +201,10 @@ bool serve_model_route(struct exchange *x)
     case ROUTE_INDEX: serve_index(x); return true;
     case ROUTE_LOGGING_GET: case ROUTE_LOGGING_SET: serve_logging(x); return true;
     case ROUTE_METRICS: serve_metrics(x); return true;
-    case ROUTE_TRACE:
-        err_set(&err, ST_UNSUPPORTED, "the server does not support trace");
-        serve_error(x, &err);
-        return true;
-    case ROUTE_SYSTEM_MEMORY: case ROUTE_CUDA_MEMORY:
-        err_set(&err, ST_UNSUPPORTED, "%s shared memory is off", x->route.route == ROUTE_CUDA_MEMORY ? "CUDA" : "system");
+    case ROUTE_TRACE: case ROUTE_TRACE_SET: serve_trace(x); return true;
+    case ROUTE_SYSTEM_STATUS: case ROUTE_SYSTEM_REGISTER: case ROUTE_SYSTEM_UNREGISTER: serve_regions(x); return true;
+    case ROUTE_CUDA_MEMORY:
+        err_set(&err, ST_UNSUPPORTED, "CUDA shared memory is off");
         serve_error(x, &err);
         return true;
     case ROUTE_NAMED_REPOSITORY:

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SMALL_MESSAGE_MAX = 1 << 20, KEY_MAX = 512, ANSWER_MEMORY = 64 << 20 };
+enum { SMALL_MESSAGE_MAX = 1 << 20, KEY_MAX = 512, TRACEPARENT_MAX = 128, ANSWER_MEMORY = 64 << 20 };
 
 struct exchange *serve_rpc_exchange(struct server *s, struct rpc_call *c, const struct rpc_method *m)
 {
@@ -24,6 +24,8 @@ struct exchange *serve_rpc_exchange(struct server *s, struct rpc_call *c, const 
     x->method = m;
     x->route = (struct route_match){ .route = m ? m->route : ROUTE_NONE, .scope = m ? m->scope : SCOPE_OPEN };
     x->request.deadline_ns = rpc_deadline_ns(c);
+    char parent[TRACEPARENT_MAX];
+    if (tracer_on(s->tracer) && rpc_metadata(c, "traceparent", parent, sizeof parent)) x->trace = trace_context_read(parent);
     return x;
 }
 
@@ -72,6 +74,11 @@ static enum status choose_route(struct exchange *x, struct json *root, struct er
             x->route.route = ROUTE_LOGGING_GET;
             return ST_OK;
         }
+        x->question = (struct json *)settings;
+        return check_trust(x, SCOPE_ADMIN, err);
+    case ROUTE_TRACE:
+        if (!settings || !settings->list.count) return ST_OK;
+        x->route.route = ROUTE_TRACE_SET;
         x->question = (struct json *)settings;
         return check_trust(x, SCOPE_ADMIN, err);
     default: return ST_OK;

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "model_store/inspector.h"
 #include "model_store/registry.h"
+#include "monitor/trace.h"
 #include "server/auth.h"
 #include "server/config.h"
 #include "server/http.h"
@@ -33,6 +34,9 @@ struct server {
     struct auth       *auth;
     struct registry   *registry;
     struct expiry     *expiry;
+    struct response_cache *cache;
+    struct tracer     *tracer;
+    struct regions    *regions;             /* shared memory that clients registered; NULL: not allowed */
     struct inspector  *inspector;
     struct jobs       *jobs;
     struct listener    main_listener, metrics_listener;
@@ -102,6 +106,7 @@ struct exchange {
     size_t                body_length;      /* of a text route's body */
     struct json          *question;         /* its tree */
     struct upload        *upload;
+    struct trace_context  trace;            /* what the client says of the trace it is in */
     struct err            error;            /* of what was done before or beside the scheduler */
     struct buf            answer;           /* JSON made by a job */
     int                   answer_status;
@@ -151,6 +156,8 @@ bool serve_is_ready(struct server *s);
 /* Routes that need no scheduler: serve_model.c, serve_admin.c. True when the route was theirs. */
 bool serve_model_route(struct exchange *x);
 bool serve_admin_route(struct exchange *x);
+/* Routes of system shared memory (serve_regions.c). */
+void serve_regions(struct exchange *x);
 /* Routes of language models (serve_text.c): true when the route was theirs. serve_text_resume: after an event. */
 bool serve_text_route(struct exchange *x);
 void serve_text_resume(struct exchange *x);

@@ -208,12 +208,13 @@ static enum status instance_collect(struct engine_instance *i, struct err *err)
 
 static void instance_retire(struct engine_instance *i, struct slot *s)
 {
-    (void)i;
+    atomic_fetch_sub(&i->engine->stats.running, 1);
     request_retire(s);
 }
 
 static const struct image_model *engine_model(const struct engine *e) { return &e->about; }
-static const struct image_ops image = { .model = engine_model };
+static struct image_stats *engine_stats(const struct engine *e) { return (struct image_stats *)(uintptr_t)&e->stats; }      /* counters are no part of what is read only */
+static const struct image_ops image = { .model = engine_model, .stats = engine_stats };
 
 const struct engine_ops diffusion_engine = {
     .name = "diffusion", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = request_check, .start = instance_start, .stop = instance_stop,

@@ -30,6 +30,7 @@ struct engine {
     struct denoiser     denoiser;
     struct autoencoder  vae;               /* factor 1 and the network's channels where pixels are drawn */
     struct image_model  about;
+    struct image_stats  stats;
     struct engine_options options;
     struct signature    signature;
     uint64_t            memory_max;

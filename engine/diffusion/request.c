@@ -226,6 +226,7 @@ enum status request_admit(struct engine_instance *i, struct request *r, struct s
     j->phase = IMAGE_READING;
     j->step = s->plan.begin / s->plan.order;
     pthread_mutex_unlock(&j->lock);
+    atomic_fetch_add(&e->stats.running, 1);
     *out = &s->base;
     return ST_OK;
 }

@@ -192,7 +192,10 @@ static enum status draw(struct engine_instance *i, struct image_slot *const *slo
             const struct image_slot *next = p + 1 < slots[s]->job->pictures ? slots[s] : last ? NULL : slots[s + 1];
             const bool alike = next && (!i->engine->denoiser.joint || next->texts.tokens == slots[s]->texts.tokens);
             if (count + 2 <= most && alike) continue;
+            const uint64_t began = clock_ns();
             st = call_network(i, rows, count, i->said, stop, err);
+            stats_observe(&i->engine->stats.call, clock_ns() - began);
+            atomic_fetch_add_explicit(&i->engine->stats.rows, (uint64_t)count, memory_order_relaxed);
             for (int k = 0; k < count && !st; k++)
                 if (!rows[k].side) move_picture(rows[k].slot, rows[k].picture, i->said + k * slots[0]->count, rows[k].slot->twice ? i->said + (k + 1) * slots[0]->count : NULL);
             count = 0;
@@ -201,17 +204,18 @@ static enum status draw(struct engine_instance *i, struct image_slot *const *slo
 }
 
 /* ---- phases ---- */
-static void enter(struct image_slot *s, enum image_phase phase)
+static void enter(struct engine_instance *i, struct image_slot *s, enum image_phase phase)
 {
     struct image_job *j = s->job;
-    const uint64_t now = clock_ns();
+    struct image_stats *t = &i->engine->stats;
+    const uint64_t spent = clock_ns() - s->phase_ns;
+    stats_observe(s->phase == IMAGE_READING ? &t->reading : s->phase == IMAGE_DENOISING ? &t->denoising : &t->decoding, spent);
     pthread_mutex_lock(&j->lock);
-    uint64_t *spent = s->phase == IMAGE_READING ? &j->text_ns : s->phase == IMAGE_DENOISING ? &j->denoise_ns : &j->decode_ns;
-    *spent += now - s->phase_ns;
+    *(s->phase == IMAGE_READING ? &j->text_ns : s->phase == IMAGE_DENOISING ? &j->denoise_ns : &j->decode_ns) += spent;
     j->phase = phase;
     pthread_mutex_unlock(&j->lock);
     s->phase = phase;
-    s->phase_ns = now;
+    s->phase_ns += spent;
 }
 
 static enum status read_slots(struct engine_instance *i, struct image_slot *const *slots, int n, const atomic_bool *stop, struct err *err)
@@ -228,7 +232,7 @@ static enum status read_slots(struct engine_instance *i, struct image_slot *cons
             slots[s]->base.state = SLOT_FAILED;
             continue;
         }
-        enter(slots[s], IMAGE_DENOISING);
+        enter(i, slots[s], IMAGE_DENOISING);
     }
     return st;
 }
@@ -268,13 +272,14 @@ static enum status draw_slots(struct engine_instance *i, struct image_slot *cons
     for (int s = 0; s < n && !st; s++) {
         struct image_job *j = slots[s]->job;
         slots[s]->call++;
+        atomic_fetch_add_explicit(&i->engine->stats.steps, (uint64_t)j->pictures, memory_order_relaxed);
         pthread_mutex_lock(&j->lock);
         j->step = (slots[s]->call + slots[s]->plan.order - 1) / slots[s]->plan.order;
         if (j->step > slots[s]->plan.steps) j->step = slots[s]->plan.steps;
         pthread_mutex_unlock(&j->lock);
         slots[s]->base.partial = j->progress;
         if (partial_due(slots[s])) st = make_partials(i, slots[s], stop, err);
-        if (slots[s]->call == slots[s]->plan.calls) enter(slots[s], IMAGE_DECODING);
+        if (slots[s]->call == slots[s]->plan.calls) enter(i, slots[s], IMAGE_DECODING);
     }
     return st;
 }
@@ -296,8 +301,9 @@ static enum status decode_slots(struct engine_instance *i, struct image_slot *co
         free(j->answers[k].pixels);
         j->answers[k].pixels = pixels;
         pthread_mutex_unlock(&j->lock);
+        atomic_fetch_add_explicit(&i->engine->stats.pictures, 1, memory_order_relaxed);
         if (++slots[s]->decoded < j->pictures) continue;
-        enter(slots[s], IMAGE_OVER);
+        enter(i, slots[s], IMAGE_OVER);
         slots[s]->base.state = SLOT_DONE;
         slots[s]->base.request->times.infer_done = clock_ns();
     }

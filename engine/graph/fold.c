@@ -17,7 +17,7 @@ static bool all_constant(const struct graph *g, const struct node *n)
 {
     for (int k = 0; k < n->in_count; k++)
         if (n->in[k] >= 0 && (!value_is_constant(g, n->in[k]) || !g->values[n->in[k]].type.data)) return false;
-    return !(n->op->flags & OP_DRAWS);
+    return !(n->op->flags & (OP_DRAWS | OP_MAKES));
 }
 
 static bool costs_too_much(const struct call *c)
@@ -63,7 +63,7 @@ static enum status compute(struct graph *g, struct node *n, struct call *c, stru
 static enum status fold_node(struct graph *g, struct node *n, struct err *err)
 {
     struct operand ins[GRAPH_INPUTS_MAX], outs[GRAPH_INPUTS_MAX], *in[GRAPH_INPUTS_MAX], *out[GRAPH_INPUTS_MAX];
-    struct call c = { .node = n, .in = in, .out = out, .in_count = n->in_count, .out_count = n->out_count, .k = &g->device.kernels, .threads = 1 };
+    struct call c = { .node = n, .in = in, .out = out, .in_count = n->in_count, .out_count = n->out_count, .k = &g->device.kernels, .threads = 1, .run = g->arena };
     for (int k = 0; k < n->in_count; k++) {
         in[k] = n->in[k] < 0 ? NULL : &ins[k];
         if (in[k]) ins[k] = g->values[n->in[k]].type;

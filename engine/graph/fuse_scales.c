@@ -54,7 +54,7 @@ static enum status norm_numbers(struct graph *g, const struct node *n, int64_t c
 
 static bool is_norm(const struct graph *g, const struct node *n, int64_t channels)
 {
-    if (strcmp(n->op->name, "BatchNormalization")) return false;
+    if (strcmp(n->op->name, "BatchNormalization") || node_int(n, "training_mode", 0)) return false;
     for (int k = 1; k < 5; k++)
         if (!value_is_constant(g, n->in[k]) || g->values[n->in[k]].type.dtype != DT_F32 || operand_count(&g->values[n->in[k]].type) != (uint64_t)channels) return false;
     for (int k = 1; k < n->out_count; k++)
@@ -75,7 +75,7 @@ static int arithmetic(const struct node *n)
 static bool read_line(struct graph *g, struct node *n, float **scale, float **bias, int *x, int64_t *channels, enum status *st)
 {
     int kind = arithmetic(n), side = 0;
-    bool norm = strcmp(n->op->name, "BatchNormalization") == 0, scalar = false;
+    bool norm = strcmp(n->op->name, "BatchNormalization") == 0 && !node_int(n, "training_mode", 0), scalar = false;
     const float *c = NULL;
     if (!norm && kind < 0) return false;
     if (!norm) {

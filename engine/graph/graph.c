@@ -64,7 +64,7 @@ uint64_t operand_count(const struct operand *o)
 
 int operand_size(const struct operand *o)
 {
-    return o->dtype == DT_STRING ? (int)sizeof(struct string_ref) : dtype_bits(o->dtype) / 8;
+    return o->dtype == DT_STRING ? (int)sizeof(struct string_ref) : o->dtype == DT_SEQUENCE ? (int)sizeof(struct tensor) : dtype_bits(o->dtype) / 8;
 }
 
 enum status call_set(struct call *c, int i, enum dtype t, const int64_t *dims, int rank, struct err *err)
@@ -80,6 +80,60 @@ enum status call_set(struct call *c, int i, enum dtype t, const int64_t *dims, i
     o->rank = rank;
     if (dims != o->dims && rank) memmove(o->dims, dims, (size_t)rank * sizeof *dims);
     o->bytes = bytes;
+    return ST_OK;
+}
+
+enum status call_make(struct call *c, int i, enum dtype t, const int64_t *dims, int rank, struct err *err)
+{
+    enum status st = call_set(c, i, t, dims, rank, err);
+    if (st) return st;
+    struct operand *o = c->out[i];
+    o->channels_last = o->splat = false;
+    o->data = arena_alloc(c->run, o->bytes ? o->bytes : 1, TENSOR_ALIGN);
+    return o->data ? ST_OK : call_error(c, err, ST_NO_MEMORY, "its result passes the memory budget");
+}
+
+struct tensor operand_tensor(const struct operand *o)
+{
+    struct tensor t = { .dtype = o->dtype, .rank = o->rank, .data = o->data, .bytes = o->bytes };
+    memcpy(t.dims, o->dims, sizeof t.dims);
+    return t;
+}
+
+struct operand tensor_operand(const struct tensor *t)
+{
+    struct operand o = { .dtype = t->dtype, .rank = t->rank, .data = t->data, .bytes = t->bytes };
+    memcpy(o.dims, t->dims, sizeof o.dims);
+    return o;
+}
+
+static enum status keep(struct tensor *t, struct arena *arena, int depth, struct err *err)
+{
+    void *copy = arena_alloc(arena, t->bytes ? t->bytes : 1, TENSOR_ALIGN);
+    if (!copy) return err_set(err, ST_NO_MEMORY, "keeping a value passes the memory budget");
+    if (t->bytes) memcpy(copy, t->data, t->bytes);
+    t->data = copy;
+    struct string_ref *s = copy;
+    for (uint64_t k = 0; t->dtype == DT_STRING && k < t->bytes / sizeof *s; k++)
+        if (!(s[k].text = arena_copy(arena, s[k].length ? s[k].text : "", s[k].length))) return err_set(err, ST_NO_MEMORY, "keeping a value passes the memory budget");
+    struct tensor *items = copy;
+    if (t->dtype == DT_SEQUENCE && depth == 0) return err_set(err, ST_UNSUPPORTED, "sequences nested too deep");
+    for (uint64_t k = 0; t->dtype == DT_SEQUENCE && k < t->bytes / sizeof *items; k++) {
+        enum status st = keep(&items[k], arena, depth - 1, err);
+        if (st) return st;
+    }
+    return ST_OK;
+}
+
+enum status operand_keep(struct operand *to, const struct operand *from, struct arena *arena, struct err *err)
+{
+    struct tensor t = operand_tensor(from);
+    enum { DEPTH_MAX = 4 };
+    enum status st = keep(&t, arena, DEPTH_MAX, err);
+    bool dynamic = to->dynamic;
+    if (st) return st;
+    *to = tensor_operand(&t);
+    to->dynamic = dynamic;
     return ST_OK;
 }
 
@@ -277,8 +331,26 @@ bool graph_own_linear(struct graph *g, struct linear_layer *l)
     return true;
 }
 
+struct graph *graph_add_inner(struct graph *g)
+{
+    struct graph *b = arena_calloc(g->arena, 1, sizeof *b);
+    if (!b) return NULL;
+    b->arena = g->arena;
+    b->device = g->device;
+    b->memory_max = g->memory_max;
+    b->max_rows = 1;
+    b->is_body = true;
+    b->next_inner = g->inner;
+    g->inner = b;
+    return b;
+}
+
 void graph_close(struct graph *g)
 {
+    for (struct graph *b = g->inner, *next; b; b = next) {
+        next = b->next_inner;
+        graph_close(b);
+    }
     for (int i = 0; i < g->linear_count; i++) linear_close(g->linears[i]);
     free(g->linears);
     for (int i = 0; i < g->node_count; i++) {

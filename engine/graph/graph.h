@@ -6,10 +6,15 @@
  * (Shape, Gather, Concat ... Reshape) are computed while planning, so exports that compute their shapes cost nothing at run time.
  * A shape that depends on data is found while running, in a budgeted arena of the run.
  *
+ * A value may also be a sequence of tensors or an optional that holds nothing (DT_SEQUENCE, DT_ABSENT of tensor.h). A node may own bodies: graphs
+ * of their own whose inputs are what the operator hands them and, behind those, what they read of the graph around them (captures), which the
+ * node lists as inputs of its own.
+ *
  * A value of rank >= 3 may be stored channels last (NHWC). Its dims stay in ONNX's order; the flag says how the bytes lie. */
 #ifndef ENGINE_GRAPH_GRAPH_H
 #define ENGINE_GRAPH_GRAPH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -47,6 +52,7 @@ struct value {
     int             producer;     /* node index, -1 */
     int             uses;         /* by live nodes */
     bool            is_output;
+    bool            is_optional;  /* an input or output that may be DT_ABSENT */
     bool            declared;     /* an output whose dtype and dims the file declares: in `said` */
     struct operand  said;
     struct operand  probe[2];     /* shapes under two bindings; rank -1 where unknown */
@@ -54,6 +60,10 @@ struct value {
 
 struct conv_layer;
 struct linear_layer;
+struct graph;
+
+/* A graph that a node runs. Its inputs behind the first `formal_count` are the node's inputs captures[0], captures[1], ... */
+struct body { const char *attribute; struct graph *graph; int formal_count; int *captures; };
 
 struct node {
     const struct op *op;
@@ -64,6 +74,8 @@ struct node {
     struct onnx_attribute *attributes;
     int         attribute_count;
     bool        dead;
+    struct body *bodies; int body_count;      /* graphs this node runs, in the order of its graph attributes */
+    int         formal_count;     /* inputs the operator itself takes; those behind are captures */
 
     /* fused into this node */
     struct activation_spec act;
@@ -89,6 +101,8 @@ struct graph {
     int *inputs;  int input_count;
     int *outputs; int output_count;
     struct linear_layer **linears; int linear_count, linear_room;      /* all that nodes use, closed with the graph */
+    struct graph *inner, *next_inner;         /* bodies of nodes, closed with the graph: a list */
+    bool          is_body;
     int64_t       max_rows;       /* hint for kernels */
     bool          batchable;
     const char   *batch_reason;   /* why not */
@@ -105,6 +119,8 @@ struct call {
     void *scratch;                /* of op->scratch bytes, aligned to TENSOR_ALIGN */
     void *state;                  /* of op->prepare */
     bool  needs_data;             /* set by infer: the shape depends on data that is not there */
+    struct arena *run;            /* while evaluating: memory that lives until the run ends (texts of string tensors, items of sequences, what call_make takes) */
+    const atomic_bool *stop;      /* while running; may be NULL: once true, long work ends with ST_CANCELLED */
 };
 
 /* A row of the operator table. */
@@ -135,6 +151,7 @@ enum op_flags {
     OP_SPLAT      = 128,   /* inputs may be splats */
     OP_DRAWS      = 256,   /* random: never folded */
     OP_READS_LAST = 1024,  /* takes a channels-last input 0, answers in plain order */
+    OP_MAKES      = 2048,  /* eval makes every result itself (call_make): their types or shapes depend on data. There is no infer; `prepare` is called once per plan, before any shape is known */
     OP_WANTS_LAST = 512,   /* convolution: input 0 must be channels last when it is f32 */
 };
 
@@ -157,6 +174,12 @@ int         operand_size(const struct operand *o);       /* bytes of an element 
 enum status call_set(struct call *c, int i, enum dtype t, const int64_t *dims, int rank, struct err *err);
 /* Reads input i as a short list of integers (int32, int64 or uint8). False when its data is not known: needs_data is then set. */
 enum status call_ints(struct call *c, int i, int64_t *out, int max, int *count, bool *known, struct err *err);
+/* For OP_MAKES: sets dtype and dims of out[i] (always there) and gives it memory of the run. */
+enum status call_make(struct call *c, int i, enum dtype t, const int64_t *dims, int rank, struct err *err);
+/* A copy of a value whose bytes, texts and items all lie in the arena: what a sequence or a later step may keep. */
+enum status operand_keep(struct operand *to, const struct operand *from, struct arena *arena, struct err *err);
+struct tensor  operand_tensor(const struct operand *o);
+struct operand tensor_operand(const struct tensor *t);
 bool        axis_fix(int64_t *axis, int rank);           /* -rank..rank-1 -> 0..rank-1 */
 /* dims in the order the bytes lie in. */
 void        operand_physical(const struct operand *o, int64_t *dims);
@@ -174,6 +197,8 @@ bool         graph_own_linear(struct graph *g, struct linear_layer *l);
 void         graph_count_uses(struct graph *g);
 /* Sorts nodes so that producers come first (the file's order where it can); drops dead ones. */
 enum status  graph_sort(struct graph *g, struct err *err);
+/* An empty graph of the same arena and device that closes with g: for bodies. NULL: no memory. */
+struct graph *graph_add_inner(struct graph *g);
 void         graph_close(struct graph *g);               /* packed weights; the arena is the caller's */
 
 #endif

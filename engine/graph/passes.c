@@ -63,6 +63,10 @@ static enum status align_short(struct graph *g, struct err *err)
 enum status passes_run(struct graph *g, bool off, struct err *err)
 {
     enum status st = align_short(g, err);
+    for (struct graph *b = g->inner; b && !st; b = b->next_inner) {
+        st = passes_run(b, off, err);
+        g->packed_bytes += b->packed_bytes;
+    }
     if (!st && !off) {
         st = fold_constants(g, err);
         if (!st) st = settle(g, err);
@@ -77,6 +81,6 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
     }
     if (!st) st = probe_shapes(g, err);
     if (!st) st = pack_weights(g, err);
-    if (!st) st = prove_rows(g, err);
+    if (!st && !g->is_body) st = prove_rows(g, err);
     return st;
 }

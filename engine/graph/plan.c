@@ -209,7 +209,12 @@ static enum status add_steps(struct plan *p, struct err *err)
         s->dynamic = dynamic;
         call_bind(&s->call, g, n, p->operands, lists, lists + n->in_count);
         p->step_count++;
-        if (dynamic) { p->dynamic = true; continue; }
+        p->dynamic = p->dynamic || dynamic;
+        if (dynamic && n->op->flags & OP_MAKES && n->op->prepare) {
+            enum status st = n->op->prepare(&s->call, err);
+            if (st) return st;
+        }
+        if (dynamic) continue;
         if (call_nanoseconds(&s->call) < TEAM_NS) s->call.threads = 1;
         s->view = is_view(s);
         if (s->view) continue;
@@ -238,6 +243,7 @@ enum status plan_open(struct plan **out, const struct graph *g, const struct ope
         for (int k = 0; k < g->input_count && !st; k++) {
             struct operand *o = &p->operands[g->inputs[k]];
             o->rank = inputs[k].rank;
+            if (inputs[k].dtype != DT_NONE) o->dtype = inputs[k].dtype;
             memcpy(o->dims, inputs[k].dims, sizeof o->dims);
             if (!tensor_bytes(o->dtype, o->dims, o->rank, &o->bytes)) st = err_set(err, ST_BAD_INPUT, "an input's shape is too large");
         }
@@ -306,9 +312,9 @@ static enum status run_dynamic(struct step *s, struct arena *run, struct err *er
     }
     c->out = outs;
     c->needs_data = false;
-    enum status st = op->infer(c, err);
+    enum status st = op->flags & OP_MAKES ? op->eval(c, err) : op->infer(c, err);
     c->out = real;
-    if (st) return st;
+    if (st || op->flags & OP_MAKES) return st;
     if (c->needs_data) return call_error(c, err, ST_INTERNAL, "its shape cannot be worked out");
     bool view = (op->flags & OP_VIEW) != 0, room = true;
     for (int k = 0; k < c->out_count; k++) {
@@ -337,6 +343,8 @@ enum status plan_run(struct plan *p, void *const *data, struct arena *run, const
         struct step *s = &p->steps[i];
         if (stop && atomic_load_explicit(stop, memory_order_relaxed)) return err_set(err, ST_CANCELLED, "stopped");
         if (s->view && s->node->out_count == 1) continue;
+        s->call.run = run;
+        s->call.stop = stop;
         uint64_t start = p->timed ? clock_ns() : 0;
         enum status st = s->dynamic ? run_dynamic(s, run, err) : s->node->op->eval(&s->call, err);
         if (st) return st;

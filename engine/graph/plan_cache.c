@@ -19,7 +19,7 @@ void plan_cache_close(struct plan_cache *c)
 static bool same_shapes(const struct graph *g, const struct operand *a, const struct operand *b)
 {
     for (int k = 0; k < g->input_count; k++)
-        if (a[k].rank != b[k].rank || memcmp(a[k].dims, b[k].dims, (size_t)a[k].rank * sizeof a[k].dims[0])) return false;
+        if (a[k].rank != b[k].rank || a[k].dtype != b[k].dtype || memcmp(a[k].dims, b[k].dims, (size_t)a[k].rank * sizeof a[k].dims[0])) return false;
     return true;
 }
 

@@ -65,15 +65,19 @@ enum status probe_shapes(struct graph *g, struct err *err)
     enum status st = ST_OK;
     bool free_dims = false;
     forget(g);
+    for (int k = 0; k < g->input_count; k++) {           /* nothing can be guessed of inputs whose very kind or rank is open */
+        const struct value *v = &g->values[g->inputs[k]];
+        if (v->type.rank < 0 || v->type.dtype == DT_NONE || v->type.dtype == DT_SEQUENCE || v->is_optional) return ST_OK;
+    }
     for (int i = 0; i < SIZES; i++) {
         st = infer_once(g, 0, 3, sizes[i], &free_dims, err);
         if (!st) st = infer_once(g, 1, free_dims ? 5 : 3, sizes[i], &free_dims, err);
-        if (!st || !free_dims) return st;
+        if (!st || !free_dims) return g->is_body ? ST_OK : st;
         if (st == ST_NO_MEMORY) break;
     }
     /* A network with one size only that none of the guesses is: rows of 1 and any failure of data are left to the plans. */
     forget(g);
-    return st == ST_UNSUPPORTED && g->input_count && g->values[g->inputs[0]].type.rank >= 0 ? st : ST_OK;
+    return st == ST_UNSUPPORTED && g->input_count ? st : ST_OK;
 }
 
 bool probe_known(const struct graph *g, int v) { return v >= 0 && g->values[v].probe[0].rank >= 0 && g->values[v].probe[1].rank >= 0; }

@@ -39,6 +39,7 @@ uint64_t call_work(const struct call *c)
     else if (strcmp(name, "Resize") == 0 || strcmp(name, "Upsample") == 0) each = (uint64_t)1 << c->in[0]->rank;
     for (int k = 0; k < c->in_count; k++)
         if (c->in[k]) work += operand_count(c->in[k]);
+    if (c->node->op->flags & OP_MAKES) return work;
     for (int k = 0; k < c->out_count; k++) {
         uint64_t more = c->out[k] && !c->out[k]->dynamic ? times(operand_count(c->out[k]), each) : 0;
         if (!size_add(work, more, &work)) return UINT64_MAX;
@@ -67,6 +68,7 @@ static enum status compute_early(struct call *c, const struct op *op, struct are
         if (c->out[i]->channels_last || c->out[i]->dtype == DT_STRING) return ST_OK;
         bytes += c->out[i]->bytes;
     }
+    if (op->flags & OP_MAKES) return ST_OK;
     if (bytes > SHAPE_DATA_MAX || call_work(c) > SHAPE_WORK_MAX || op->prepare || (op->flags & OP_DRAWS)) return ST_OK;
     uint64_t scratch = op->scratch ? op->scratch(c) : 0;
     if (scratch > SHAPE_DATA_MAX) return ST_OK;
@@ -76,7 +78,27 @@ static enum status compute_early(struct call *c, const struct op *op, struct are
     bool room = c->scratch != NULL;
     for (int i = 0; i < c->out_count; i++) room = room && (!c->out[i] || c->out[i]->data);
     if (!room) return err_set(err, ST_NO_MEMORY, "planning passes the model's memory budget");
+    c->run = arena;
     return op->eval(c, err);
+}
+
+/* An operator that makes its results itself may do so at once when it looks at little that is all known: NonZero of a constant, say. */
+static enum status make_early(struct call *c, struct arena *arena, bool *made, struct err *err)
+{
+    uint64_t bytes = 0;
+    *made = false;
+    if (c->node->body_count || c->node->op->prepare || c->node->op->flags & OP_DRAWS) return ST_OK;
+    for (int i = 0; i < c->in_count; i++) {
+        const struct operand *x = c->in[i];
+        if (!x) continue;
+        if (!x->data || x->splat || (uintptr_t)x->data % 8 || x->dtype == DT_STRING) return ST_OK;
+        bytes += x->bytes;
+    }
+    if (bytes > SHAPE_DATA_MAX || c->in_count == 0) return ST_OK;
+    c->run = arena;
+    enum status st = c->node->op->eval(c, err);
+    *made = !st;
+    return st;
 }
 
 enum status shapes_infer(const struct graph *g, struct operand *operands, struct arena *arena, const atomic_bool *stop, struct err *err)
@@ -91,16 +113,17 @@ enum status shapes_infer(const struct graph *g, struct operand *operands, struct
         for (int k = 0; k < n->in_count; k++) dynamic = dynamic || (in[k] && in[k]->dynamic);
         for (int k = 0; k < n->out_count; k++)
             if (!out[k]) { dropped[k] = (struct operand){ 0 }; out[k] = &dropped[k]; }
+        bool makes = (n->op->flags & OP_MAKES) != 0, made = false;
         if (!dynamic) {
-            enum status st = n->op->infer(&c, err);
+            enum status st = makes ? make_early(&c, arena, &made, err) : n->op->infer(&c, err);
             if (st) return st;
-            dynamic = c.needs_data;
+            dynamic = makes ? !made : c.needs_data;
         }
         for (int k = 0; k < n->out_count; k++) {
             out[k]->dynamic = dynamic;
             if (n->out[k] < 0) out[k] = NULL;
         }
-        if (dynamic) continue;
+        if (dynamic || makes) continue;
         enum status st = compute_early(&c, n->op, arena, err);
         if (st) return st;
     }

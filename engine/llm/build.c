@@ -50,7 +50,13 @@ static int rope(struct builder *b, int x, int table, int64_t column, int heads)
 }
 
 /* ---- attention ---- */
-struct qkv { int q, k, v; int64_t q_column, k_column, v_column; };
+struct qkv { int q, k, v; int64_t q_column, k_column, v_column; bool rounded; };
+
+/* Is v the product of a layer that rounds what it multiplies? F32 and F16 weights do not, so what they made is not rounded later either. */
+static bool was_rounded(const struct builder *b, int v)
+{
+    return v >= 0 && b->o->mode == LINEAR_FAST && linear_rounds(b->g->nodes[b->g->values[v].producer].linear);
+}
 
 static struct qkv project(struct builder *b, int x, int layer)
 {
@@ -59,6 +65,7 @@ static struct qkv project(struct builder *b, int x, int layer)
     struct qkv p = { 0 };
     if (build_has(b, ROLE_QKV, layer)) {
         p.q = p.k = p.v = build_linear(b, x, ROLE_QKV, layer, q + 2 * kv, c->width, -1, BUILD_PLAIN, true);
+        p.rounded = was_rounded(b, p.q);
         p.k_column = q;
         p.v_column = q + kv;
         if (c->clip_qkv > 0) p.q = p.k = p.v = build_scaled(b, &op_clip, p.q, c->clip_qkv);
@@ -67,6 +74,7 @@ static struct qkv project(struct builder *b, int x, int layer)
     p.q = build_linear(b, x, ROLE_Q, layer, q, c->width, -1, BUILD_PLAIN, true);
     p.k = build_linear(b, x, ROLE_K, layer, kv, c->width, -1, BUILD_PLAIN, true);
     p.v = build_linear(b, x, ROLE_V, layer, kv, c->width, -1, BUILD_PLAIN, true);
+    p.rounded = was_rounded(b, p.q);
     if (c->clip_qkv > 0) {
         p.q = build_scaled(b, &op_clip, p.q, c->clip_qkv);
         p.k = build_scaled(b, &op_clip, p.k, c->clip_qkv);
@@ -113,6 +121,7 @@ static int attention(struct builder *b, int x, int layer, int residual)
         .kernel = { .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .head_dim_v = c->head_dim, .scale = c->attention_scale != 0 ? c->attention_scale : 1 / sqrtf((float)c->head_dim), .softcap = c->attention_softcap,
                     .window = windowed ? c->window : 0, .causal = c->causal, .sinks = build_floats(b, ROLE_SINKS, false, layer, c->heads), .alibi = c->alibi, .kv_type = b->o->kv_type },
         .q_column = p.q_column, .k_column = p.k_column, .v_column = p.v_column, .layer_offset = (uint64_t)layer * b->layer_bytes, .page_stride = b->page_stride,
+        .round = p.rounded,
     };
     if (!b->st) b->st = attention_check(&s.kernel, b->err);
     struct node *n;

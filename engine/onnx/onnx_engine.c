@@ -24,13 +24,13 @@ static enum status make_signature(struct engine *e, struct err *err)
     if (!in || !out) return err_set(err, ST_NO_MEMORY, "the model's signature passes its memory budget");
     for (int k = 0; k < g->input_count; k++) {
         const struct value *v = &g->values[g->inputs[k]];
-        in[k] = (struct port){ .name = v->name, .dtype = v->type.dtype, .rank = v->type.rank };
+        in[k] = (struct port){ .name = v->name, .dtype = v->type.dtype, .rank = v->type.rank, .optional = v->is_optional };
         memcpy(in[k].dims, v->type.dims, sizeof in[k].dims);
     }
     for (int k = 0; k < g->output_count; k++) {
         const struct value *v = &g->values[g->outputs[k]];
         bool known = v->probe[0].rank >= 0 && v->probe[1].rank >= 0;
-        out[k] = (struct port){ .name = v->name, .dtype = v->said.dtype, .rank = v->said.rank };
+        out[k] = (struct port){ .name = v->name, .dtype = v->said.dtype, .rank = v->said.rank, .optional = v->is_optional };
         memcpy(out[k].dims, v->said.dims, sizeof out[k].dims);
         if (known) out[k].dtype = v->probe[0].dtype;
         else if (v->kind != VALUE_NODE) out[k].dtype = v->type.dtype;
@@ -79,72 +79,7 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
 
 static const struct signature *engine_describe(const struct engine *e) { return &e->signature; }
 
-/* ---- what a request may be ---- */
-static enum status check_shape(const struct port *p, const struct tensor *t, struct err *err)
-{
-    char a[128], b[128];
-    bool fits = p->rank < 0 || p->rank == t->rank;
-    for (int d = 0; fits && d < p->rank; d++) fits = p->dims[d] < 0 ? t->dims[d] >= 0 : p->dims[d] == t->dims[d];
-    if (!fits) return err_set(err, ST_BAD_INPUT, "input '%s' has shape %s but the model takes %s", p->name, shape_text(t->dims, t->rank, a, sizeof a), p->rank < 0 ? "any" : shape_text(p->dims, p->rank, b, sizeof b));
-    if (p->dtype != t->dtype) return err_set(err, ST_BAD_INPUT, "input '%s' is %s but the model takes %s", p->name, dtype_name(t->dtype), dtype_name(p->dtype));
-    uint64_t bytes;
-    if (!tensor_bytes(t->dtype, t->dims, t->rank, &bytes) || bytes != t->bytes) return err_set(err, ST_BAD_INPUT, "input '%s' of shape %s has %llu bytes of data", p->name, shape_text(t->dims, t->rank, a, sizeof a), (unsigned long long)t->bytes);
-    if (bytes && !t->data) return err_set(err, ST_BAD_INPUT, "input '%s' has no data", p->name);
-    return ST_OK;
-}
-
-static const struct request_tensor *find_input(const struct request *r, const char *name)
-{
-    for (int i = 0; i < r->input_count; i++)
-        if (strcmp(r->inputs[i].name, name) == 0) return &r->inputs[i];
-    return NULL;
-}
-
-static uint64_t mix(uint64_t h, uint64_t v)
-{
-    h ^= v + 0x9e3779b97f4a7c15u + (h << 6) + (h >> 2);
-    return h * 0xff51afd7ed558ccdu;
-}
-
-static enum status check_names(const struct signature *s, const struct request *r, struct err *err)
-{
-    for (int i = 0; i < r->input_count; i++) {
-        if (!signature_input(s, r->inputs[i].name)) return err_set(err, ST_BAD_INPUT, "unexpected input '%s'", r->inputs[i].name);
-        for (int k = 0; k < i; k++)
-            if (strcmp(r->inputs[i].name, r->inputs[k].name) == 0) return err_set(err, ST_BAD_INPUT, "input '%s' is given twice", r->inputs[i].name);
-    }
-    for (int i = 0; i < r->wanted_count; i++)
-        if (!signature_output(s, r->wanted[i])) return err_set(err, ST_BAD_INPUT, "unexpected output '%s'", r->wanted[i]);
-    return ST_OK;
-}
-
-static enum status engine_check(const struct engine *e, struct request *r, struct err *err)
-{
-    const struct signature *s = &e->signature;
-    uint64_t key = 0x243f6a8885a308d3u, cost = 0;
-    int64_t rows = -1;
-    enum status st = check_names(s, r, err);
-    if (st) return st;
-    for (int k = 0; k < s->input_count; k++) {
-        const struct port *p = &s->inputs[k];
-        const struct request_tensor *i = find_input(r, p->name);
-        if (!i) return err_set(err, ST_BAD_INPUT, "input '%s' is missing", p->name);
-        st = check_shape(p, &i->tensor, err);
-        if (st) return st;
-        const struct tensor *t = &i->tensor;
-        cost += t->bytes;
-        key = mix(mix(key, (uint64_t)t->dtype), (uint64_t)t->rank);
-        for (int d = s->batchable; d < t->rank; d++) key = mix(key, (uint64_t)t->dims[d]);
-        if (!s->batchable) continue;
-        if (t->dims[0] < 1) return err_set(err, ST_BAD_INPUT, "input '%s' has no rows", p->name);
-        if (rows >= 0 && t->dims[0] != rows) return err_set(err, ST_BAD_INPUT, "input '%s' has %lld rows but another input has %lld", p->name, (long long)t->dims[0], (long long)rows);
-        rows = t->dims[0];
-    }
-    r->ride_key = key;
-    r->rows = rows < 0 ? 1 : rows;
-    r->cost = cost;
-    return ST_OK;
-}
+static enum status engine_check(const struct engine *e, struct request *r, struct err *err) { return request_check_ports(r, &e->signature, err); }
 
 /* ---- instances ---- */
 static void instance_stop(struct engine_instance *i)
@@ -198,29 +133,27 @@ static void gather(struct engine_instance *i, struct plan *plan, struct slot *co
 {
     const struct signature *s = &i->engine->signature;
     for (int k = 0; k < s->input_count; k++) {
-        const struct tensor *first = &find_input(slots[0]->request, s->inputs[k].name)->tensor;
+        const struct tensor *first = request_input_tensor(slots[0]->request, &s->inputs[k]);
         if (n == 1 && (uintptr_t)first->data % TENSOR_ALIGN == 0 && first->data) {
             i->pointers[k] = first->data;
             continue;
         }
         char *to = i->pointers[k] = plan_input_buffer(plan, k);
         for (int j = 0; j < n; j++) {
-            const struct tensor *t = &find_input(slots[j]->request, s->inputs[k].name)->tensor;
+            const struct tensor *t = request_input_tensor(slots[j]->request, &s->inputs[k]);
             if (t->bytes) memcpy(to, t->data, t->bytes);
             to += t->bytes;
         }
     }
 }
 
-/* Strings of an answer may point into the model file or another request: they are copied into the request's arena. */
-static enum status copy_strings(struct request *r, struct tensor *t, struct err *err)
+/* Strings and items of an answer may point into the model file, the run or another request: they are copied into the request's arena. */
+static enum status copy_deep(struct request *r, struct tensor *t, struct err *err)
 {
-    struct string_ref *s = t->data;
-    for (uint64_t k = 0; k < t->bytes / sizeof *s; k++) {
-        s[k].text = arena_copy(&r->arena, s[k].length ? s[k].text : "", s[k].length);
-        if (!s[k].text) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
-    }
-    return ST_OK;
+    struct operand from = tensor_operand(t), to = { 0 };
+    enum status st = operand_keep(&to, &from, &r->arena, err);
+    if (!st) *t = operand_tensor(&to);
+    return st;
 }
 
 static enum status answer(const struct engine_instance *i, const struct plan *plan, struct request *r, int64_t row, int64_t rows_all, struct err *err)
@@ -247,7 +180,7 @@ static enum status answer(const struct engine_instance *i, const struct plan *pl
         if (st) return st;
         struct tensor *t = &r->outputs[j].tensor;
         if (t->bytes) memcpy(t->data, (const char *)o->data + skip, t->bytes);
-        if (t->dtype == DT_STRING && (st = copy_strings(r, t, err))) return st;
+        if ((t->dtype == DT_STRING || t->dtype == DT_SEQUENCE) && (st = copy_deep(r, t, err))) return st;
     }
     return ST_OK;
 }
@@ -261,7 +194,7 @@ static enum status instance_submit(struct engine_instance *i, struct slot *const
     if (n > 1 && !e->signature.batchable) return err_set(err, ST_INTERNAL, "requests of a model without rows cannot ride together");
     for (int j = 0; j < n; j++) rows += slots[j]->request->rows;
     for (int k = 0; k < g->input_count; k++) {
-        const struct tensor *t = &find_input(slots[0]->request, e->signature.inputs[k].name)->tensor;
+        const struct tensor *t = request_input_tensor(slots[0]->request, &e->signature.inputs[k]);
         shapes[k] = (struct operand){ .dtype = t->dtype, .rank = t->rank };
         memcpy(shapes[k].dims, t->dims, sizeof t->dims);
         if (e->signature.batchable) shapes[k].dims[0] = rows;

@@ -134,7 +134,7 @@ static enum status eval_attention(struct call *c, struct err *err)
 {
     const struct attention_dense a = attention_of(c);
     (void)err;
-    if (on_tiles(c, &a)) c->diffusion->attention_tiles(&a, c->diffusion, c->scratch, c->threads);
+    if (on_tiles(c, &a)) c->diffusion->attention_tiles(&a, c->scratch, c->threads);
     else attention_dense_f32(&a, c->k, c->diffusion, c->scratch, c->threads);
     return ST_OK;
 }

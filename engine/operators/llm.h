@@ -37,7 +37,7 @@ struct rope_op_spec { int64_t column, heads, head_dim; int rotary; bool adjacent
 extern const struct op op_rope;
 
 /* PagedAttention: q, k, v [T, ...] (may be one value), rows, pages, kv -> f32 [T, heads * head_dim]; k and v are written to the pool first. */
-struct attention_op_spec { struct attention_spec kernel; int64_t q_column, k_column, v_column; uint64_t layer_offset, page_stride; };
+struct attention_op_spec { struct attention_spec kernel; int64_t q_column, k_column, v_column; uint64_t layer_offset, page_stride; bool round /* to bfloat16 where that is quick */; };
 extern const struct op op_paged_attention;
 
 /* Keep: x [T, n], k, v [T, ...], rows, pages, kv -> x; k and v are written to the pool. CrossAttention: q [T, ...], encoded, pages, kv -> f32 [T, heads * head_dim]: every row

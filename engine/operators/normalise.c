@@ -1,6 +1,7 @@
 /* Normalisations and softmax. f32 rows go to kernels; other types and orders are computed in double. */
 #include <string.h>
 
+#include "engine/operators/nn/norms.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
@@ -61,7 +62,7 @@ static enum status infer_batch_norm(struct call *c, struct err *err)
     enum status st = need_real(c, err);
     for (int i = 1; i < 5 && !st; i++) st = need_channels(c, i, channels, err);
     if (st) return st;
-    if (node_int(c->node, "training_mode", 0) || (c->node->opset < 9 && !node_int(c->node, "spatial", 1))) return call_error(c, err, ST_UNSUPPORTED, "training mode and spatial=0 are not computed");
+    if (c->node->opset < 9 && !node_int(c->node, "spatial", 1)) return call_error(c, err, ST_UNSUPPORTED, "spatial=0 is not computed");
     for (int i = 1; i < c->out_count && !st; i++) st = call_set(c, i, c->in[1]->dtype, &channels, 1, err);
     return st ? st : infer_same(c, err);
 }
@@ -71,7 +72,7 @@ static enum status eval_batch_norm(struct call *c, struct err *err)
     const struct operand *x = c->in[0];
     int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = product(x->dims, 2, x->rank), n = x->rank ? x->dims[0] : 1;
     double epsilon = (double)node_float(c->node, "epsilon", 1e-5f), v[BLOCK];
-    (void)err;
+    if (node_int(c->node, "training_mode", 0)) return batch_norm_train(c, err);
     for (int64_t i = 0; i < n * channels; i++) {
         int64_t ch = i % channels;
         double s = number_at(c->in[1], ch) / sqrt(number_at(c->in[4], ch) + epsilon), b = number_at(c->in[2], ch) - number_at(c->in[3], ch) * s;
@@ -268,8 +269,10 @@ static bool rows_softmax(const struct call *c)
 }
 
 #define SOFTMAX(name, code) { name, "", 1, 0, 1, 1, 1, 1, 0, code, infer_softmax, eval_softmax, NULL, NULL, NULL, rows_softmax }
+static bool rows_batch_norm(const struct call *c) { return !node_int(c->node, "training_mode", 0) && rows_first(c); }
+
 const struct op ops_normalise[] = {
-    { "BatchNormalization", "", 1, 0, 5, 5, 1, 5, 0, 0, infer_batch_norm, eval_batch_norm, NULL, NULL, NULL, rows_first },
+    { "BatchNormalization", "", 1, 0, 5, 5, 1, 5, 0, 0, infer_batch_norm, eval_batch_norm, NULL, NULL, NULL, rows_batch_norm },
     { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, 0, 0, infer_instance_norm, eval_instance_norm, NULL, NULL, NULL, rows_first },
     { "LayerNormalization", "", 17, 0, 2, 3, 1, 3, 0, 0, infer_layer_norm, eval_layer_norm, NULL, NULL, NULL, rows_layer_norm },
     { "LRN", "", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_lrn, eval_lrn, NULL, NULL, NULL, rows_first },

@@ -5,6 +5,7 @@
 #include "engine/graph/graph.h"
 
 extern const struct op ops_unary[], ops_binary[], ops_shape[], ops_move[], ops_pad[], ops_reduce[], ops_normalise[], ops_conv[], ops_pool[], ops_matmul[], ops_resize[], ops_index[];
+extern const struct op ops_cast[], ops_bits[], ops_scatter[], ops_arrange[], ops_control[], ops_sequence[], ops_attention[], ops_linear_attention[], ops_loss[], ops_norms[], ops_recurrent[], ops_conv_other[], ops_quantise[], ops_products[];
 /* Made by passes only. */
 /* What kernels call this node, ACT_NONE where they do not know it. */
 struct activation_spec activation_of_node(const struct node *n);

@@ -1,4 +1,4 @@
-/* Operators that make, tell or change shapes; the views among them copy nothing. Cast and the generators of constants are here too. */
+/* Operators that make, tell or change shapes; the views among them copy nothing. The generators of constants are here too. */
 #include <string.h>
 
 #include "base/checked.h"
@@ -248,64 +248,12 @@ static enum status eval_range(struct call *c, struct err *err)
     return ST_OK;
 }
 
-/* ---- Cast ---- */
-static enum dtype cast_to(const struct call *c)
-{
-    const struct onnx_attribute *a = node_attribute(c->node, "to");
-    if (strcmp(c->node->op->name, "CastLike") == 0) return c->in[1]->dtype;
-    if (a && a->type == ONNX_INT) return a->i > 0 && a->i < DT_COUNT ? (enum dtype)a->i : DT_NONE;
-    if (!a || a->type != ONNX_STRING) return DT_NONE;
-    static const char *const names[] = { [DT_F32] = "FLOAT", [DT_F64] = "DOUBLE", [DT_F16] = "FLOAT16", [DT_I32] = "INT32", [DT_I64] = "INT64", [DT_BOOL] = "BOOL", [DT_U8] = "UINT8", [DT_I8] = "INT8" };
-    for (int t = 1; t < (int)(sizeof names / sizeof names[0]); t++)
-        if (names[t] && strlen(names[t]) == a->s.length && memcmp(names[t], a->s.text, a->s.length) == 0) return (enum dtype)t;
-    return DT_NONE;
-}
-
-static enum status infer_cast(struct call *c, struct err *err)
-{
-    enum dtype to = cast_to(c);
-    if (!dtype_is_number(to) || !dtype_is_number(c->in[0]->dtype)) return call_error(c, err, ST_UNSUPPORTED, "casts from %s to %s are not computed", dtype_name(c->in[0]->dtype), dtype_name(to));
-    return call_set(c, 0, to, c->in[0]->dims, c->in[0]->rank, err);
-}
-
-static int64_t to_integer(double v, enum dtype t)
-{
-    if (v != v) return t == DT_BOOL;
-    if (t == DT_BOOL) return v != 0;
-    if (t == DT_U64) return v >= 18446744073709551615.0 ? -1 : v <= -9.3e18 ? 0 : v < 0 ? (int64_t)v : (int64_t)(uint64_t)v;
-    return v >= 9223372036854775807.0 ? INT64_MAX : v <= -9223372036854775808.0 ? INT64_MIN : (int64_t)v;
-}
-
-static enum status eval_cast(struct call *c, struct err *err)
-{
-    const struct operand *x = c->in[0];
-    struct operand *y = c->out[0];
-    bool from_real = dtype_is_real(x->dtype), to_real = dtype_is_real(y->dtype);
-    uint64_t n = operand_count(x);
-    (void)err;
-    if (x->dtype == y->dtype) return eval_copy(c, err);
-    for (uint64_t done = 0; done < n; done += BLOCK) {
-        int m = n - done < BLOCK ? (int)(n - done) : BLOCK;
-        double v[BLOCK];
-        int64_t k[BLOCK];
-        if (from_real || to_real) real_load(v, x->dtype, x->data, done, 1, m);
-        else int_load(k, x->dtype, x->data, done, 1, m);
-        if (to_real) { real_store(y->data, y->dtype, done, v, m); continue; }
-        if (from_real)
-            for (int i = 0; i < m; i++) k[i] = to_integer(v[i], y->dtype);
-        int_store(y->data, y->dtype, done, k, m);
-    }
-    return ST_OK;
-}
-
 /* ---- proofs: the view keeps dimension 0, so row-major rows stay whole ---- */
 static bool rows_view(const struct call *c)
 {
     const struct operand *x = c->in[0], *y = c->out[0];
     return x->batched && x->rank >= 1 && y->rank >= 1 && x->dims[0] == y->dims[0] && !(c->in_count > 1 && c->in[1] && c->in[1]->batched);
 }
-
-static bool rows_cast(const struct call *c) { return c->in[0]->batched && c->out[0]->rank >= 1; }
 
 #define VIEW(name, since, in_min, in_max, flags, infer) { name, "", since, 0, in_min, in_max, 1, 1, OP_VIEW | (flags), 0, infer, eval_copy, NULL, NULL, NULL, rows_view }
 const struct op ops_shape[] = {
@@ -316,7 +264,5 @@ const struct op ops_shape[] = {
     { "Size", "", 1, 0, 1, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_size, eval_size, NULL, NULL, NULL, NULL },
     { "ConstantOfShape", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_fill, eval_fill, NULL, NULL, NULL, rows_fill },
     { "Range", "", 11, 0, 3, 3, 1, 1, 0, 0, infer_range, eval_range, NULL, NULL, NULL, NULL },
-    { "Cast", "", 1, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, 0, infer_cast, eval_cast, NULL, NULL, NULL, rows_cast },
-    { "CastLike", "", 15, 0, 2, 2, 1, 1, 0, 0, infer_cast, eval_cast, NULL, NULL, NULL, rows_cast },
     { 0 }
 };

@@ -5,15 +5,16 @@
 
 static const struct op *const families[] = {
     ops_unary, ops_binary, ops_shape, ops_move, ops_pad, ops_reduce, ops_normalise, ops_conv, ops_pool, ops_matmul, ops_resize, ops_index,
+    ops_cast, ops_bits, ops_scatter, ops_arrange, ops_control, ops_sequence, ops_attention, ops_linear_attention, ops_loss, ops_norms, ops_recurrent, ops_conv_other,
+    ops_quantise, ops_products,
 };
 
 const struct op *op_find(const char *domain, const char *name, int opset, bool *known)
 {
     *known = false;
-    if (domain[0]) return NULL;
     for (size_t f = 0; f < sizeof families / sizeof families[0]; f++)
         for (const struct op *o = families[f]; o->name; o++) {
-            if (strcmp(o->name, name)) continue;
+            if (strcmp(o->name, name) || strcmp(o->domain, domain)) continue;
             *known = true;
             if (opset >= o->since && opset <= (o->until ? o->until : GRAPH_OPSET_MAX)) return o;
         }

@@ -7,116 +7,15 @@
 #ifndef KERNELS_CPU_ATTENTION_BODY_H
 #define KERNELS_CPU_ATTENTION_BODY_H
 
-#include "kernels/blocks.h"
+#include "kernels/cpu/attention_pages.h"
+#include "kernels/cpu/attention_units.h"
 #include "kernels/cpu/levels.h"
-#include "kernels/cpu/vec_half.h"
 #include "kernels/cpu/vec_math.h"
 
-enum { PAGE = ATTENTION_PAGE, PAGE_VECS = ATTENTION_PAGE / LANES };
+enum { PAGE_VECS = ATTENTION_PAGE / LANES };
 
 /* One query's state. Layout in scratch: weights of the page at hand and sums [16] each, values [dim_v]. */
 struct query { float *weights, *sums, *values; const float *q; float top; int64_t position, from, to; int head; };
-
-struct attention_job {
-    float *y;
-    int64_t ldy;
-    const float *q;
-    int64_t ldq;
-    const char *pool;
-    uint64_t page_stride;
-    const struct attention_spec *s;
-    const struct attention_row *rows;
-    int row_count, chunk;                /* rows of a unit */
-    int64_t cost;                        /* of all units */
-    char *scratch;
-};
-
-/* The keys that position p of this entry sees: [from, to). */
-static void keys_seen(const struct attention_spec *s, const struct attention_row *r, int64_t p, int64_t *from, int64_t *to)
-{
-    const int64_t end = (int64_t)r->position + r->count;
-    *to = s->causal ? p + 1 : end;
-    *from = 0;
-    if (s->window > 0) {
-        if (p - s->window + 1 > 0) *from = p - s->window + 1;
-        if (p + s->window < *to) *to = p + s->window;
-    }
-}
-
-static uint64_t row_bytes(int type, int numbers)
-{
-    const struct block_format *f = block_format(type);
-    return (uint64_t)numbers / (uint64_t)f->elements * (uint64_t)f->bytes;
-}
-
-/* ---- a page of one head as floats: keys [dim, 16], values [16, dim_v] ---- */
-
-static void halves_to_floats(float *y, const uint16_t *x, int64_t n, int bf16)
-{
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) vec_store(y + i, bf16 ? vec_load_bf16(x + i) : vec_load_f16(x + i));
-    for (; i < n; i++) y[i] = bf16 ? bf16_to_f32_one(x[i]) : f16_to_f32(x[i]);
-}
-
-static void quantised_keys_to_floats(float *y, const char *x, int dim, int type)
-{
-    for (int d = 0; d < dim; d += 32, y += 32 * PAGE) {
-        float scales[PAGE];
-        int8_t numbers[32 * PAGE];
-        halves_to_floats(scales, (const uint16_t *)(const void *)x, PAGE, 0);
-        x += 2 * PAGE;
-        const int8_t *q = (const int8_t *)x;
-        if (type == BLOCK_Q4_0) {
-            for (int i = 0; i < 16 * PAGE; i++) numbers[i] = (int8_t)((x[i] & 15) - 8), numbers[16 * PAGE + i] = (int8_t)(((uint8_t)x[i] >> 4) - 8);
-            q = numbers;
-        }
-        x += type == BLOCK_Q4_0 ? 16 * PAGE : 32 * PAGE;
-        for (int i = 0; i < 32 * PAGE; i += LANES) vec_store(y + i, vec_load_i8(q + i) * vec_load(scales + i % PAGE));
-    }
-}
-
-/* A value's row of Q8_0 or Q4_0 blocks. */
-static void quantised_row_to_floats(float *y, const char *x, int dim, int type)
-{
-    for (int d = 0; d < dim; d += 32, y += 32) {
-        const uint8_t *b = (const uint8_t *)x;
-        int8_t numbers[32];
-        const vec scale = vec_set(half_load_f16(b));
-        if (type == BLOCK_Q4_0)
-            for (int i = 0; i < 16; i++) numbers[i] = (int8_t)((b[2 + i] & 15) - 8), numbers[16 + i] = (int8_t)((b[2 + i] >> 4) - 8);
-        else
-            memcpy(numbers, b + 2, 32);
-        for (int i = 0; i < 32; i += LANES) vec_store(y + i, vec_load_i8(numbers + i) * scale);
-        x += type == BLOCK_Q4_0 ? 18 : 34;
-    }
-}
-
-static const float *page_keys(const struct attention_spec *s, const char *page, int head, float *buffer)
-{
-    const char *x = page + (uint64_t)head * row_bytes(s->kv_type, s->head_dim * PAGE);
-    if (s->kv_type == BLOCK_F32) return (const float *)(const void *)x;
-    if (s->kv_type == BLOCK_F16 || s->kv_type == BLOCK_BF16) halves_to_floats(buffer, (const uint16_t *)(const void *)x, (int64_t)s->head_dim * PAGE, s->kv_type == BLOCK_BF16);
-    else quantised_keys_to_floats(buffer, x, s->head_dim, s->kv_type);
-    return buffer;
-}
-
-static const char *values_at(const struct attention_spec *s, const char *page, int head)
-{
-    return page + (uint64_t)s->kv_heads * row_bytes(s->kv_type, s->head_dim * PAGE) + (uint64_t)head * row_bytes(s->kv_type, s->head_dim_v * PAGE);
-}
-
-/* rows [from, to) only: the others may never have been written */
-static const float *page_values(const struct attention_spec *s, const char *page, int head, int from, int to, float *buffer)
-{
-    const char *x = values_at(s, page, head);
-    const int dim = s->head_dim_v;
-    if (s->kv_type == BLOCK_F32) return (const float *)(const void *)x;
-    if (s->kv_type == BLOCK_F16 || s->kv_type == BLOCK_BF16)
-        halves_to_floats(buffer + from * dim, (const uint16_t *)(const void *)x + from * dim, (int64_t)(to - from) * dim, s->kv_type == BLOCK_BF16);
-    else
-        for (int t = from; t < to; t++) quantised_row_to_floats(buffer + t * dim, x + (uint64_t)t * row_bytes(s->kv_type, dim), dim, s->kv_type);
-    return buffer;
-}
 
 /* ---- one query and one page ---- */
 
@@ -285,13 +184,13 @@ static void query_finish(const struct attention_spec *s, const struct query *q, 
     for (int d = 0; d < s->head_dim_v; d++) y[d] = q->values[d] * old / sum[0];
 }
 
-/* ---- units: some rows of an entry and one head of the cache ---- */
+/* ---- units ---- */
 
-struct unit { const struct attention_row *r; int first, count, head; };      /* rows first .. of the entry, counted from its own first */
-
-static void attention_unit(const struct attention_job *j, const struct unit *u, char *scratch)
+static void attention_unit(const void *job, const struct unit *u, int part)
 {
-    const struct attention_spec *s = j->s;
+    const struct attention_job *j = job;
+    const struct attention_spec *s = j->units.s;
+    char *scratch = j->scratch + attention_lane_bytes(s) * (uint64_t)part;
     const int group = s->heads / s->kv_heads, dim_v = (s->head_dim_v + 15) / 16 * 16, total = u->count * group, stride = dim_v + 2 * PAGE;
     struct query *queries = (struct query *)(void *)scratch;
     float *keys_buffer = (float *)(void *)(scratch + attention_queries(s) * ATTENTION_QUERY_BYTES);
@@ -321,43 +220,14 @@ static void attention_unit(const struct attention_job *j, const struct unit *u, 
         query_finish(s, queries + i, j->y + (u->r->first + u->first + i / group) * j->ldy + (int64_t)queries[i].head * s->head_dim_v);
 }
 
-/* Multiply-adds of a unit, near enough to share out by. */
-static int64_t unit_cost(const struct attention_job *j, const struct unit *u)
-{
-    int64_t from, to;
-    keys_seen(j->s, u->r, (int64_t)u->r->position + u->first + u->count / 2, &from, &to);
-    return (to - from + PAGE) * (u->count + 1);
-}
-
-/* Goes through all units in one order; `part` takes those whose share of the cost is its own. part -1 only adds up. */
-static int64_t attention_walk(const struct attention_job *j, int part, int parts)
-{
-    int64_t before = 0;
-    for (int i = 0; i < j->row_count; i++)
-        for (int first = 0; first < j->rows[i].count; first += j->chunk)
-            for (int head = 0; head < j->s->kv_heads; head++) {
-                const int left = j->rows[i].count - first;
-                const struct unit u = { j->rows + i, first, left < j->chunk ? left : j->chunk, head };
-                const int64_t cost = unit_cost(j, &u);
-                if (part >= 0 && (before + cost / 2) * parts / j->cost == part) attention_unit(j, &u, j->scratch + attention_lane_bytes(j->s) * (uint64_t)part);
-                before += cost;
-            }
-    return before;
-}
-
-static void attention_part(void *ctx, int part, int parts) { attention_walk(ctx, part, parts); }
-
-static const int64_t ATTENTION_PARALLEL_MIN = 100000;     /* multiply-adds below which waking a team costs more than it saves */
+static void attention_part(void *ctx, int part, int parts) { units_walk(&((const struct attention_job *)ctx)->units, part, parts, attention_unit, ctx); }
 
 static void attention_paged(float *y, int64_t ldy, const float *q, int64_t ldq, const void *pool, uint64_t page_stride, const struct attention_spec *s,
                             const struct attention_row *rows, int row_count, void *scratch, int threads)
 {
-    struct attention_job j = { .y = y, .ldy = ldy, .q = q, .ldq = ldq, .pool = pool, .page_stride = page_stride, .s = s, .rows = rows, .row_count = row_count, .scratch = scratch };
-    const int group = s->heads / s->kv_heads;
-    j.chunk = group >= ATTENTION_QUERIES ? 1 : ATTENTION_QUERIES / group;
-    j.cost = attention_walk(&j, -1, 1);
-    if (!j.cost) return;
-    const int parts = j.cost * group * (s->head_dim + s->head_dim_v) < ATTENTION_PARALLEL_MIN ? 1 : threads < 1 ? 1 : threads;
+    struct attention_job j = { .y = y, .ldy = ldy, .q = q, .ldq = ldq, .pool = pool, .page_stride = page_stride, .units = units_of(s, rows, row_count, ATTENTION_QUERIES), .scratch = scratch };
+    if (!j.units.cost) return;
+    const int parts = units_parts(&j.units, threads);
     parallel_for(parts, parts, attention_part, &j);
 }
 

@@ -13,6 +13,7 @@ void kernels_fill_avx512(struct kernels *k);
 void llm_fill_scalar(struct llm_kernels *k);
 void llm_fill_avx2(struct llm_kernels *k);
 void llm_fill_avx512(struct llm_kernels *k);
+void llm_fill_amx(struct llm_kernels *k);
 
 void diffusion_fill_scalar(struct diffusion_kernels *k);
 void diffusion_fill_avx2(struct diffusion_kernels *k);

@@ -2,7 +2,7 @@
 
 static const struct port inputs[] = { { "x", DT_F32, 2, { -1, 4 }, false }, { "names", DT_STRING, 2, { -1, 1 }, true } };
 static const struct port outputs[] = { { "y", DT_F32, 2, { -1, 3 }, false }, { "n", DT_I64, 2, { -1, 1 }, false } };
-static const struct signature signature = { "onnxruntime_onnx", inputs, 2, outputs, 2, true, false, false };
+static const struct signature signature = { .platform = "onnxruntime_onnx", .inputs = inputs, .input_count = 2, .outputs = outputs, .output_count = 2, .batchable = true };
 static const char *const labels[] = { "red", "green", "blue" };
 
 const struct model_version *fake_model(void)

@@ -2,7 +2,8 @@
  * knows what the answer must be: --expect V=FILE names the whole body that version V answers with, and with --swap it also switches versions
  * while it asks and checks the history: a request sent after a switch had returned must be answered by the new version, one that
  * overlaps a switch by either. Closed loop by default; --rate makes an open loop with Poisson arrivals, whose latency counts from the moment
- * the request was due. A refusal (503, 429) must say Retry-After; its time counts from its sending. Prints one JSON line.
+ * the request was due. A refusal (503, 429) must say Retry-After; its time counts from its sending. Prints one JSON line; SIGTERM ends
+ * a closed loop early.
  *
  *   load --port P --path /v2/models/M/infer --body FILE [--header "Name: value"]... --connections C --requests N | --seconds S
  *        [--expect V=FILE]... [--swap /admin/models/M/activate --swap-versions 1,2 --swaps K [--swap-every-ms T]] [--rate R] [--vanish PER_MILLE] [--pin CPU] [--seed N] */
@@ -13,6 +14,7 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -326,14 +328,18 @@ static uint64_t busy_connections(void)
     return n;
 }
 
+static volatile sig_atomic_t told_to_end;
+static void on_term(int signal) { told_to_end = signal; }
+
 static uint64_t run_closed(uint64_t end)
 {
+    signal(SIGTERM, on_term);
     uint64_t begun = 0;
     bool more = true;
     while (more || busy_connections()) {
         uint64_t now = now_ns();
         bool swapping = o.swap_path && atomic_load(&swap_count) < o.swaps;
-        more = (begun < o.requests || (o.requests && swapping)) && now < end;
+        more = (begun < o.requests || (o.requests && swapping)) && now < end && !told_to_end;
         if (!more && now > end + 20000000000u) break;
         for (int i = 0; more && i < o.connections; i++)
             if (!connections[i].busy && !connections[i].connecting) begin(&connections[i], now), begun++;
@@ -350,6 +356,7 @@ static uint64_t run_open(uint64_t start, uint64_t end)
     while (now_ns() < end || head < tail || busy_connections()) {
         uint64_t now = now_ns();
         if (now > end + 20000000000u) break;
+        if (now >= end) head = tail;      /* due, but every connection was busy until the end: never sent */
         while (next <= (double)now && now < end && tail - head < DUE_MAX) {
             due[tail++ % DUE_MAX] = (uint64_t)next;
             next += -log(1 - uniform()) / o.rate * 1e9;

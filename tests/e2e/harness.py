@@ -146,7 +146,7 @@ def run(names):
             failed += 1
         sys.stdout.flush()
         for server in servers:
-            if server not in names.values():
+            if not any(server is v for v in names.values()):
                 server.stop()
     for server in servers:
         server.stop()

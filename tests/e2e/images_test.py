@@ -1,7 +1,8 @@
 """The stock openai client against the demo model of shapes: generations, edits, variations and streams; every answer validates against OpenAI's own document."""
 # needs: openai jsonschema
-import base64, concurrent.futures, json, os, shutil, struct, time, warnings, zlib
+import base64, concurrent.futures, json, os, shutil, struct, subprocess, tempfile, time, warnings, zlib
 
+import numpy
 import openai
 
 from harness import ROOT, Server, make_store, run
@@ -174,6 +175,25 @@ def test_those_who_leave_free_everything():
     metrics = server.call("GET", "/metrics")[2].decode()
     pending = [l for l in metrics.split("\n") if l.startswith("nv_inference_pending_request_count") and 'model="shapes"' in l]
     assert pending and all(l.endswith(" 0") for l in pending), pending
+
+
+def test_the_command_takes_and_gives_latents():
+    program, folder = os.environ.get("INFERD", os.path.join(ROOT, "build/release/inferd")), tempfile.mkdtemp()
+    command = lambda *more: subprocess.run([program, "draw", os.path.join(ROOT, "models/shapes"), "--prompt", RED, "--sampler", "ddim", "--steps", "2", "--precision", "f32", "--quiet", *more], cwd=folder, capture_output=True, text=True)
+    first = numpy.random.default_rng(1).standard_normal((2, 4, 16, 16)).astype(numpy.float32)
+    numpy.save(os.path.join(folder, "first.npy"), first)
+    said = []
+    for seed in ("1", "2"):
+        out = command("--n", "2", "--seed", seed, "--latents", "first.npy", "--dump", ".")
+        assert out.returncode == 0, out.stderr
+        said.append([numpy.load(os.path.join(folder, "step_%d.npy" % k)) for k in range(2)])
+    assert said[0][0].shape == first.shape and said[0][0].dtype == numpy.float32 and not os.path.exists(os.path.join(folder, "step_2.npy"))
+    assert all((a == b).all() for a, b in zip(*said)) and (said[0][0] != first).any()        # the seed has no say where the noise is given
+    assert os.path.exists(os.path.join(folder, "picture.png")) and os.path.exists(os.path.join(folder, "picture-2.png"))
+    for wrong, sentence in ((("--latents", "first.npy"), "1024 are needed for 1 pictures"), (("--dump", "nowhere"), "step_0.npy' cannot be written"), (("--sampler", "none"), "there is no sampler 'none'")):
+        out = command(*wrong)
+        assert out.returncode != 0 and sentence in out.stderr, (wrong, out.stderr)
+    shutil.rmtree(folder)
 
 
 def test_models_lists_it():

@@ -11,7 +11,7 @@ struct step_slot { struct slot slot; int64_t left; int64_t *sums; };
 struct step_engine_control step_control;
 
 static const struct port in = { "work", DT_I64, 2, { -1, 2 }, false }, out = { "sum", DT_I64, 2, { -1, 1 }, false };
-static const struct signature signature = { "step", &in, 1, &out, 1, true, false, false };
+static const struct signature signature = { .platform = "step", .inputs = &in, .input_count = 1, .outputs = &out, .output_count = 1, .batchable = true };
 
 static enum status step_open(struct engine **e, const struct model_files *files, const struct engine_options *options, struct err *err)
 {

@@ -33,7 +33,7 @@ static bool attend_on_tiles(const struct attention_dense *a, int threads)
     const uint64_t bytes = (d.attention_tiles_scratch(a, threads) + 63) & ~(uint64_t)63;
     void *scratch = aligned_alloc(64, bytes);
     memset(scratch, 0xff, bytes);
-    d.attention_tiles(a, &d, scratch, threads);
+    d.attention_tiles(a, scratch, threads);
     free(scratch);
     return true;
 }

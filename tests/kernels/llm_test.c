@@ -6,12 +6,12 @@
 #include "kernels/llm.h"
 #include "tests/test.h"
 
-enum { POSITIONS = 75, PAGES = (POSITIONS + 15) / 16 };
+enum { POSITIONS = 75, LONG_POSITIONS = 600 /* more than two blocks of keys of the kernels that go by blocks */, PAGES = (LONG_POSITIONS + 15) / 16 };
 
-/* One sequence of POSITIONS positions; its pages lie scattered in a pool of 2 PAGES. */
+/* One sequence; its pages lie scattered in a pool of 2 PAGES. */
 struct text {
     struct attention_spec s;
-    float *q, *k, *v;                    /* [POSITIONS, ...] */
+    float *q, *k, *v;                    /* [positions, ...] */
     char *pool;
     uint64_t page_bytes;
     int32_t pages[PAGES];
@@ -30,19 +30,19 @@ static void store(struct text *t, const struct llm_kernels *k, int from, int to)
     k->attention_store(t->pool, t->page_bytes, &t->s, t->k, (int64_t)t->s.kv_heads * t->s.head_dim, t->v, (int64_t)t->s.kv_heads * t->s.head_dim_v, &row, 1, 2);
 }
 
-static struct text text_make(const struct attention_spec *s, const struct llm_kernels *k)
+static struct text text_make(const struct attention_spec *s, const struct llm_kernels *k, int positions)
 {
     struct text t = { .s = *s, .page_bytes = attention_page_bytes(s) };
     struct err err = { 0 };
     if (attention_check(s, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
-    t.q = filled((size_t)(POSITIONS * s->heads * s->head_dim), -2, 2);
-    t.k = filled((size_t)(POSITIONS * s->kv_heads * s->head_dim), -2, 2);
-    t.v = filled((size_t)(POSITIONS * s->kv_heads * s->head_dim_v), -2, 2);
+    t.q = filled((size_t)(positions * s->heads * s->head_dim), -2, 2);
+    t.k = filled((size_t)(positions * s->kv_heads * s->head_dim), -2, 2);
+    t.v = filled((size_t)(positions * s->kv_heads * s->head_dim_v), -2, 2);
     t.pool = aligned_alloc(64, t.page_bytes * 2 * PAGES);
     memset(t.pool, 0xff, t.page_bytes * 2 * PAGES);                 /* NaN wherever nothing is stored */
     for (int i = 0; i < PAGES; i++) t.pages[i] = (i * 7 + 3) % (2 * PAGES);
     store(&t, k, 0, 21);                                            /* in pieces, not on the edges of pages */
-    store(&t, k, 21, POSITIONS);
+    store(&t, k, 21, positions);
     return t;
 }
 static void text_free(struct text *t) { free(t->q), free(t->k), free(t->v), free(t->pool); }
@@ -114,7 +114,7 @@ TEST(attention_is_near_its_definition_and_the_same_bits_at_every_level)
     for (int i = 0; i < SPECS; i++) {
         struct llm_kernels k;
         llm_kernels_fill(&k, CPU_SCALAR);
-        struct text t = text_make(specs + i, &k);
+        struct text t = text_make(specs + i, &k, POSITIONS);
         const size_t n = (size_t)(POSITIONS * specs[i].heads * specs[i].head_dim_v);
         float *want = malloc(n * sizeof *want), *scalar = malloc(n * sizeof *scalar), *got = malloc(n * sizeof *got);
         reference(&t, want, POSITIONS);
@@ -136,7 +136,7 @@ TEST(attention_does_not_show_chunks_company_or_threads)
     llm_kernels_fill(&k, CPU_AMX);
     for (int i = 0; i < SPECS; i++) {
         if (!specs[i].causal) continue;                             /* else a row sees what comes after it in the call */
-        struct text t = text_make(specs + i, &k);
+        struct text t = text_make(specs + i, &k, POSITIONS);
         const int64_t row = (int64_t)specs[i].heads * specs[i].head_dim_v;
         const size_t bytes = (size_t)(POSITIONS * row) * sizeof(float);
         float *whole = malloc(bytes), *got = malloc(bytes);
@@ -164,6 +164,37 @@ TEST(attention_does_not_show_chunks_company_or_threads)
         text_free(&t);
         free(whole), free(got);
     }
+}
+
+/* Rounding queries, keys, values and weights to 8 bits of a number moves a result by less than this (values of up to 2). */
+static const float TILES_TOLERANCE = 0.06f;
+
+TEST(attention_on_tiles_is_near_its_definition)
+{
+    int suited = 0;
+    struct llm_kernels k;
+    llm_kernels_fill(&k, CPU_AMX);
+    if (!k.attention_tiles) return;                                 /* this machine has none */
+    for (int i = 0; i < SPECS; i++) {
+        struct attention_spec s = specs[i];
+        s.scale /= 4;                                               /* weights on many keys, not on one */
+        if (!attention_suits_tiles(&s)) continue;
+        suited++;
+        struct text t = text_make(&s, &k, LONG_POSITIONS);
+        const int64_t row = (int64_t)s.heads * s.head_dim_v, bytes = LONG_POSITIONS * row * (int64_t)sizeof(float);
+        float *exact = malloc((size_t)bytes), *got = malloc((size_t)bytes), *two = malloc((size_t)bytes);
+        void *scratch = aligned_alloc(64, k.attention_tiles_scratch(&s, 2));
+        const struct attention_row rows[] = { { 40, 560, 40, t.pages }, { 1, 18, 1, t.pages } };
+        memset(exact, 0, (size_t)bytes), memset(got, 0, (size_t)bytes), memset(two, 0, (size_t)bytes);
+        k.attention_paged(exact, row, t.q, (int64_t)s.heads * s.head_dim, t.pool, t.page_bytes, &s, rows, 2, scratch, 1);
+        k.attention_tiles(got, row, t.q, (int64_t)s.heads * s.head_dim, t.pool, t.page_bytes, &s, rows, 2, scratch, 1);
+        k.attention_tiles(two, row, t.q, (int64_t)s.heads * s.head_dim, t.pool, t.page_bytes, &s, rows, 2, scratch, 2);
+        CHECK_CLOSE(got, exact, (size_t)(LONG_POSITIONS * row), TILES_TOLERANCE);
+        CHECK(!memcmp(got, two, (size_t)bytes));
+        text_free(&t);
+        free(exact), free(got), free(two), free(scratch);
+    }
+    CHECK(suited >= 6);
 }
 
 TEST(attention_refuses_what_does_not_fit)

@@ -3,6 +3,7 @@
  * of 32 rows and columns wait as tiles until all of k is done.
  *
  * The configuration is loaded by each part and released at its end, so that a parked thread keeps no tile state. */
+#include "kernels/cpu/amx/pairs.h"
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/linear_unpack.h"
 #include "kernels/cpu/vec_math.h"
@@ -49,12 +50,6 @@ static void tiles_product_16(float *c, const uint16_t *a, const uint16_t *b, int
 }
 
 /* ---- W's panel as tiles: row r of a tile holds k = 2r and 2r + 1 of 16 columns, pair by pair ---- */
-
-static __m512i pair_of(__m512 even, __m512 odd)
-{
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
-}
 
 /* k [from, from + k) of a panel to every second tile from b on */
 static void tiles_of_panel(uint16_t *b, int type, const uint8_t *panel, int64_t from, int64_t k)

@@ -1,0 +1,128 @@
+/* Attention on bfloat16 tiles, what the dense and the paged kind share: a range of queries meets blocks of at most KEYS keys with a running maximum. Queries, keys, values and
+ * weights are rounded to bfloat16, scores and sums are float. Keys lie as tiles [keys / 16][d / 32], values as tiles [keys / 32][dv / 16]; d is the head's size rounded up to a
+ * multiple of 32, dv to one of 16. A 2 x 2 square of tiles takes 4 loads for 4 products. */
+#ifndef KERNELS_CPU_AMX_ATTENTION_TILES_H
+#define KERNELS_CPU_AMX_ATTENTION_TILES_H
+
+#include <string.h>
+
+#include "kernels/attention_dense.h"
+#include "kernels/cpu/amx/pairs.h"
+#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/attention_weights.h"
+
+enum { QUERIES = ATTENTION_DENSE_QUERIES, KEYS = ATTENTION_DENSE_KEYS, RANGE = 512 /* queries that meet a packed block of keys */, TILE = 16 * 32 };
+
+static const struct tile_config whole_tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
+
+static inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static inline __mmask16 first(int64_t n) { return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1); }
+
+/* rows of n numbers, ld apart, to rows of `width`; rows from `rows` to `all` are zeros */
+static inline void round_rows(uint16_t *y, int64_t width, const float *x, int64_t ld, int64_t rows, int64_t all, int64_t n)
+{
+    for (int64_t r = 0; r < rows; r++, y += width, x += ld)
+        for (int64_t c = 0; c < width; c += 16) _mm256_storeu_si256((__m256i *)(void *)(y + c), round_16(_mm512_maskz_loadu_ps(first(n - c), x + c)));
+    if (all > rows) memset(y, 0, (size_t)((all - rows) * width) * sizeof *y);
+}
+
+/* c [32 or 16, 32 or 16] (`down`, `across` 1: two tiles) += a [.., steps 32] by tiles b, the tile beside b `beside` numbers on and the next step's `next` numbers on */
+static inline void square_of_tiles(float *c, int64_t ldc, int down, int across, const uint16_t *a, int64_t lda, const uint16_t *b, int64_t beside, int64_t next, int64_t steps, int begin)
+{
+    float *below = c + 16 * ldc;
+    if (begin) {
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        TILE_ZERO(2);
+        TILE_ZERO(3);
+    } else {
+        TILE_LOAD(0, c, ldc * 4);
+        if (across) TILE_LOAD(1, c + 16, ldc * 4);
+        if (down) TILE_LOAD(2, below, ldc * 4);
+        if (down && across) TILE_LOAD(3, below + 16, ldc * 4);
+    }
+    for (int64_t s = 0; s < steps; s++, a += 32, b += next) {
+        TILE_LOAD(4, a, lda * 2);
+        TILE_LOAD(6, b, 64);
+        TILE_DOT_BF16(0, 4, 6);
+        if (across) {
+            TILE_LOAD(7, b + beside, 64);
+            TILE_DOT_BF16(1, 4, 7);
+        }
+        if (!down) continue;
+        TILE_LOAD(5, a + 16 * lda, lda * 2);
+        TILE_DOT_BF16(2, 5, 6);
+        if (across) TILE_DOT_BF16(3, 5, 7);
+    }
+    TILE_STORE(0, c, ldc * 4);
+    if (across) TILE_STORE(1, c + 16, ldc * 4);
+    if (down) TILE_STORE(2, below, ldc * 4);
+    if (down && across) TILE_STORE(3, below + 16, ldc * 4);
+}
+
+/* What a thread works in. limit: how many keys of the block at hand a query sees; packing: floats or numbers on their way to tiles. */
+struct lane { uint16_t *q, *k, *v, *weights; float *scores, *sums, *top, *sum, *shrink; int64_t *limit; void *packing; };
+
+/* Returns the bytes that a lane at `base` takes. */
+static inline uint64_t lane_layout(struct lane *l, char *base, int64_t head_dim, int64_t head_dim_v, int64_t packing_bytes)
+{
+    const int64_t d = up(head_dim, 32), dv = up(head_dim_v, 16);
+    uint64_t at = 0;
+#define PLACE(field, type, count) l->field = (type *)(void *)(base + at), at += (uint64_t)up((int64_t)sizeof(type) * (count), 64)
+    PLACE(q, uint16_t, RANGE * d);
+    PLACE(k, uint16_t, KEYS * d);
+    PLACE(v, uint16_t, KEYS * dv);
+    PLACE(weights, uint16_t, QUERIES * KEYS);
+    PLACE(scores, float, QUERIES * KEYS);
+    PLACE(sums, float, RANGE * dv);
+    PLACE(top, float, RANGE);
+    PLACE(sum, float, RANGE);
+    PLACE(shrink, float, QUERIES);
+    PLACE(limit, int64_t, QUERIES);
+    PLACE(packing, char, packing_bytes);
+#undef PLACE
+    return at;
+}
+
+/* `count` queries of the range begin: nothing seen yet */
+static inline void range_begin(const struct lane *l, int64_t count, int64_t dv)
+{
+    memset(l->sums, 0, (size_t)(up(count, 16) * dv) * sizeof *l->sums);
+    for (int64_t i = 0; i < count; i++) l->top[i] = -__builtin_inff(), l->sum[i] = 0;
+}
+
+/* scores [rows, KEYS] of `rows` queries [rows, d] (a multiple of 16) with all packed keys */
+static inline void multiply_keys(float *scores, const uint16_t *q, const uint16_t *k, int64_t rows, int64_t keys, int64_t d)
+{
+    const int64_t tiles = up(keys, 16) / 16, steps = d / 32;
+    for (int64_t i = 0; i < rows; i += 32)
+        for (int64_t n = 0; n < tiles; n += 2)
+            square_of_tiles(scores + i * KEYS + n * 16, KEYS, i + 16 < rows, n + 1 < tiles, q + i * d, d, k + n * steps * TILE, steps * TILE, TILE, steps, 1);
+}
+
+/* sums [rows, dv] += weights [rows, KEYS] by the packed values */
+static inline void multiply_values(float *sums, const uint16_t *weights, const uint16_t *v, int64_t rows, int64_t keys, int64_t dv)
+{
+    const int64_t steps = up(keys, 32) / 32, across = dv / 16;
+    for (int64_t i = 0; i < rows; i += 32)
+        for (int64_t c = 0; c < across; c += 2)
+            square_of_tiles(sums + i * dv + c * 16, dv, i + 16 < rows, c + 1 < across, weights + i * KEYS, KEYS, v + c * TILE, TILE, across * TILE, steps, 0);
+}
+
+/* Queries [at, at + count) of the range, whose scores with the packed block are made, take its values. */
+static inline void take_block(const struct lane *l, int64_t at, int64_t count, int64_t keys, float scale, int64_t dv)
+{
+    const int64_t rows = up(count, 16), columns = up(keys, 32);
+    attention_weights_f32(l->scores, KEYS, count, columns, l->limit, scale, l->top + at, l->sum + at, l->shrink);
+    round_rows(l->weights, KEYS, l->scores, KEYS, count, rows, columns);
+    scale_rows_f32(l->sums + at * dv, dv, l->shrink, count, dv);
+    multiply_values(l->sums + at * dv, l->weights, l->v, rows, keys, dv);
+}
+
+/* y [n] = sums of query i of the range, times `by` */
+static inline void put_sums(float *y, const struct lane *l, int64_t i, int64_t dv, int64_t n, float by)
+{
+    for (int64_t c = 0; c < n; c += 16) _mm512_mask_storeu_ps(y + c, first(n - c), _mm512_mul_ps(_mm512_loadu_ps(l->sums + i * dv + c), _mm512_set1_ps(by)));
+}
+
+#endif
