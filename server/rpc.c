@@ -78,6 +78,7 @@ static void *loop_run(void *p)
     rpc_call_post(l);
     while (!atomic_load(&l->stopping) || l->calls) {
         gpr_timespec until = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(tick_ms, GPR_TIMESPAN));
+        atomic_fetch_add_explicit(&l->turns, 1, memory_order_relaxed);
         grpc_event e = grpc_completion_queue_next(l->queue, until, NULL);
         atomic_fetch_add_explicit(&l->turns, 1, memory_order_relaxed);
         if (e.type == GRPC_OP_COMPLETE) {
@@ -108,8 +109,8 @@ static uint64_t cpu_ns(pthread_t thread)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* While a client sends without a pause, the library reads on and on and gives us nothing to count. A loop that has computed for FLOOD_NS without
- * coming back is under such a flood, of resets, pings or whatever: the connection that has sent most since loses its place. */
+/* While a client sends without a pause, the library reads on and on and gives us nothing to count. A loop that has computed for FLOOD_NS within the library
+ * (its turn is odd) without coming back is under such a flood, of resets, pings or whatever: the connection that has sent most since loses its place. */
 static void *watch_run(void *p)
 {
     struct rpc *s = p;
@@ -119,7 +120,7 @@ static void *watch_run(void *p)
             struct rpc_loop *l = &s->loops[i];
             unsigned turns = atomic_load_explicit(&l->turns, memory_order_relaxed);
             uint64_t now = cpu_ns(l->thread);
-            if (turns != l->seen_turns || !l->seen_cpu_ns) {
+            if (turns != l->seen_turns || turns % 2 == 0) {
                 l->seen_turns = turns;
                 l->seen_cpu_ns = now;
                 l->suspected = false;

@@ -15,7 +15,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCAN_NS = 500 * 1000 * 1000 };
+enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCAN_NS = 500 * 1000 * 1000,
+       FLOOD_BYTES_MIN = 256 << 10 /* whoever sent less was not it */ };
 
 struct rpc_connection {
     uint64_t        cookie;              /* 0: none */
@@ -145,7 +146,7 @@ void rpc_guard_mark(struct rpc_guard *g)
 
 void rpc_guard_end_busiest(struct rpc_guard *g)
 {
-    uint64_t most = 0;
+    uint64_t most = FLOOD_BYTES_MIN;
     int busiest = -1;
     pthread_mutex_lock(&g->lock);
     forget_closed(g, clock_ns());

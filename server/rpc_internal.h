@@ -17,7 +17,7 @@ void        rpc_guard_free(struct rpc_guard *g);        /* NULL is allowed */
 void        rpc_guard_tick(struct rpc_guard *g);
 /* A call of this peer ("fd:17" as the library names it) was reset: too many of them in a short time and its connection is shut down. */
 void        rpc_guard_reset(struct rpc_guard *g, const char *peer);
-/* A flood: mark remembers what each connection has sent so far, end_busiest shuts down the one that has sent most since. */
+/* A flood: mark remembers what each connection has sent so far, end_busiest shuts down the one that has sent most since, if any has sent much. */
 void        rpc_guard_mark(struct rpc_guard *g);
 void        rpc_guard_end_busiest(struct rpc_guard *g);
 /* The numeric address behind the peer's name. */

@@ -23,7 +23,7 @@ struct rpc_loop {
     pthread_t              thread;
     bool                   running;
     atomic_bool            woken, stopping;
-    atomic_uint            turns;             /* how often the library gave the thread back to us */
+    atomic_uint            turns;             /* how often the thread went into the library and came back: odd while it is inside */
     unsigned               seen_turns;        /* the watch's own, as are the next two */
     uint64_t               seen_cpu_ns;
     bool                   suspected;
