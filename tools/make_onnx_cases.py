@@ -125,6 +125,12 @@ def q_linear(r, k): x = floats(r, *shape_of(r, 2), scale=5); t = [U8, I8][k % 2]
 def dq_linear(r, k): a = byte(r, k, *shape_of(r, 2)); return [a, scale_of(r), np.array(4, a.dtype)], {}, 1
 
 
+def max_roi(r, k):
+    n, h, w = int(r.integers(1, 3)), int(r.integers(3, 9)), int(r.integers(3, 9))
+    at = r.uniform(0, 6, (1 + k % 3, 2, 2)).cumsum(1).reshape(-1, 4)
+    return [floats(r, n, 2, h, w), np.concatenate([r.integers(0, n, (len(at), 1)), at], 1).astype(F)], {"pooled_shape": [1 + k % 3, 2], "spatial_scale": [1.0, 0.5][k % 2]}, 1
+
+
 # ---- ai.onnx.ml ----
 def scaler(r, k): n = int(r.integers(1, 6)); m = n if k % 2 else 1; return [floats(r, 3, n)], {"scale": floats(r, m).tolist(), "offset": floats(r, m).tolist()}, 1
 def normalizer(r, k): return [np.abs(floats(r, 3, 4)) + F(0.1)], {"norm": ["MAX", "L1", "L2"][k % 3]}, 1
@@ -228,7 +234,7 @@ OPERATORS = [
     (MS, "Gelu", gelu), (MS, "BiasGelu", bias_gelu), (MS, "FastGelu", fast_gelu), (MS, "QuickGelu", quick_gelu), (MS, "FusedMatMul", fused_matmul), (MS, "SkipLayerNormalization", skip_norm),
     (MS, "SkipSimplifiedLayerNormalization", skip_simple), ("", "SimplifiedLayerNormalization", simple_norm), (MS, "EmbedLayerNormalization", embed), (MS, "MatMulNBits", nbits), (MS, "DynamicQuantizeMatMul", dynamic_matmul),
     (MS, "MatMulIntegerToFloat", matmul_to_float), (MS, "QLinearAdd", q_pair), (MS, "QLinearMul", q_pair), (MS, "QLinearSigmoid", q_single), (MS, "QLinearLeakyRelu", q_leaky), (MS, "QLinearAveragePool", q_pool),
-    (MS, "QLinearGlobalAveragePool", q_global), (MS, "MultiHeadAttention", heads), (MS, "Attention", projected), (MS, "RotaryEmbedding", rotary), (MS, "QuantizeLinear", q_linear), (MS, "DequantizeLinear", dq_linear),
+    (MS, "QLinearGlobalAveragePool", q_global), (MS, "MultiHeadAttention", heads), (MS, "Attention", projected), (MS, "RotaryEmbedding", rotary), (MS, "QuantizeLinear", q_linear), (MS, "DequantizeLinear", dq_linear), ("", "MaxRoiPool", max_roi),
     (ML, "Scaler", scaler), (ML, "Normalizer", normalizer), (ML, "Binarizer", binarizer), (ML, "Imputer", imputer), (ML, "ArrayFeatureExtractor", extractor), (ML, "OneHotEncoder", one_hot), (ML, "FeatureVectorizer", vectorizer),
     (ML, "LabelEncoder", label), (ML, "CategoryMapper", category), (ML, "LinearRegressor", linear_regressor), (ML, "LinearClassifier", linear_classifier), (ML, "TreeEnsembleRegressor", tree_regressor),
     (ML, "TreeEnsembleClassifier", tree_classifier), (ML, "SVMRegressor", svm_regressor), (ML, "SVMClassifier", svm_classifier),

@@ -18,6 +18,7 @@ enum status infer_same(struct call *c, struct err *err);
 /* ---- proofs of row independence ---- */
 bool rows_elementwise(const struct call *c);     /* every batched input aligned with dimension 0 of the output, nothing tainted */
 bool rows_first(const struct call *c);           /* input 0 batched and dims[0] kept, all others neither batched nor tainted */
+bool rows_apart(const struct call *c);           /* rows_first, and input 0 has more dimensions than the rows': for what works along the last one */
 bool call_any_tainted(const struct call *c, int from);
 
 /* ---- strided walks ---- */

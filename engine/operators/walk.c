@@ -148,6 +148,8 @@ bool rows_first(const struct call *c)
     return c->in[0] && c->in[0]->batched && !call_any_tainted(c, 1) && c->out[0]->rank >= 1 && c->out[0]->dims[0] == c->in[0]->dims[0];
 }
 
+bool rows_apart(const struct call *c) { return c->in[0] && c->in[0]->rank > 1 && rows_first(c); }
+
 bool rows_elementwise(const struct call *c)
 {
     const struct operand *y = c->out[0];

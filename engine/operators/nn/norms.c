@@ -42,6 +42,13 @@ static enum status infer_rms(struct call *c, struct err *err)
     return fits ? call_set(c, 0, s->dtype, x->dims, x->rank, err) : call_error(c, err, ST_BAD_INPUT, "axis %lld or its scale does not fit the input", (long long)axis);
 }
 
+/* Rows stay apart unless the norm runs over them. */
+static bool rows_rms(const struct call *c)
+{
+    int64_t axis = node_int(c->node, "axis", -1);
+    return axis_fix(&axis, c->in[0]->rank) && axis > 0 && c->in[1]->rank < c->in[0]->rank && rows_first(c);
+}
+
 /* The element of `s`, broadcast to x's shape, that belongs to element k of x. */
 static int64_t broadcast_index(const struct operand *s, const struct operand *x, int64_t k)
 {
@@ -206,7 +213,7 @@ enum status batch_norm_train(struct call *c, struct err *err)
 }
 
 const struct op ops_norms[] = {
-    { "RMSNormalization", "", 23, 0, 2, 2, 1, 1, 0, 0, infer_rms, eval_rms, reals_scratch, NULL, NULL, rows_first },
+    { "RMSNormalization", "", 23, 0, 2, 2, 1, 1, 0, 0, infer_rms, eval_rms, reals_scratch, NULL, NULL, rows_rms },
     { "GroupNormalization", "", 18, 0, 3, 3, 1, 1, 0, 0, infer_group, eval_group, reals_scratch, NULL, NULL, rows_first },
     { "LpNormalization", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_lp, eval_lp, reals_scratch, NULL, NULL, NULL },
     { "MeanVarianceNormalization", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_mvn, eval_mvn, scratch_mvn, NULL, NULL, NULL },

@@ -1,4 +1,4 @@
-/* Sampling pictures at coordinates: GridSample, AffineGrid, RoiAlign. */
+/* Sampling pictures at coordinates: GridSample, AffineGrid, RoiAlign, MaxRoiPool. */
 #include <string.h>
 
 #include "engine/operators/numbers.h"
@@ -243,7 +243,52 @@ static enum status eval_roi(struct call *c, struct err *err)
     return ST_OK;
 }
 
+/* ---- MaxRoiPool(x, regions [k, 5]: batch index, x1, y1, x2, y2) ---- */
+static enum status infer_roi_pool(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0], *rois = c->in[1];
+    int n;
+    const int64_t *shape = node_ints(c->node, "pooled_shape", &n);
+    if (x->rank != 4 || rois->rank != 2 || rois->dims[1] != 5 || !dtype_is_real(x->dtype) || rois->dtype != x->dtype || n != 2 || shape[0] < 1 || shape[1] < 1) return call_error(c, err, ST_BAD_INPUT, "regions or pooled_shape do not fit");
+    return call_set(c, 0, x->dtype, (int64_t[]){ rois->dims[0], x->dims[1], shape[0], shape[1] }, 4, err);
+}
+
+/* The largest number of a plane's cell; an empty cell is 0. */
+static double largest(const double *plane, int64_t w, const int64_t low[2], const int64_t high[2])
+{
+    double most = 0;
+    for (int64_t i = low[0]; i < high[0]; i++)
+        for (int64_t j = low[1]; j < high[1]; j++) most = (i == low[0] && j == low[1]) || plane[i * w + j] > most ? plane[i * w + j] : most;
+    return most;
+}
+
+static enum status eval_roi_pool(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    const int64_t *size = x->dims + 2, *pooled = c->out[0]->dims + 2;
+    double scale = (double)node_float(c->node, "spatial_scale", 1);
+    struct reals r;
+    reals_begin(&r, c);
+    for (int64_t k = 0; k < c->out[0]->dims[0]; k++) {
+        const double *b = r.in[1] + k * 5;
+        if (!(b[0] >= 0 && b[0] < (double)x->dims[0])) return call_error(c, err, ST_BAD_INPUT, "region %lld names no picture", (long long)k);
+        for (int64_t at = 0; at < pooled[0] * pooled[1]; at++) {
+            int64_t cell[2] = { at / pooled[1], at % pooled[1] }, low[2], high[2];
+            for (int d = 0; d < 2; d++) {
+                double start = round(b[2 - d] * scale), end = round(b[4 - d] * scale), bin = fmax(end - start + 1, 1) / (double)pooled[d], most = (double)size[d];
+                low[d] = (int64_t)fmin(fmax(floor((double)cell[d] * bin) + start, 0), most);
+                high[d] = (int64_t)fmin(fmax(ceil((double)(cell[d] + 1) * bin) + start, 0), most);
+            }
+            for (int64_t ch = 0; ch < x->dims[1]; ch++)
+                r.out[0][(k * x->dims[1] + ch) * pooled[0] * pooled[1] + at] = largest(r.in[0] + ((int64_t)b[0] * x->dims[1] + ch) * size[0] * size[1], size[1], low, high);
+        }
+    }
+    reals_end(&r, c);
+    return ST_OK;
+}
+
 const struct op ops_sample[] = {
+    { "MaxRoiPool", "", 1, 0, 2, 2, 1, 1, OP_PRODUCT, 0, infer_roi_pool, eval_roi_pool, reals_scratch, NULL, NULL, NULL },
     { "GridSample", "", 16, 0, 2, 2, 1, 1, 0, 0, infer_grid, eval_grid, reals_scratch, NULL, NULL, NULL },
     { "AffineGrid", "", 20, 0, 2, 2, 1, 1, 0, 0, infer_affine, eval_affine, reals_scratch, NULL, NULL, NULL },
     { "RoiAlign", "", 10, 0, 3, 3, 1, 1, OP_PRODUCT, 0, infer_roi, eval_roi, reals_scratch, NULL, NULL, NULL },
