@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <string.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -52,6 +53,21 @@ static void *run(void *p)
     free(p);
     pthread_setname_np(pthread_self(), s.name);
     return s.body(s.argument);
+}
+
+void condition_init(pthread_cond_t *c)
+{
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+}
+
+bool condition_wait(pthread_cond_t *c, pthread_mutex_t *m, uint64_t until_ns)
+{
+    const struct timespec t = { .tv_sec = (time_t)(until_ns / 1000000000u), .tv_nsec = (long)(until_ns % 1000000000u) };
+    return pthread_cond_timedwait(c, m, &t) == 0;
 }
 
 enum status thread_start(pthread_t *out, const char *name, void *(*body)(void *), void *argument, struct err *err)

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/err.h"
 
@@ -18,6 +19,9 @@ void threads_pin(int first, int count);
 /* Says that the calling thread computes (SCHED_BATCH): when it is woken it does not push a listener off a shared core, so that requests that arrive
  * together are queued together. A failure is ignored. */
 void threads_be_batch(void);
+/* A condition that is waited for by CLOCK_MONOTONIC, and the wait itself: false when `until_ns` came first. */
+void condition_init(pthread_cond_t *c);
+bool condition_wait(pthread_cond_t *c, pthread_mutex_t *m, uint64_t until_ns);
 /* Starts a thread. `name` is cut at 15 bytes. Signals are blocked in it but those that report its own faults. */
 enum status thread_start(pthread_t *out, const char *name, void *(*body)(void *), void *argument, struct err *err);
 

@@ -100,8 +100,7 @@ static void *expiry_run(void *p)
         }
         struct request *r = e->heap[0];
         if (r->expiry_ns > clock_ns()) {
-            struct timespec until = { .tv_sec = (time_t)(r->expiry_ns / 1000000000u), .tv_nsec = (long)(r->expiry_ns % 1000000000u) };
-            pthread_cond_timedwait(&e->changed, &e->lock, &until);
+            condition_wait(&e->changed, &e->lock, r->expiry_ns);
             continue;
         }
         take_out(e, r);
@@ -121,13 +120,9 @@ enum status expiry_open(struct expiry **out, struct err *err)
 {
     struct expiry *e = calloc(1, sizeof *e);
     if (!e) return err_set(err, ST_NO_MEMORY, "no memory for the expiry thread");
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->changed, &monotonic);
+    condition_init(&e->changed);
     pthread_cond_init(&e->idle, NULL);
-    pthread_condattr_destroy(&monotonic);
     enum status st = thread_start(&e->thread, "expiry", expiry_run, e, err);
     if (st) {
         free(e);

@@ -482,11 +482,7 @@ static void stop_workers(struct scheduler *s)
 static bool worker_prepare(struct scheduler *s, int index)
 {
     struct worker *w = &s->workers[index];
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    condition_init(&w->wake);
     w->scheduler = s;
     w->index = index;
     w->slots = mem_calloc_array((uint64_t)s->slot_capacity, sizeof *w->slots);

@@ -84,10 +84,9 @@ static int wait_and_take(struct worker *w)
         uint64_t until = 0;
         int64_t rows = rows_to_take(s, head, clock_ns(), &until);
         if (rows) return take_riders(w, rows, false);
-        struct timespec t = { .tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u) };
         w->state = WORKER_GATHERING;
         w->gather_rows = smallest_enough(s);
-        pthread_cond_timedwait(&w->wake, &s->lock, &t);
+        condition_wait(&w->wake, &s->lock, until);
         w->state = WORKER_BUSY;
     }
 }

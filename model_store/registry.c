@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/threads.h"
 #include "base/checked.h"
 
 /* ---- entries ---- */
@@ -272,7 +273,6 @@ static void free_registry(struct registry *r)
 
 enum status registry_open(struct registry **out, const struct registry_options *o, struct err *err)
 {
-    pthread_condattr_t monotonic;
     struct registry *r = calloc(1, sizeof *r);
     if (!r) return err_set(err, ST_NO_MEMORY, "no memory for the registry");
     r->o = *o;
@@ -281,11 +281,8 @@ enum status registry_open(struct registry **out, const struct registry_options *
     if (!r->o.poll_ms) r->o.poll_ms = 1000;
     if (r->o.threads < 1) r->o.threads = 1;
     pthread_mutex_init(&r->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&r->changed, &monotonic);
-    pthread_cond_init(&r->reap, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    condition_init(&r->changed);
+    condition_init(&r->reap);
     enum status st = copy_start_names(r, err);
     if (!st) st = repository_open(&r->repository, o->store, o->log, err);
     if (!st) st = open_catalog(r, err);

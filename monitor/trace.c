@@ -369,9 +369,7 @@ static void *trace_run(void *p)
         const uint64_t number = t->number, dropped = t->dropped;
         if (!n) {
             if (t->stopping) break;
-            const uint64_t until = clock_ns() + (uint64_t)SEND_EVERY_MS * 1000000;
-            const struct timespec at = { .tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u) };
-            pthread_cond_timedwait(&t->wake, &t->lock, &at);
+            condition_wait(&t->wake, &t->lock, clock_ns() + (uint64_t)SEND_EVERY_MS * 1000000);
             continue;
         }
         memcpy(mine, t->kept, (size_t)n * sizeof *mine);
@@ -385,11 +383,7 @@ static void *trace_run(void *p)
         if (curl) send_spans(t, curl, mine, n);
         else if (t->file) write_file(t, mine, n, number, numbered);
         pthread_mutex_lock(&t->lock);
-        if (curl && !t->stopping && t->kept_count < SEND_AT_MOST) {      /* no faster than this */
-            const uint64_t until = clock_ns() + (uint64_t)SEND_EVERY_MS * 1000000;
-            const struct timespec at = { .tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u) };
-            pthread_cond_timedwait(&t->wake, &t->lock, &at);
-        }
+        if (curl && !t->stopping && t->kept_count < SEND_AT_MOST) condition_wait(&t->wake, &t->lock, clock_ns() + (uint64_t)SEND_EVERY_MS * 1000000);      /* no faster than this */
     }
     pthread_mutex_unlock(&t->lock);
     free(mine);
@@ -410,12 +404,8 @@ enum status tracer_open(struct tracer **out, const struct tracer_options *o, str
     t->kept = mem_calloc_array(KEPT_MAX, sizeof *t->kept);
     t->global = (struct settings){ .own = ~0u, .timestamps = o->on, .rate = o->rate, .count = o->count };
     t->wall_offset_ns = (int64_t)(clock_wall_ms() * 1000000) - (int64_t)clock_ns();
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&t->lock, NULL);
-    pthread_cond_init(&t->wake, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    condition_init(&t->wake);
     settle_on(t);
     enum status st = (o->file && !t->file) || (o->endpoint && !t->endpoint) || !t->models || !t->kept ? err_set(err, ST_NO_MEMORY, "no memory for traces") : ST_OK;
     if (!st) st = thread_start(&t->thread, "traces", trace_run, t, err);

@@ -5,13 +5,13 @@
  * it any more); a call holds its children until it is retired; the answer holds the children in whose memory its outputs lie (request.kept). */
 #include "engine/ensemble/ensemble.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/threads.h"
 #include "engine/scheduler.h"
 
 enum { CHILD_BYTES_MAX = 512 << 20, NAP_MS = 1000 };
@@ -243,15 +243,11 @@ static enum status engine_check(const struct engine *e, struct request *r, struc
 
 static enum status instance_start(struct engine_instance **out, struct engine *e, struct err *err)
 {
-    pthread_condattr_t monotonic;
     struct engine_instance *i = mem_calloc_array(1, sizeof *i);
     if (!i) return err_set(err, ST_NO_MEMORY, "starting an instance");
     i->engine = e;
     pthread_mutex_init(&i->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&i->news, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    condition_init(&i->news);
     *out = i;
     return ST_OK;
 }
@@ -311,9 +307,7 @@ static bool wait_for_news(struct engine_instance *i, struct slot *const *slots, 
     for (;;) {
         for (int k = 0; k < n && !news; k++) news = has_news(i->engine, (const struct call *)slots[k]);
         if (news || i->woken || atomic_load(stop)) break;
-        const uint64_t until = clock_ns() + (uint64_t)NAP_MS * 1000000;
-        const struct timespec t = { .tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u) };
-        pthread_cond_timedwait(&i->news, &i->lock, &t);
+        condition_wait(&i->news, &i->lock, clock_ns() + (uint64_t)NAP_MS * 1000000);
     }
     i->woken = false;
     pthread_mutex_unlock(&i->lock);
