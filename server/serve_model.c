@@ -26,12 +26,12 @@ static void serve_pinned(struct exchange *x)
     struct err err;
     enum status st = registry_pin(x->server->registry, x->route.model, x->route.model_length, x->route.version, &x->pin, &err);
     if (st) {
-        /* Triton answers 400 on these two where other routes say 404 or 503, and its clients know that */
-        if (x->route.route == ROUTE_MODEL_READY && x->loop && st == ST_UNAVAILABLE) {
+        /* Triton answers these two unlike other routes, and its clients know that: 400 over HTTP; over gRPC what is not there is not ready, so that who waits for a model may ask again and again */
+        if (x->route.route == ROUTE_MODEL_READY && x->loop) {
             serve_flag(x, "ready", false);
             return;
         }
-        if (x->route.route == ROUTE_MODEL_READY && !x->loop) err_set(&err, ST_BAD_INPUT, "Model version not ready");
+        if (x->route.route == ROUTE_MODEL_READY) err_set(&err, ST_BAD_INPUT, "Model version not ready");
         if (x->route.route == ROUTE_STATS) err_set(&err, ST_BAD_INPUT, "requested model '%.*s' is not available", (int)(x->route.model_length < 128 ? x->route.model_length : 128), x->route.model);
         serve_error(x, &err);
         return;

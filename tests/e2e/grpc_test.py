@@ -67,7 +67,7 @@ def values(datatype, seed):
 
 def test_health_and_metadata():
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("digits") and client.is_model_ready("digits", "1")
-    assert code_of(lambda: client.is_model_ready("nothing"))[0] == "NOT_FOUND"
+    assert not client.is_model_ready("nothing") and not client.is_model_ready("digits", "9")
     meta = client.get_server_metadata(as_json=True)
     assert meta == web.get_server_metadata() and meta["name"] == "inferd", meta
     for name in ("digits", "dictionary", "same_int64"):
