@@ -14,7 +14,7 @@
 #include "model_store/registry.h"
 #include "model_store/repository.h"
 
-enum { REASON_MAX = 400, ALIASES_MAX = 64, LABEL_BYTES_MAX = 16 << 20, RETIRED_MAX = 4 };
+enum { REASON_MAX = 400, ALIASES_MAX = 64, LABEL_BYTES_MAX = 16 << 20, RETIRED_MAX = 4, CHECKED_KEPT = 64 };
 
 enum version_state { VERSION_NEW, VERSION_LOADING, VERSION_READY, VERSION_UNAVAILABLE, VERSION_UNLOADING };
 
@@ -73,6 +73,8 @@ struct registry {
     struct registry_options o;
     struct repository *repository;
     struct catalog    *catalog;
+    char               checked[CHECKED_KEPT][65];      /* loader thread: digests of versions that the parsing child has found well-formed, the newest at checked_at - 1 */
+    int                checked_at;
     struct ensemble_models members;      /* how ensembles find the models of their steps */
     char             **start_names;      /* copies of load_at_start */
     struct alias_list  scratch;          /* loader thread: what the catalog says, before it is taken over */

@@ -16,7 +16,7 @@
 #include "base/file.h"
 #include "base/threads.h"
 
-enum { CONFIG_FILE_MAX = CONFIG_BYTES_MAX, DEFAULT_BATCH_ROWS = 4 };
+enum { CONFIG_FILE_MAX = CONFIG_BYTES_MAX, DEFAULT_BATCH_ROWS = 4, GIVE_BACK_EVERY_MS = 1000 };
 
 struct told { struct registry *r; const char *model; int64_t version; };
 
@@ -106,15 +106,24 @@ enum status load_pin_member(void *context, const char *model, int64_t version, s
 
 void load_unpin_member(void *context, void *pin) { registry_unpin(context, pin); }
 
+/* The same bytes need no second look: going back to a version, or a swap to and fro, spares the child. */
+static bool was_checked(const struct registry *r, const char *digest)
+{
+    for (int k = 0; k < CHECKED_KEPT; k++)
+        if (!strcmp(r->checked[k], digest)) return true;
+    return false;
+}
+
 static enum status inspect(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
 {
     int fd = -1;
     uint64_t size;
-    if (!r->o.inspector || !*kind->main_file) return ST_OK;
+    if (!r->o.inspector || !*kind->main_file || was_checked(r, l->v.digest)) return ST_OK;
     enum status st = repository_open_file(r->repository, l->name, l->v.version, kind->main_file, &fd, &size, err);
     if (st) return st;
     st = inspector_check(r->o.inspector, kind->engine, fd, err);
     close(fd);
+    if (!st) strcpy(r->checked[r->checked_at++ % CHECKED_KEPT], l->v.digest);
     return st;
 }
 
@@ -259,7 +268,17 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     return ST_OK;
 }
 
-/* Nobody has it any more. The heap's free pages go back to the system, so that what a version took is seen to return. */
+/* The heap's free pages go back to the system, so that what a version took is seen to return; while versions come and go quickly only now and then, since the next one
+ * wants them again (the server gives back what is left when it is quiet). */
+static void give_back_pages(void)
+{
+    static atomic_uint_fast64_t last;
+    uint64_t now = clock_ns(), before = atomic_load(&last);
+    if (before && now - before < (uint64_t)GIVE_BACK_EVERY_MS * 1000000) return;
+    if (atomic_compare_exchange_strong(&last, &before, now)) malloc_trim(0);
+}
+
+/* Nobody has it any more. */
 void load_close_version(struct loaded *l)
 {
     if (l->v.scheduler) scheduler_close(l->v.scheduler);
@@ -268,5 +287,5 @@ void load_close_version(struct loaded *l)
     free(l->labels);
     free(l->label_text);
     free(l);
-    malloc_trim(0);
+    give_back_pages();
 }

@@ -22,9 +22,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-/* Tensors up to HEAP_BLOCK_MAX come from the heap, and HEAP_KEPT_MAX of it is kept between requests: pages that are given back and asked for again cost more
- * than the arithmetic of a small network. What a burst has left goes back when the server is quiet (give_back_when_quiet). */
-enum { HEAP_BLOCK_MAX = 4 << 20, HEAP_KEPT_MAX = 64 << 20 };
 enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2, CORES_PER_RPC_THREAD = 8 };
 
 static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine, &diffusion_engine, &ensemble_engine };
@@ -281,8 +278,6 @@ int command_serve(int argc, char **argv)
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     raise_file_limit();
-    mallopt(M_MMAP_THRESHOLD, HEAP_BLOCK_MAX);
-    mallopt(M_TRIM_THRESHOLD, HEAP_KEPT_MAX);
 
     server.config = &config;
     int status = 1;

@@ -1,3 +1,4 @@
+# needs: numpy
 """/v1/rerank with a cross-encoder: the scores that transformers gave (tools/make_rerank_vectors.py), alone and in company, in Cohere's and Jina's shape."""
 import json, os
 

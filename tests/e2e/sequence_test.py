@@ -1,3 +1,4 @@
+# needs: tritonclient.http
 """Sequence batching: state that a model keeps from one request of a sequence to the next, whoever asks in between."""
 import json, os, shutil, sys, tempfile, threading, time
 

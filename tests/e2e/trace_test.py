@@ -1,3 +1,4 @@
+# needs: tritonclient.http
 """Traces: a real collector on loopback gets the spans of a request, in the trace its client is in; the file has Triton's form; settings hold for all or for one model."""
 import http.server, json, os, sys, tempfile, threading, time
 
