@@ -109,7 +109,8 @@ static enum status write_picture(const char *output, int k, const struct image_j
     buf_init(&png, 0);
     buf_init(&parameters, 0);
     image_parameters_write(&parameters, j, k, NULL);
-    const struct image_text text = { "parameters", parameters.data ? parameters.data : "" };
+    buf_putc(&parameters, 0);
+    const struct image_text text = { "parameters", parameters.failed ? "" : parameters.data };
     enum status st = image_encode(&png, &picture, IMAGE_PNG, 100, &text, parameters.failed ? 0 : 1, err ? err : &ignored);
     FILE *f = st ? NULL : fopen(path, "wb");
     const bool written = f && fwrite(png.data, 1, png.length, f) == png.length;
