@@ -94,6 +94,7 @@ run_e2e() {     # run_e2e LABEL ENVIRONMENT...
     local label=$1 f m missing python; shift
     for f in "${e2e[@]}"; do
         [ "$label" != release ] && grep -q '^# release only' "$f" && continue
+        [ "$label" = thread ] && grep -q '^# not thread' "$f" && continue
         case $f in
         *.py)
             python=python3 missing=

@@ -1,3 +1,4 @@
+# not thread: ThreadSanitizer cannot see how the gRPC core, which is not instrumented, orders what it hands to us, and slows it beyond its own time limits
 """The stock tritonclient[grpc], grpcio's health and reflection clients, and hand-made calls against a server: nothing of the clients is adapted."""
 # needs: numpy tritonclient.grpc tritonclient.http grpc_health grpc_reflection
 import hashlib, json, os, queue, resource, signal, socket, subprocess, tempfile, time
