@@ -4,24 +4,11 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
-
-static enum status need_sized(const struct call *c, struct err *err)
-{
-    if (operand_size(c->in[0]) == 0) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s", dtype_name(c->in[0]->dtype));
-    return ST_OK;
-}
-
 /* ---- Trilu(x, k) ---- */
 static enum status infer_trilu(struct call *c, struct err *err)
 {
     const struct operand *k = c->in_count > 1 ? c->in[1] : NULL;
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (st) return st;
     if (c->in[0]->rank < 2 || c->in[0]->dtype == DT_STRING || (k && (k->dtype != DT_I64 || operand_count(k) != 1))) return call_error(c, err, ST_BAD_INPUT, "it takes matrices of numbers and one int64");
     return infer_same(c, err);
@@ -81,7 +68,7 @@ static enum status eval_one_hot(struct call *c, struct err *err)
     int size = operand_size(y);
     (void)err;
     axis_fix(&axis, y->rank);
-    int64_t depth = y->dims[axis], inner = product(y->dims, (int)axis + 1, y->rank), n = (int64_t)operand_count(y);
+    int64_t depth = y->dims[axis], inner = dims_product(y->dims, (int)axis + 1, y->rank), n = (int64_t)operand_count(y);
     for (int64_t at = 0; at < n; at++) {
         double hot = operand_real(c->in[0], (uint64_t)(at / (inner * depth) * inner + at % inner));
         bool on = hot >= -(double)depth && hot < (double)depth && (int64_t)(hot < 0 ? hot + (double)depth : hot) == at / inner % depth;
@@ -95,7 +82,7 @@ static enum status infer_reverse(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *n = c->in[1];
     int64_t time = node_int(c->node, "time_axis", 0), batch = node_int(c->node, "batch_axis", 1);
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (st) return st;
     bool fits = x->rank >= 2 && time >= 0 && time < 2 && batch == 1 - time && n->dtype == DT_I64 && n->rank == 1 && n->dims[0] == x->dims[batch];
     return fits ? infer_same(c, err) : call_error(c, err, ST_BAD_INPUT, "its axes must be 0 and 1, with a length for each of the batch");
@@ -105,7 +92,7 @@ static enum status eval_reverse(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
     bool time_first = node_int(c->node, "time_axis", 0) == 0;
-    int64_t times = x->dims[!time_first], run = product(x->dims, 2, x->rank) * operand_size(x);
+    int64_t times = x->dims[!time_first], run = dims_product(x->dims, 2, x->rank) * operand_size(x);
     for (int64_t at = 0; at < x->dims[0] * x->dims[1] && run; at++) {
         int64_t t = time_first ? at / x->dims[1] : at % x->dims[1], b = time_first ? at % x->dims[1] : at / x->dims[1], n = operand_int(c->in[1], (uint64_t)b);
         if (n < 0 || n > times) return call_error(c, err, ST_BAD_INPUT, "a length is %lld of %lld", (long long)n, (long long)times);
@@ -123,7 +110,7 @@ static enum status infer_center(struct call *c, struct err *err)
     int n, axes_count;
     bool known;
     const int64_t *axes = node_ints(c->node, "axes", &axes_count);
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (!st) st = call_ints(c, 1, want, TENSOR_RANK_MAX, &n, &known, err);
     if (st || !known) return st;
     if (n != (axes ? axes_count : x->rank) || x->dtype == DT_STRING) return call_error(c, err, ST_BAD_INPUT, "its shape has %d numbers", n);
@@ -173,7 +160,7 @@ static enum status eval_cumulate(struct call *c, struct err *err)
     int64_t axis = operand_int(c->in[1], 0);
     bool exclusive = node_int(c->node, "exclusive", 0) != 0, back = node_int(c->node, "reverse", 0) != 0, real = dtype_is_real(x->dtype), product_of = c->node->op->code == 1;
     if (!axis_fix(&axis, x->rank)) return call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)axis, x->rank);
-    int64_t n = x->dims[axis], inner = product(x->dims, (int)axis + 1, x->rank), outer = product(x->dims, 0, (int)axis);
+    int64_t n = x->dims[axis], inner = dims_product(x->dims, (int)axis + 1, x->rank), outer = dims_product(x->dims, 0, (int)axis);
     for (int64_t k = 0; k < outer * inner; k++) {
         double sum = product_of;
         uint64_t whole = product_of;
@@ -219,13 +206,13 @@ static enum status eval_compress(struct call *c, struct err *err)
     const struct operand *x = c->in[0], *keep = c->in[1];
     int64_t axis = node_int(c->node, "axis", 0), dims[TENSOR_RANK_MAX], flat = (int64_t)operand_count(x), kept = 0;
     bool whole = !node_attribute(c->node, "axis");
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (st) return st;
     if (keep->dtype != DT_BOOL || keep->rank != 1 || (!whole && !axis_fix(&axis, x->rank))) return call_error(c, err, ST_BAD_INPUT, "the condition must be a list of bools, and axis %lld fit", (long long)axis);
     memcpy(dims, x->dims, sizeof dims);
     if (whole) { dims[0] = flat; axis = 0; }
     int rank = whole ? 1 : x->rank;
-    int64_t n = dims[axis], inner = product(dims, (int)axis + 1, rank) * operand_size(x), outer = product(dims, 0, (int)axis), listed = keep->dims[0] < n ? keep->dims[0] : n;
+    int64_t n = dims[axis], inner = dims_product(dims, (int)axis + 1, rank) * operand_size(x), outer = dims_product(dims, 0, (int)axis), listed = keep->dims[0] < n ? keep->dims[0] : n;
     const uint8_t *yes = keep->data;
     for (int64_t i = 0; i < listed; i++) kept += yes[i] != 0;
     dims[axis] = kept;

@@ -3,15 +3,9 @@
 #include <string.h>
 
 #include "engine/operators/diffusion.h"
+#include "engine/operators/operators.h"
 
 static int64_t last_of(const struct operand *o) { return o->rank ? o->dims[o->rank - 1] : 0; }
-
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
 
 static enum status infer_same_shape(struct call *c, struct err *err) { return call_set(c, 0, DT_F32, c->in[0]->dims, c->in[0]->rank, err); }
 
@@ -37,7 +31,7 @@ static void join_part(void *ctx, int part, int parts)
     const struct call *c = ctx;
     const struct join_spec *s = c->node->spec;
     const struct operand *a = c->in[0], *b = c->in[1];
-    const int64_t rows = product(a->dims, 0, s->axis), na = product(a->dims, s->axis, a->rank), nb = product(b->dims, s->axis, b->rank);
+    const int64_t rows = dims_product(a->dims, 0, s->axis), na = dims_product(a->dims, s->axis, a->rank), nb = dims_product(b->dims, s->axis, b->rank);
     for (int64_t r = rows * part / parts; r < rows * (part + 1) / parts; r++) {
         float *y = (float *)c->out[0]->data + r * (na + nb);
         memcpy(y, (const float *)a->data + r * na, (size_t)na * sizeof *y);
@@ -76,7 +70,7 @@ static enum status eval_part(struct call *c, struct err *err)
     const struct part_spec *s = c->node->spec;
     const struct operand *x = c->in[0];
     int64_t count, first = part_first(c, &count);
-    const int64_t rows = product(x->dims, 0, s->axis), inner = product(x->dims, s->axis + 1, x->rank), each = x->dims[s->axis] * inner;
+    const int64_t rows = dims_product(x->dims, 0, s->axis), inner = dims_product(x->dims, s->axis + 1, x->rank), each = x->dims[s->axis] * inner;
     (void)err;
     for (int64_t r = 0; r < rows; r++) memcpy((float *)c->out[0]->data + r * count * inner, (const float *)x->data + r * each + first * inner, (size_t)(count * inner) * sizeof(float));
     return ST_OK;
@@ -88,7 +82,7 @@ static enum status infer_time_embed(struct call *c, struct err *err)
 {
     const struct time_embed_spec *s = c->node->spec;
     const struct operand *x = c->in[0];
-    int64_t each = product(x->dims, 1, x->rank);
+    int64_t each = dims_product(x->dims, 1, x->rank);
     return call_set(c, 0, DT_F32, (int64_t[]){ x->dims[0], each * s->dim }, 2, err);
 }
 
@@ -135,7 +129,7 @@ static void modulate_part(void *ctx, int part, int parts)
     const struct call *c = ctx;
     const struct modulate_spec *s = c->node->spec;
     const struct operand *x = c->in[0], *m = c->in[1];
-    const int64_t channels = last_of(x), rows = product(x->dims, 0, x->rank - 1), each = product(x->dims, 1, x->rank - 1);
+    const int64_t channels = last_of(x), rows = dims_product(x->dims, 0, x->rank - 1), each = dims_product(x->dims, 1, x->rank - 1);
     for (int64_t r = rows * part / parts; r < rows * (part + 1) / parts; r++) {
         const float *from = (const float *)x->data + r * channels, *row = (const float *)m->data + r / each * last_of(m);
         const float *scale = s->scale >= 0 ? row + s->scale : NULL, *shift = s->shift >= 0 ? row + s->shift : NULL;
@@ -159,7 +153,7 @@ static void gated_part(void *ctx, int part, int parts)
     const struct call *c = ctx;
     const struct gated_spec *s = c->node->spec;
     const struct operand *x = c->in[0], *m = c->in[2];
-    const int64_t channels = last_of(x), rows = product(x->dims, 0, x->rank - 1), each = product(x->dims, 1, x->rank - 1);
+    const int64_t channels = last_of(x), rows = dims_product(x->dims, 0, x->rank - 1), each = dims_product(x->dims, 1, x->rank - 1);
     for (int64_t r = rows * part / parts; r < rows * (part + 1) / parts; r++) {
         const float *from = (const float *)x->data + r * channels, *more = (const float *)c->in[1]->data + r * channels, *gate = (const float *)m->data + r / each * last_of(m) + s->gate;
         float *y = (float *)c->out[0]->data + r * channels;
@@ -249,10 +243,10 @@ static enum status infer_as_tokens(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *like = c->in_count > 1 ? c->in[1] : NULL;
     int64_t dims[TENSOR_RANK_MAX];
-    if (!like) return call_set(c, 0, DT_F32, (int64_t[]){ x->dims[0], product(x->dims, 1, x->rank - 1), last_of(x) }, 3, err);
+    if (!like) return call_set(c, 0, DT_F32, (int64_t[]){ x->dims[0], dims_product(x->dims, 1, x->rank - 1), last_of(x) }, 3, err);
     memcpy(dims, like->dims, (size_t)like->rank * sizeof *dims);
     dims[like->rank - 1] = last_of(x);
-    if (product(dims, 0, like->rank) != product(x->dims, 0, x->rank)) return call_error(c, err, ST_INTERNAL, "its two inputs have not the same rows");
+    if (dims_product(dims, 0, like->rank) != dims_product(x->dims, 0, x->rank)) return call_error(c, err, ST_INTERNAL, "its two inputs have not the same rows");
     return call_set(c, 0, DT_F32, dims, like->rank, err);
 }
 
@@ -270,7 +264,7 @@ static void rope_pairs_part(void *ctx, int part, int parts)
     const struct call *c = ctx;
     const struct rope_pairs_spec *s = c->node->spec;
     const struct operand *x = c->in[0], *table = c->in[1];
-    const int64_t columns = last_of(x), rows = product(x->dims, 0, x->rank - 1), tokens = product(x->dims, 1, x->rank - 1);
+    const int64_t columns = last_of(x), rows = dims_product(x->dims, 0, x->rank - 1), tokens = dims_product(x->dims, 1, x->rank - 1);
     const int half = (int)last_of(table) / 2;
     for (int64_t r = rows * part / parts; r < rows * (part + 1) / parts; r++) {
         const float *cosine = (const float *)table->data + r % tokens * 2 * half, *sine = cosine + half;
@@ -290,7 +284,7 @@ static void rope_pairs_part(void *ctx, int part, int parts)
 static enum status eval_rope_pairs(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *table = c->in[1];
-    if (table->dims[0] != product(x->dims, 1, x->rank - 1)) return call_error(c, err, ST_INTERNAL, "its table has %lld rows for %lld tokens", (long long)table->dims[0], (long long)product(x->dims, 1, x->rank - 1));
+    if (table->dims[0] != dims_product(x->dims, 1, x->rank - 1)) return call_error(c, err, ST_INTERNAL, "its table has %lld rows for %lld tokens", (long long)table->dims[0], (long long)dims_product(x->dims, 1, x->rank - 1));
     parallel_for(c->threads, c->threads, rope_pairs_part, c);
     return ST_OK;
 }

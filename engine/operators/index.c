@@ -6,13 +6,6 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
-
 /* ---- Gather ---- */
 static enum status infer_gather(struct call *c, struct err *err)
 {
@@ -40,8 +33,8 @@ static enum status eval_gather(struct call *c, struct err *err)
     const struct operand *x = c->in[0], *indices = c->in[1];
     int64_t axis = node_int(c->node, "axis", 0), at;
     axis_fix(&axis, x->rank);
-    int64_t outer = product(x->dims, 0, (int)axis), n = x->dims[axis], count = (int64_t)operand_count(indices);
-    size_t bytes = (size_t)(product(x->dims, (int)axis + 1, x->rank) * operand_size(x));
+    int64_t outer = dims_product(x->dims, 0, (int)axis), n = x->dims[axis], count = (int64_t)operand_count(indices);
+    size_t bytes = (size_t)(dims_product(x->dims, (int)axis + 1, x->rank) * operand_size(x));
     char *y = c->out[0]->data;
     for (int64_t o = 0; o < outer; o++)
         for (int64_t k = 0; k < count; k++, y += bytes) {
@@ -130,7 +123,7 @@ static enum status eval_arg(struct call *c, struct err *err)
     bool last = node_int(c->node, "select_last_index", 0) != 0, smallest = c->node->op->code != 0;
     (void)err;
     axis_fix(&axis, x->rank);
-    int64_t outer = product(x->dims, 0, (int)axis), n = x->dims[axis], inner = product(x->dims, (int)axis + 1, x->rank);
+    int64_t outer = dims_product(x->dims, 0, (int)axis), n = x->dims[axis], inner = dims_product(x->dims, (int)axis + 1, x->rank);
     for (int64_t o = 0; o < outer; o++)
         for (int64_t i = 0; i < inner; i++) {
             int64_t best = 0, base = o * n * inner + i;
@@ -233,7 +226,7 @@ static enum status eval_topk(struct call *c, struct err *err)
     enum status st = read_k(c, &k, &known, err);
     if (st) return st;
     axis_fix(&axis, x->rank);
-    int64_t outer = product(x->dims, 0, (int)axis), n = x->dims[axis], inner = product(x->dims, (int)axis + 1, x->rank);
+    int64_t outer = dims_product(x->dims, 0, (int)axis), n = x->dims[axis], inner = dims_product(x->dims, (int)axis + 1, x->rank);
     if (k < 0 || k > n) return call_error(c, err, ST_BAD_INPUT, "k is %lld for a dimension of %lld", (long long)k, (long long)n);
     for (int64_t o = 0; o < outer; o++)
         for (int64_t i = 0; i < inner; i++) topk_row(c, o * n * inner + i, o * k * inner + i, inner, n, k);

@@ -6,26 +6,6 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
-/* Where ONNX dimension d lies among the physical ones. */
-static int physical_axis(const struct operand *o, int d)
-{
-    if (!o->channels_last || o->rank < 3 || d == 0) return d;
-    return d == 1 ? o->rank - 1 : d - 1;
-}
-
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
-
-static enum status need_sized(const struct call *c, struct err *err)
-{
-    if (operand_size(c->in[0]) == 0) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s", dtype_name(c->in[0]->dtype));
-    return ST_OK;
-}
-
 /* ---- Transpose ---- */
 static enum status read_permutation(const struct call *c, int *perm, struct err *err)
 {
@@ -46,7 +26,7 @@ static enum status infer_transpose(struct call *c, struct err *err)
 {
     int perm[TENSOR_RANK_MAX];
     int64_t dims[TENSOR_RANK_MAX];
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (!st) st = read_permutation(c, perm, err);
     if (st) return st;
     for (int d = 0; d < c->in[0]->rank; d++) dims[d] = c->in[0]->dims[perm[d]];
@@ -89,7 +69,7 @@ static enum status infer_reorder(struct call *c, struct err *err) { return infer
 static enum status eval_reorder(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
-    int64_t space = product(x->dims, 2, x->rank), channels = x->dims[1];
+    int64_t space = dims_product(x->dims, 2, x->rank), channels = x->dims[1];
     (void)err;
     if (x->channels_last == c->out[0]->channels_last || space == 1 || channels == 1) {
         if (x->bytes && c->out[0]->data != x->data) memcpy(c->out[0]->data, x->data, x->bytes);
@@ -106,7 +86,7 @@ const struct op op_reorder = { "Reorder", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infe
 static enum status eval_shuffle(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
-    int64_t group = node_int(c->node, "group", 1), space = product(x->dims, 2, x->rank), per = x->dims[1] / group;
+    int64_t group = node_int(c->node, "group", 1), space = dims_product(x->dims, 2, x->rank), per = x->dims[1] / group;
     (void)err;
     if (x->channels_last) {
         c->k->transpose_2d(c->out[0]->data, x->data, x->dims[0] * space, group, per, 4, c->threads);
@@ -126,7 +106,7 @@ static enum status infer_concat(struct call *c, struct err *err)
 {
     int64_t dims[TENSOR_RANK_MAX], axis = node_int(c->node, "axis", 1);
     const struct operand *x = c->in[0];
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (st) return st;
     if (!axis_fix(&axis, x->rank)) return call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)axis, x->rank);
     memcpy(dims, x->dims, sizeof dims);
@@ -150,7 +130,7 @@ static void concat_part(void *ctx, int part, int parts)
         const struct operand *x = c->in[i];
         int64_t dims[TENSOR_RANK_MAX];
         operand_physical(x, dims);
-        int64_t bytes = product(dims, j->axis, x->rank) * operand_size(x);
+        int64_t bytes = dims_product(dims, j->axis, x->rank) * operand_size(x);
         for (int64_t o = from; o < to && bytes; o++) memcpy((char *)c->out[0]->data + o * j->row + at, (const char *)x->data + o * bytes, (size_t)bytes);
         at += bytes;
     }
@@ -162,9 +142,9 @@ static enum status eval_concat(struct call *c, struct err *err)
     int64_t axis = node_int(c->node, "axis", 1), dims[TENSOR_RANK_MAX];
     (void)err;
     axis_fix(&axis, y->rank);
-    int p = physical_axis(y, (int)axis);
+    int p = operand_physical_axis(y, (int)axis);
     operand_physical(y, dims);
-    struct concat j = { c, p, product(dims, 0, p), product(dims, p, y->rank) * operand_size(y) };
+    struct concat j = { c, p, dims_product(dims, 0, p), dims_product(dims, p, y->rank) * operand_size(y) };
     int threads = y->bytes > 65536 ? c->threads : 1;
     parallel_for(threads, threads, concat_part, &j);
     return ST_OK;
@@ -211,7 +191,7 @@ static enum status infer_split(struct call *c, struct err *err)
     const struct operand *x = c->in[0];
     int64_t axis = node_int(c->node, "axis", 0), sizes[GRAPH_INPUTS_MAX], dims[TENSOR_RANK_MAX];
     bool known;
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (st) return st;
     if (!axis_fix(&axis, x->rank)) return call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)axis, x->rank);
     st = split_sizes(c, axis, sizes, &known, err);
@@ -232,9 +212,9 @@ static enum status eval_split(struct call *c, struct err *err)
     axis_fix(&axis, x->rank);
     enum status st = split_sizes(c, axis, sizes, &known, err);
     if (st) return st;
-    int p = physical_axis(x, (int)axis), size = operand_size(x);
+    int p = operand_physical_axis(x, (int)axis), size = operand_size(x);
     operand_physical(x, dims);
-    int64_t outer = product(dims, 0, p), inner = product(dims, p + 1, x->rank) * size, row = dims[p] * inner;
+    int64_t outer = dims_product(dims, 0, p), inner = dims_product(dims, p + 1, x->rank) * size, row = dims[p] * inner;
     for (int i = 0; i < c->out_count; at += sizes[i++] * inner) {
         int64_t bytes = sizes[i] * inner;
         for (int64_t o = 0; o < outer && bytes && c->out[i]; o++) memcpy((char *)c->out[i]->data + o * bytes, (const char *)x->data + o * row + at, (size_t)bytes);
@@ -299,7 +279,7 @@ static enum status infer_slice(struct call *c, struct err *err)
 {
     struct slice s;
     bool known;
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (!st) st = read_slice(c, &s, &known, err);
     return st || !known ? st : call_set(c, 0, c->in[0]->dtype, s.size, c->in[0]->rank, err);
 }
@@ -316,7 +296,7 @@ static enum status eval_slice(struct call *c, struct err *err)
     operand_strides(x, strides);
     struct walk w = { .rank = x->rank, .count = 1 };
     for (int d = 0; d < x->rank; d++) {
-        int p = physical_axis(x, d);
+        int p = operand_physical_axis(x, d);
         base += s.start[d] * strides[d];
         w.dims[p] = s.size[d];
         w.stride[0][p] = strides[d] * (s.size[d] > 1 ? s.step[d] : 1);
@@ -344,7 +324,7 @@ static enum status infer_expand(struct call *c, struct err *err)
     int64_t want[TENSOR_RANK_MAX], dims[TENSOR_RANK_MAX];
     bool known;
     int n;
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (!st) st = call_ints(c, 1, want, TENSOR_RANK_MAX, &n, &known, err);
     if (st || !known) return st;
     int rank = n > x->rank ? n : x->rank;
@@ -383,7 +363,7 @@ static enum status infer_tile(struct call *c, struct err *err)
     int64_t repeats[TENSOR_RANK_MAX], dims[TENSOR_RANK_MAX], times, axis;
     bool known = true;
     int n;
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (st) return st;
     if (c->node->opset < 6) {                         /* inputs: tiles, axis */
         if (c->in_count < 3) return call_error(c, err, ST_BAD_INPUT, "tiles or axis is missing");

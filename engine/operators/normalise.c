@@ -5,24 +5,11 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
-
 static double number_at(const struct operand *o, int64_t i)
 {
     double v;
     real_load(&v, o->dtype, o->data, (uint64_t)i, 0, 1);
     return v;
-}
-
-static enum status need_real(const struct call *c, struct err *err)
-{
-    if (!dtype_is_real(c->in[0]->dtype)) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s", dtype_name(c->in[0]->dtype));
-    return ST_OK;
 }
 
 static enum status need_channels(const struct call *c, int i, int64_t n, struct err *err)
@@ -36,7 +23,7 @@ static enum status need_channels(const struct call *c, int i, int64_t n, struct 
 static enum status eval_scale_shift(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
-    int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = product(x->dims, 2, x->rank), n = x->rank ? x->dims[0] : 1;
+    int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = dims_product(x->dims, 2, x->rank), n = x->rank ? x->dims[0] : 1;
     const float *scale = c->node->weight, *bias = c->node->bias;
     (void)err;
     if (x->channels_last || space == 1) {
@@ -59,7 +46,7 @@ static enum status infer_batch_norm(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
     int64_t channels = x->rank > 1 ? x->dims[1] : 1;
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     for (int i = 1; i < 5 && !st; i++) st = need_channels(c, i, channels, err);
     if (st) return st;
     if (c->node->opset < 9 && !node_int(c->node, "spatial", 1)) return call_error(c, err, ST_UNSUPPORTED, "spatial=0 is not computed");
@@ -70,7 +57,7 @@ static enum status infer_batch_norm(struct call *c, struct err *err)
 static enum status eval_batch_norm(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
-    int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = product(x->dims, 2, x->rank), n = x->rank ? x->dims[0] : 1;
+    int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = dims_product(x->dims, 2, x->rank), n = x->rank ? x->dims[0] : 1;
     double epsilon = (double)node_float(c->node, "epsilon", 1e-5f), v[BLOCK];
     if (node_int(c->node, "training_mode", 0)) return batch_norm_train(c, err);
     for (int64_t i = 0; i < n * channels; i++) {
@@ -114,7 +101,7 @@ static void normalise_row(const struct call *c, const struct rows *r, int64_t ro
 
 static enum status infer_instance_norm(struct call *c, struct err *err)
 {
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     if (!st && c->in[0]->rank < 3) st = call_error(c, err, ST_BAD_INPUT, "its input has %d dimensions; at least 3 are needed", c->in[0]->rank);
     for (int i = 1; i < 3 && !st; i++) st = need_channels(c, i, c->in[0]->dims[1], err);
     return st ? st : infer_same(c, err);
@@ -123,7 +110,7 @@ static enum status infer_instance_norm(struct call *c, struct err *err)
 static enum status eval_instance_norm(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
-    struct rows r = { x->dims[0] * x->dims[1], product(x->dims, 2, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), true };
+    struct rows r = { x->dims[0] * x->dims[1], dims_product(x->dims, 2, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), true };
     (void)err;
     for (int64_t i = 0; i < r.count && r.length; i++) normalise_row(c, &r, i, x->dims[1]);
     return ST_OK;
@@ -133,10 +120,10 @@ static enum status infer_layer_norm(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
     int64_t axis = node_int(c->node, "axis", -1), dims[TENSOR_RANK_MAX];
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     if (st) return st;
     if (!axis_fix(&axis, x->rank)) return call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)axis, x->rank);
-    int64_t length = product(x->dims, (int)axis, x->rank);
+    int64_t length = dims_product(x->dims, (int)axis, x->rank);
     st = need_channels(c, 1, length, err);
     if (!st && c->in_count > 2 && c->in[2]) st = need_channels(c, 2, length, err);
     for (int d = 0; d < x->rank; d++) dims[d] = d < axis ? x->dims[d] : 1;
@@ -150,7 +137,7 @@ static enum status eval_layer_norm(struct call *c, struct err *err)
     int64_t axis = node_int(c->node, "axis", -1);
     (void)err;
     axis_fix(&axis, x->rank);
-    struct rows r = { product(x->dims, 0, (int)axis), product(x->dims, (int)axis, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), false };
+    struct rows r = { dims_product(x->dims, 0, (int)axis), dims_product(x->dims, (int)axis, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), false };
     bool extra = (c->out_count > 1 && c->out[1]) || (c->out_count > 2 && c->out[2]);
     if (x->dtype == DT_F32 && c->in[1]->dtype == DT_F32 && (!bias || bias->dtype == DT_F32) && !extra && r.length) {
         c->k->layer_norm_f32(c->out[0]->data, x->data, c->in[1]->data, bias ? bias->data : NULL, r.count, r.length, (float)r.epsilon, c->threads);
@@ -170,7 +157,7 @@ static bool rows_layer_norm(const struct call *c)
 static enum status infer_lrn(struct call *c, struct err *err)
 {
     int64_t size = node_int(c->node, "size", 0);
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     if (st) return st;
     if (c->in[0]->rank < 2 || size < 1 || size > INT32_MAX) return call_error(c, err, ST_BAD_INPUT, "it needs at least 2 dimensions and a positive size");
     return infer_same(c, err);
@@ -181,7 +168,7 @@ static enum status eval_lrn(struct call *c, struct err *err)
     const struct operand *x = c->in[0];
     int size = (int)node_int(c->node, "size", 1);
     float alpha = node_float(c->node, "alpha", 1e-4f), beta = node_float(c->node, "beta", 0.75f), bias = node_float(c->node, "bias", 1);
-    int64_t channels = x->dims[1], space = product(x->dims, 2, x->rank);
+    int64_t channels = x->dims[1], space = dims_product(x->dims, 2, x->rank);
     (void)err;
     if (x->dtype == DT_F32 && (x->channels_last || space == 1)) {
         c->k->lrn_f32(c->out[0]->data, x->data, x->dims[0] * space, channels, size, alpha, beta, bias, c->threads);
@@ -217,7 +204,7 @@ static bool softmax_axis(const struct call *c, int64_t *axis)
 static enum status infer_softmax(struct call *c, struct err *err)
 {
     int64_t axis;
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     if (!st && !softmax_axis(c, &axis) && c->in[0]->rank) st = call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit rank %d", (long long)axis, c->in[0]->rank);
     return st ? st : infer_same(c, err);
 }
@@ -246,9 +233,9 @@ static enum status eval_softmax(struct call *c, struct err *err)
     (void)err;
     if (x->bytes == 0) return ST_OK;
     if (x->rank == 0 || !softmax_axis(c, &axis)) axis = 0;
-    outer = product(x->dims, 0, (int)axis);
-    length = product(x->dims, (int)axis, c->node->opset < 13 || x->rank == 0 ? x->rank : (int)axis + 1);
-    inner = c->node->opset < 13 || x->rank == 0 ? 1 : product(x->dims, (int)axis + 1, x->rank);
+    outer = dims_product(x->dims, 0, (int)axis);
+    length = dims_product(x->dims, (int)axis, c->node->opset < 13 || x->rank == 0 ? x->rank : (int)axis + 1);
+    inner = c->node->opset < 13 || x->rank == 0 ? 1 : dims_product(x->dims, (int)axis + 1, x->rank);
     if (x->channels_last) {                        /* the layout pass lets axis 1 through only */
         outer *= inner;
         inner = 1;

@@ -13,6 +13,23 @@ extern const struct op ops_cast[], ops_bits[], ops_scatter[], ops_arrange[], ops
 struct activation_spec activation_of_node(const struct node *n);
 extern const struct op op_reorder, op_shuffle, op_scale_shift, op_silu;
 
+/* ---- operands ---- */
+/* Input i; NULL where it was left out. */
+const struct operand *call_input(const struct call *c, int i);
+/* Input 0 has elements of whole bytes; is of a floating-point type. */
+enum status call_need_sized(const struct call *c, struct err *err);
+enum status call_need_real(const struct call *c, struct err *err);
+/* dims[from] * ... * dims[to - 1] */
+int64_t     dims_product(const int64_t *dims, int from, int to);
+/* Where dimension d of the ONNX order lies in the bytes. */
+int         operand_physical_axis(const struct operand *o, int d);
+
+/* Batches of matrices, the last two dimensions: those before them, broadcast between two operands. */
+struct batch_shape { int rank; int64_t dims[TENSOR_RANK_MAX]; };
+bool        batch_shape_of(struct batch_shape *s, const struct operand *a, const struct operand *b);      /* false: they do not fit */
+/* Which of o's matrices belongs to matrix `at` of the result. */
+int64_t     batch_matrix(const struct batch_shape *s, const struct operand *o, int64_t at);
+
 /* Infer of elementwise operators: out[0] like in[0]. */
 enum status infer_same(struct call *c, struct err *err);
 /* ---- proofs of row independence ---- */

@@ -4,18 +4,6 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
-static int physical_axis(const struct operand *o, int d)
-{
-    if (!o->channels_last || o->rank < 3 || d == 0) return d;
-    return d == 1 ? o->rank - 1 : d - 1;
-}
-
-static enum status need_sized(const struct call *c, struct err *err)
-{
-    if (operand_size(c->in[0]) == 0) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s", dtype_name(c->in[0]->dtype));
-    return ST_OK;
-}
-
 /* ---- Pad ---- */
 enum pad_mode { PAD_CONSTANT, PAD_REFLECT, PAD_EDGE, PAD_WRAP };
 struct pad { int64_t low[TENSOR_RANK_MAX], high[TENSOR_RANK_MAX]; enum pad_mode mode; };
@@ -56,7 +44,7 @@ static enum status infer_pad(struct call *c, struct err *err)
     struct pad p;
     bool known;
     int64_t dims[TENSOR_RANK_MAX];
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (!st && c->in_count > 2 && c->in[2] && (c->in[2]->dtype != x->dtype || operand_count(c->in[2]) != 1)) st = call_error(c, err, ST_BAD_INPUT, "the fill must be one element of the input's type");
     if (!st) st = read_pads(c, &p, &known, err);
     if (st || !known) return st;
@@ -114,7 +102,7 @@ static enum status eval_pad(struct call *c, struct err *err)
     int64_t in[TENSOR_RANK_MAX], out[TENSOR_RANK_MAX], low[TENSOR_RANK_MAX], index[TENSOR_RANK_MAX] = { 0 }, s[TENSOR_RANK_MAX], step = 1;
     operand_physical(x, in);
     operand_physical(c->out[0], out);
-    for (int d = 0; d < rank; d++) low[physical_axis(x, d)] = p.low[d];
+    for (int d = 0; d < rank; d++) low[operand_physical_axis(x, d)] = p.low[d];
     for (int d = rank - 1; d >= 0; d--) { s[d] = step; step *= in[d]; }
     char *y = c->out[0]->data;
     if (c->out[0]->bytes == 0) return ST_OK;
@@ -150,7 +138,7 @@ static enum status infer_depth(struct call *c, struct err *err)
     const struct operand *x = c->in[0];
     int64_t b = node_int(c->node, "blocksize", 0);
     bool deep = c->node->op->code == 0;
-    enum status st = need_sized(c, err);
+    enum status st = call_need_sized(c, err);
     if (st) return st;
     if (x->rank != 4 || b < 1 || b > 65536) return call_error(c, err, ST_BAD_INPUT, "it takes rank 4 and a positive block size");
     if (deep ? x->dims[1] % (b * b) : x->dims[2] % b || x->dims[3] % b) return call_error(c, err, ST_BAD_INPUT, "the shape does not divide by the block size %lld", (long long)b);

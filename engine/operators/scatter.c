@@ -15,13 +15,6 @@ static enum reduction reduction_of(const struct node *n)
     return R_NONE;
 }
 
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
-
 static bool is_index(enum dtype t) { return t == DT_I64 || t == DT_I32; }
 
 static int64_t combined(int64_t a, int64_t b, enum reduction how)
@@ -113,7 +106,7 @@ static enum status slice_at(const struct call *c, const struct operand *indices,
         if (i < -n || i >= n) return call_error(c, err, ST_BAD_INPUT, "index %lld is not in a dimension of %lld", (long long)i, (long long)n);
         at = at * n + (i < 0 ? i + n : i);
     }
-    *out = at * product(x->dims, first + depth, x->rank);
+    *out = at * dims_product(x->dims, first + depth, x->rank);
     return ST_OK;
 }
 
@@ -132,7 +125,7 @@ static enum status infer_scatter_nd(struct call *c, struct err *err)
 static enum status eval_scatter_nd(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *i = c->in[1];
-    int64_t rows = product(i->dims, 0, i->rank - 1), run = product(x->dims, (int)i->dims[i->rank - 1], x->rank), to = 0;
+    int64_t rows = dims_product(i->dims, 0, i->rank - 1), run = dims_product(x->dims, (int)i->dims[i->rank - 1], x->rank), to = 0;
     enum reduction how = reduction_of(c->node);
     enum status st = ST_OK;
     start(c);
@@ -160,7 +153,7 @@ static enum status eval_gather_nd(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *i = c->in[1];
     int batch = (int)node_int(c->node, "batch_dims", 0), depth = (int)i->dims[i->rank - 1], size = operand_size(x);
-    int64_t rows = product(i->dims, 0, i->rank - 1), run = product(x->dims, batch + depth, x->rank) * size, per = product(i->dims, batch, i->rank - 1), whole = product(x->dims, batch, x->rank), from = 0;
+    int64_t rows = dims_product(i->dims, 0, i->rank - 1), run = dims_product(x->dims, batch + depth, x->rank) * size, per = dims_product(i->dims, batch, i->rank - 1), whole = dims_product(x->dims, batch, x->rank), from = 0;
     enum status st = ST_OK;
     for (int64_t row = 0; row < rows && !st && run; row++) {
         st = slice_at(c, i, row, batch, &from, err);

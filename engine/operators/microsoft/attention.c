@@ -5,8 +5,6 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
-static const struct operand *input(const struct call *c, int i) { return i < c->in_count ? c->in[i] : NULL; }
-
 struct core {
     int64_t batch, heads, groups, queries, keys, width, depth, past;      /* keys: past ones included */
     double scale, cap;
@@ -63,7 +61,7 @@ static void spread(double *to, const double *from, int64_t row, const double *bi
 /* ---- MultiHeadAttention(q, k, v, bias, key mask, attention bias, past key, past value) ---- */
 static enum status read_heads(const struct call *c, struct core *a, struct err *err)
 {
-    const struct operand *q = c->in[0], *k = input(c, 1), *v = input(c, 2), *bias = input(c, 3), *mask = input(c, 4), *add = input(c, 5), *past = input(c, 6), *past_v = input(c, 7);
+    const struct operand *q = c->in[0], *k = call_input(c, 1), *v = call_input(c, 2), *bias = call_input(c, 3), *mask = call_input(c, 4), *add = call_input(c, 5), *past = call_input(c, 6), *past_v = call_input(c, 7);
     *a = (struct core){ .heads = node_int(c->node, "num_heads", 0), .causal = node_int(c->node, "unidirectional", 0) != 0, .masked = (double)node_float(c->node, "mask_filter_value", -10000.0f) };
     if (!k || !v || q->rank != 3 || k->rank != 3 || v->rank != 3) return call_error(c, err, ST_UNSUPPORTED, "it is computed for queries, keys and values of 3 dimensions only");
     bool fits = dtype_is_real(q->dtype) && k->dtype == q->dtype && v->dtype == q->dtype && a->heads > 0 && q->dims[2] % a->heads == 0 && v->dims[2] % a->heads == 0 && k->dims[2] == q->dims[2] && k->dims[0] == q->dims[0] && v->dims[0] == q->dims[0] && v->dims[1] == k->dims[1] && !past == !past_v;
@@ -118,7 +116,7 @@ static enum status eval_heads(struct call *c, struct err *err)
     reals_begin(&r, c);
     int64_t hidden = a.heads * a.width, fresh = a.keys - a.past;
     double *q = r.rest, *k = q + a.batch * a.heads * a.queries * a.width, *v = k + a.batch * a.heads * a.keys * a.width, *row = v + a.batch * a.heads * a.keys * a.depth;
-    const double *bias = input(c, 3) ? r.in[3] : NULL;
+    const double *bias = call_input(c, 3) ? r.in[3] : NULL;
     spread(q, r.in[0], hidden, bias, NULL, a.batch, a.heads, a.queries, 0, a.width);
     spread(k, r.in[1], hidden, bias ? bias + hidden : NULL, a.past ? r.in[6] : NULL, a.batch, a.heads, fresh, a.past, a.width);
     spread(v, r.in[2], a.heads * a.depth, bias ? bias + 2 * hidden : NULL, a.past ? r.in[7] : NULL, a.batch, a.heads, fresh, a.past, a.depth);
@@ -136,9 +134,9 @@ static enum status eval_heads(struct call *c, struct err *err)
 /* ---- Attention(x [batch, length, inputs], weights [inputs, 3 * hidden], bias, mask) ---- */
 static enum status read_projected(const struct call *c, struct core *a, struct err *err)
 {
-    const struct operand *x = c->in[0], *w = c->in[1], *bias = input(c, 2), *mask = input(c, 3), *add = input(c, 5);
+    const struct operand *x = c->in[0], *w = c->in[1], *bias = call_input(c, 2), *mask = call_input(c, 3), *add = call_input(c, 5);
     *a = (struct core){ .heads = node_int(c->node, "num_heads", 0), .causal = node_int(c->node, "unidirectional", 0) != 0, .masked = (double)node_float(c->node, "mask_filter_value", -10000.0f) };
-    if (input(c, 4) || node_attribute(c->node, "qkv_hidden_sizes") || node_int(c->node, "do_rotary", 0) || input(c, 6)) return call_error(c, err, ST_UNSUPPORTED, "past values, uneven sizes and rotation are not taken");
+    if (call_input(c, 4) || node_attribute(c->node, "qkv_hidden_sizes") || node_int(c->node, "do_rotary", 0) || call_input(c, 6)) return call_error(c, err, ST_UNSUPPORTED, "past values, uneven sizes and rotation are not taken");
     bool fits = x->rank == 3 && w->rank == 2 && dtype_is_real(x->dtype) && w->dtype == x->dtype && w->dims[0] == x->dims[2] && a->heads > 0 && w->dims[1] % (3 * a->heads) == 0 && (!bias || (dtype_is_real(bias->dtype) && operand_count(bias) == (uint64_t)w->dims[1]));
     if (fits) {
         a->batch = x->dims[0];
@@ -180,7 +178,7 @@ static enum status eval_projected(struct call *c, struct err *err)
     double *all = r.rest, *q = all + 3 * size, *k = q + size, *v = k + size, *row = v + size;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < 3 * hidden; j++) {
-            double sum = input(c, 2) ? r.in[2][j] : 0;
+            double sum = call_input(c, 2) ? r.in[2][j] : 0;
             for (int64_t n = 0; n < inputs; n++) sum += r.in[0][i * inputs + n] * r.in[1][n * 3 * hidden + j];
             all[i * 3 * hidden + j] = sum;
         }

@@ -4,8 +4,6 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
-static const struct operand *input(const struct call *c, int i) { return i < c->in_count ? c->in[i] : NULL; }
-
 static int64_t last_dim(const struct operand *o) { return o->rank ? o->dims[o->rank - 1] : 1; }
 
 static bool is_row(const struct operand *o, int64_t n) { return !o || (dtype_is_real(o->dtype) && operand_count(o) == (uint64_t)n); }
@@ -15,7 +13,7 @@ enum gelu { G_EXACT, G_FAST, G_QUICK };
 
 static enum status infer_gelu(struct call *c, struct err *err)
 {
-    if (!dtype_is_real(c->in[0]->dtype) || !is_row(input(c, 1), last_dim(c->in[0]))) return call_error(c, err, ST_BAD_INPUT, "its bias does not fit the last dimension");
+    if (!dtype_is_real(c->in[0]->dtype) || !is_row(call_input(c, 1), last_dim(c->in[0]))) return call_error(c, err, ST_BAD_INPUT, "its bias does not fit the last dimension");
     return infer_same(c, err);
 }
 
@@ -27,7 +25,7 @@ static enum status eval_gelu(struct call *c, struct err *err)
     (void)err;
     reals_begin(&r, c);
     for (int64_t k = 0, count = (int64_t)operand_count(c->in[0]); k < count; k++) {
-        double x = r.in[0][k] + (input(c, 1) ? r.in[1][k % n] : 0);
+        double x = r.in[0][k] + (call_input(c, 1) ? r.in[1][k % n] : 0);
         switch (c->node->op->code) {
         case G_EXACT: r.out[0][k] = 0.5 * x * (1 + erf(x * 0.7071067811865476)); break;
         case G_FAST: r.out[0][k] = 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); break;
@@ -43,7 +41,7 @@ enum norm { N_SKIP, N_SKIP_SIMPLE, N_SIMPLE };
 struct parts { int skip, gamma, beta, bias, sum_out; bool centred; };
 static const struct parts parts_of[] = { { 1, 2, 3, 4, 3, true }, { 1, 2, -1, 3, 3, false }, { -1, 1, -1, -1, -1, false } };
 
-static const struct operand *part(const struct call *c, int i) { return i < 0 ? NULL : input(c, i); }
+static const struct operand *part(const struct call *c, int i) { return i < 0 ? NULL : call_input(c, i); }
 
 static enum status infer_norm(struct call *c, struct err *err)
 {
@@ -94,7 +92,7 @@ static enum status eval_norm(struct call *c, struct err *err)
 /* ---- EmbedLayerNormalization(ids, segments, words, positions, segment table, gamma, beta, mask, position ids) -> y, mask index, sum ---- */
 static enum status infer_embed(struct call *c, struct err *err)
 {
-    const struct operand *ids = c->in[0], *seg = c->in[1], *words = c->in[2], *mask = input(c, 7), *at = input(c, 8);
+    const struct operand *ids = c->in[0], *seg = c->in[1], *words = c->in[2], *mask = call_input(c, 7), *at = call_input(c, 8);
     if (!ids || !words || !c->in[3] || !c->in[5] || !c->in[6]) return call_error(c, err, ST_BAD_INPUT, "ids, tables, gamma or beta are missing");
     bool fits = ids->dtype == DT_I32 && ids->rank == 2 && words->rank == 2 && c->in[3]->rank == 2 && (!seg || (seg->dtype == DT_I32 && operand_count(seg) == operand_count(ids) && c->in[4] && c->in[4]->rank == 2)) && dtype_is_real(words->dtype);
     int64_t n = fits ? words->dims[1] : 0;
@@ -108,7 +106,7 @@ static enum status infer_embed(struct call *c, struct err *err)
 
 static enum status eval_embed(struct call *c, struct err *err)
 {
-    const struct operand *ids = c->in[0], *seg = c->in[1], *mask = input(c, 7), *at = input(c, 8);
+    const struct operand *ids = c->in[0], *seg = c->in[1], *mask = call_input(c, 7), *at = call_input(c, 8);
     int64_t n = c->in[2]->dims[1], length = ids->dims[1];
     double epsilon = (double)node_float(c->node, "epsilon", 1e-12f);
     for (int64_t row = 0; row < ids->dims[0] * length; row++) {

@@ -7,8 +7,6 @@
 
 enum pointwise { Q_ADD, Q_MUL, Q_SIGMOID, Q_LEAKY, Q_AVERAGE, Q_GLOBAL_AVERAGE };
 
-static const struct operand *input(const struct call *c, int i) { return i < c->in_count ? c->in[i] : NULL; }
-
 static bool is_byte(const struct operand *o) { return o && (o->dtype == DT_U8 || o->dtype == DT_I8); }
 static bool is_scale(const struct operand *o) { return o && dtype_is_real(o->dtype) && operand_count(o) == 1; }
 static bool is_zero(const struct operand *o, enum dtype t) { return !o || (o->dtype == t && operand_count(o) == 1); }
@@ -36,7 +34,7 @@ static enum status infer_pair(struct call *c, struct err *err)
     both.in = pair;
     both.in_count = 2;
     enum dtype t = c->in[0] ? c->in[0]->dtype : DT_NONE;
-    if (!is_byte(c->in[0]) || !is_byte(c->in[3]) || c->in[3]->dtype != t || !is_scale(c->in[1]) || !is_scale(c->in[4]) || !is_scale(input(c, 6)) || !is_zero(c->in[2], t) || !is_zero(c->in[5], t) || !is_zero(input(c, 7), t)) return call_error(c, err, ST_BAD_INPUT, "its types, scales and zero points do not go together");
+    if (!is_byte(c->in[0]) || !is_byte(c->in[3]) || c->in[3]->dtype != t || !is_scale(c->in[1]) || !is_scale(c->in[4]) || !is_scale(call_input(c, 6)) || !is_zero(c->in[2], t) || !is_zero(c->in[5], t) || !is_zero(call_input(c, 7), t)) return call_error(c, err, ST_BAD_INPUT, "its types, scales and zero points do not go together");
     enum status st = infer_broadcast_dims(&both, dims, &rank, err);
     return st ? st : call_set(c, 0, t, dims, rank, err);
 }
@@ -53,7 +51,7 @@ static enum status eval_pair(struct call *c, struct err *err)
     for (; !st && w.more; walk_next(&w))
         for (int64_t i = 0; i < w.run; i++) {
             double a = restored(c->in[0], (uint64_t)(w.offset[0] + i * walk_step(&w, 0)), c->in[1], c->in[2]), b = restored(c->in[3], (uint64_t)(w.offset[1] + i * walk_step(&w, 1)), c->in[4], c->in[5]);
-            put_quantised(c->out[0], at++, c->node->op->code == Q_ADD ? a + b : a * b, c->in[6], input(c, 7));
+            put_quantised(c->out[0], at++, c->node->op->code == Q_ADD ? a + b : a * b, c->in[6], call_input(c, 7));
         }
     return st;
 }
@@ -62,7 +60,7 @@ static enum status eval_pair(struct call *c, struct err *err)
 static enum status check_single(struct call *c, struct err *err)
 {
     enum dtype t = c->in[0] ? c->in[0]->dtype : DT_NONE;
-    if (!is_byte(c->in[0]) || !is_scale(c->in[1]) || !is_zero(c->in[2], t) || !is_scale(c->in[3]) || !is_zero(input(c, 4), t)) return call_error(c, err, ST_BAD_INPUT, "its types, scales and zero points do not go together");
+    if (!is_byte(c->in[0]) || !is_scale(c->in[1]) || !is_zero(c->in[2], t) || !is_scale(c->in[3]) || !is_zero(call_input(c, 4), t)) return call_error(c, err, ST_BAD_INPUT, "its types, scales and zero points do not go together");
     return ST_OK;
 }
 
@@ -78,7 +76,7 @@ static enum status eval_single(struct call *c, struct err *err)
     (void)err;
     for (uint64_t k = 0, n = operand_count(c->in[0]); k < n; k++) {
         double x = restored(c->in[0], k, c->in[1], c->in[2]);
-        put_quantised(c->out[0], k, c->node->op->code == Q_SIGMOID ? 1 / (1 + exp(-x)) : x >= 0 ? x : alpha * x, c->in[3], input(c, 4));
+        put_quantised(c->out[0], k, c->node->op->code == Q_SIGMOID ? 1 / (1 + exp(-x)) : x >= 0 ? x : alpha * x, c->in[3], call_input(c, 4));
     }
     return ST_OK;
 }
@@ -137,7 +135,7 @@ static enum status eval_average(struct call *c, struct err *err)
             inside += in;
         }
         int64_t by = padded ? cells : inside;
-        put_quantised(c->out[0], (uint64_t)k, by ? sum / (double)by : 0, c->in[3], input(c, 4));
+        put_quantised(c->out[0], (uint64_t)k, by ? sum / (double)by : 0, c->in[3], call_input(c, 4));
     }
     return ST_OK;
 }

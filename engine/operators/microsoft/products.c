@@ -4,16 +4,8 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
-static const struct operand *input(const struct call *c, int i) { return i < c->in_count ? c->in[i] : NULL; }
-
 /* Batched matrices: rows, inner and columns, and the strides of each side once it is turned. */
-struct shapes { int64_t m, k, n, a_row, a_step, b_row, b_step; int rank; int64_t dims[TENSOR_RANK_MAX]; };
-
-static int64_t batch_dim(const struct operand *o, int rank, int d)
-{
-    int e = d - (rank - (o->rank - 2));
-    return o->rank < 2 || e < 0 ? 1 : o->dims[e];
-}
+struct shapes { int64_t m, k, n, a_row, a_step, b_row, b_step; struct batch_shape batch; };
 
 static bool read_shapes(const struct operand *a, const struct operand *b, bool ta, bool tb, struct shapes *s)
 {
@@ -27,40 +19,16 @@ static bool read_shapes(const struct operand *a, const struct operand *b, bool t
     s->a_step = ta ? ac : 1;
     s->b_row = tb ? 1 : bc;
     s->b_step = tb ? bc : 1;
-    s->rank = (a->rank > b->rank ? a->rank : b->rank) - 2;
-    for (int d = 0; d < s->rank; d++) {
-        int64_t x = batch_dim(a, s->rank, d), y = batch_dim(b, s->rank, d);
-        if (x != y && x != 1 && y != 1) return false;
-        s->dims[d] = x == 1 ? y : x;
-    }
-    return s->k == (tb ? bc : br);
-}
-
-static int64_t matrix_of(const struct shapes *s, const struct operand *o, int64_t at)
-{
-    int64_t index = 0, step = 1;
-    for (int d = s->rank - 1; d >= 0; at /= s->dims[d], d--) {
-        int64_t n = batch_dim(o, s->rank, d);
-        index += n == 1 ? 0 : at % s->dims[d] * step;
-        step *= n;
-    }
-    return index;
+    return batch_shape_of(&s->batch, a, b) && s->k == (tb ? bc : br);
 }
 
 static enum status set_product(struct call *c, const struct shapes *s, enum dtype t, struct err *err)
 {
     int64_t dims[TENSOR_RANK_MAX];
-    memcpy(dims, s->dims, sizeof dims);
-    dims[s->rank] = s->m;
-    dims[s->rank + 1] = s->n;
-    return call_set(c, 0, t, dims, s->rank + 2, err);
-}
-
-static int64_t batches(const struct shapes *s)
-{
-    int64_t n = 1;
-    for (int d = 0; d < s->rank; d++) n *= s->dims[d];
-    return n;
+    memcpy(dims, s->batch.dims, sizeof dims);
+    dims[s->batch.rank] = s->m;
+    dims[s->batch.rank + 1] = s->n;
+    return call_set(c, 0, t, dims, s->batch.rank + 2, err);
 }
 
 /* ---- FusedMatMul ---- */
@@ -80,8 +48,8 @@ static enum status eval_fused(struct call *c, struct err *err)
     (void)err;
     read_shapes(c->in[0], c->in[1], node_int(c->node, "transA", 0) != 0, node_int(c->node, "transB", 0) != 0, &s);
     reals_begin(&r, c);
-    for (int64_t t = 0, all = batches(&s); t < all; t++) {
-        const double *a = r.in[0] + matrix_of(&s, c->in[0], t) * s.m * s.k, *b = r.in[1] + matrix_of(&s, c->in[1], t) * s.k * s.n;
+    for (int64_t t = 0, all = dims_product(s.batch.dims, 0, s.batch.rank); t < all; t++) {
+        const double *a = r.in[0] + batch_matrix(&s.batch, c->in[0], t) * s.m * s.k, *b = r.in[1] + batch_matrix(&s.batch, c->in[1], t) * s.k * s.n;
         double *y = r.out[0] + t * s.m * s.n;
         for (int64_t i = 0; i < s.m; i++)
             for (int64_t k = 0; k < s.k; k++) {
@@ -98,7 +66,7 @@ struct nbits { int64_t n, k, bits, block, blocks; };
 
 static enum status read_nbits(const struct call *c, struct nbits *s, struct err *err)
 {
-    const struct operand *a = c->in[0], *b = c->in[1], *scales = c->in[2], *z = input(c, 3), *bias = input(c, 5);
+    const struct operand *a = c->in[0], *b = c->in[1], *scales = c->in[2], *z = call_input(c, 3), *bias = call_input(c, 5);
     *s = (struct nbits){ node_int(c->node, "N", 0), node_int(c->node, "K", 0), node_int(c->node, "bits", 4), node_int(c->node, "block_size", 32), 0 };
     bool fits = a->rank >= 1 && dtype_is_real(a->dtype) && s->n > 0 && s->k > 0 && (s->bits == 2 || s->bits == 4 || s->bits == 8) && s->block >= 16 && s->block <= 1 << 20 && a->dims[a->rank - 1] == s->k && b->dtype == DT_U8 && dtype_is_real(scales->dtype);
     if (fits) {
@@ -108,7 +76,7 @@ static enum status read_nbits(const struct call *c, struct nbits *s, struct err 
         if (fits && z) fits = z->dtype == DT_U8 ? operand_count(z) == bytes : z->dtype == a->dtype && operand_count(z) == groups;
         if (fits && bias) fits = bias->dtype == a->dtype && operand_count(bias) == (uint64_t)s->n;
     }
-    if (fits && input(c, 4)) return call_error(c, err, ST_UNSUPPORTED, "a group index is not taken");
+    if (fits && call_input(c, 4)) return call_error(c, err, ST_UNSUPPORTED, "a group index is not taken");
     return fits ? ST_OK : call_error(c, err, ST_BAD_INPUT, "its weights, scales and zero points do not fit N, K, bits and block_size");
 }
 
@@ -132,7 +100,7 @@ static unsigned field(const uint8_t *p, int64_t i, int64_t bits)
 static double weight_at(const struct call *c, const struct nbits *s, int64_t n, int64_t k)
 {
     int64_t g = k / s->block, group = n * s->blocks + g;
-    const struct operand *z = input(c, 3);
+    const struct operand *z = call_input(c, 3);
     const uint8_t *b = (const uint8_t *)c->in[1]->data + group * (s->block * s->bits / 8);
     double zero = (double)(1 << (s->bits - 1));
     if (z && z->dtype == DT_U8) zero = field((const uint8_t *)z->data + n * ((s->blocks * s->bits + 7) / 8), g, s->bits);
@@ -150,7 +118,7 @@ static enum status eval_nbits(struct call *c, struct err *err)
     for (int64_t n = 0; n < s.n; n++) {
         for (int64_t k = 0; k < s.k; k++) w[k] = weight_at(c, &s, n, k);
         for (int64_t i = 0; i < rows; i++) {
-            double sum = input(c, 5) ? operand_real(c->in[5], (uint64_t)n) : 0;
+            double sum = call_input(c, 5) ? operand_real(c->in[5], (uint64_t)n) : 0;
             for (int64_t k = 0; k < s.k; k++) sum += w[k] * operand_real(c->in[0], (uint64_t)(i * s.k + k));
             operand_real_put(c->out[0], (uint64_t)(i * s.n + n), sum);
         }
@@ -168,7 +136,7 @@ static uint64_t scratch_nbits(const struct call *c)
 struct places { int a_scale, b_scale, a_zero, b_zero, bias; };
 static const struct places places_of[] = { { -1, 2, -1, 3, 4 }, { 2, 3, 4, 5, 6 } };
 
-static const struct operand *placed(const struct call *c, int i) { return i < 0 ? NULL : input(c, i); }
+static const struct operand *placed(const struct call *c, int i) { return i < 0 ? NULL : call_input(c, i); }
 
 static enum status infer_scaled(struct call *c, struct err *err)
 {
@@ -209,8 +177,8 @@ static enum status eval_scaled(struct call *c, struct err *err)
         scale = ((const float *)c->in[p->a_scale]->data)[0];
         zero = placed(c, p->a_zero) ? (float)operand_int(c->in[p->a_zero], 0) : 0;
     }
-    for (int64_t t = 0, all = batches(&s); t < all; t++) {
-        int64_t ma = matrix_of(&s, a, t) * s.m * s.k, mb = matrix_of(&s, b, t) * s.k * s.n;
+    for (int64_t t = 0, all = dims_product(s.batch.dims, 0, s.batch.rank); t < all; t++) {
+        int64_t ma = batch_matrix(&s.batch, a, t) * s.m * s.k, mb = batch_matrix(&s.batch, b, t) * s.k * s.n;
         for (int64_t i = 0; i < s.m; i++)
             for (int64_t j = 0; j < s.n; j++) {
                 int64_t sum = 0, z = bz ? operand_int(bz, operand_count(bz) == 1 ? 0 : (uint64_t)j) : 0;

@@ -13,8 +13,6 @@ struct attention { int64_t batch, heads, groups, queries, fresh, past, total, wi
 
 static double rounded(enum dtype t, double v) { return t == DT_F16 ? (double)(_Float16)v : t == DT_BF16 ? (double)bf16_to_f32(f32_to_bf16((float)v)) : v; }
 
-static const struct operand *input(const struct call *c, int i) { return i < c->in_count ? c->in[i] : NULL; }
-
 /* [batch, length, heads * width] or [batch, heads, length, width] */
 static bool read_heads(const struct operand *o, int64_t heads, int64_t *h, int64_t *length, int64_t *width)
 {
@@ -33,7 +31,7 @@ static bool read_heads(const struct operand *o, int64_t heads, int64_t *h, int64
 
 static enum status read_attention(const struct call *c, struct attention *a, struct err *err)
 {
-    const struct operand *q = c->in[0], *k = c->in[1], *v = c->in[2], *past = input(c, IN_PAST_KEY), *past_v = input(c, IN_PAST_VALUE), *lengths = input(c, IN_LENGTHS);
+    const struct operand *q = c->in[0], *k = c->in[1], *v = c->in[2], *past = call_input(c, IN_PAST_KEY), *past_v = call_input(c, IN_PAST_VALUE), *lengths = call_input(c, IN_LENGTHS);
     int64_t qh = node_int(c->node, "q_num_heads", 0), kh = node_int(c->node, "kv_num_heads", 0), vh, vl, kw;
     *a = (struct attention){ .packed = q->rank == 3, .batch = q->rank ? q->dims[0] : 0 };
     bool fits = q->rank == k->rank && k->rank == v->rank && read_heads(q, qh, &a->heads, &a->queries, &a->width) && read_heads(k, kh, &a->groups, &a->fresh, &kw) && read_heads(v, kh, &vh, &vl, &a->depth);
@@ -45,7 +43,7 @@ static enum status read_attention(const struct call *c, struct attention *a, str
     }
     if (fits && lengths) fits = lengths->rank == 1 && lengths->dims[0] == a->batch && lengths->dtype == DT_I64;
     a->total = a->past + a->fresh;
-    const struct operand *mask = input(c, IN_MASK);
+    const struct operand *mask = call_input(c, IN_MASK);
     int64_t want[4] = { a->batch, a->heads, a->queries, a->total };
     if (fits && mask) fits = mask->rank >= 1 && mask->rank <= 4 && mask->dims[mask->rank - 1] <= a->total && (mask->dtype == DT_BOOL || dtype_is_real(mask->dtype));
     for (int d = 0; fits && mask && d < mask->rank - 1; d++) fits = mask->dims[d] == 1 || mask->dims[d] == want[4 - mask->rank + d];
@@ -98,8 +96,8 @@ static double mask_at(const struct bias *s, int64_t b, int64_t h, int64_t i, int
 
 static double bias_at(const struct bias *s, int64_t b, int64_t h, int64_t i, int64_t j)
 {
-    const struct operand *lengths = input(s->c, IN_LENGTHS);
-    int64_t known = lengths ? operand_int(lengths, (uint64_t)b) : 0, position = i + (input(s->c, IN_PAST_KEY) ? s->a->past : lengths ? known - s->a->queries : 0);
+    const struct operand *lengths = call_input(s->c, IN_LENGTHS);
+    int64_t known = lengths ? operand_int(lengths, (uint64_t)b) : 0, position = i + (call_input(s->c, IN_PAST_KEY) ? s->a->past : lengths ? known - s->a->queries : 0);
     if ((lengths && j >= known) || (s->causal && j > position)) return -(double)INFINITY;
     if ((s->left >= 0 && position - j > s->left) || (s->right >= 0 && j - position > s->right)) return -(double)INFINITY;
     return s->mask ? mask_at(s, b, h, i, j) : 0;
@@ -128,14 +126,14 @@ static enum status eval_attention(struct call *c, struct err *err)
     reals_begin(&r, c);
     enum dtype t = c->in[0]->dtype, softmax = (enum dtype)node_int(c->node, "softmax_precision", (int64_t)t);
     double *keys = r.rest, *values = keys + a.batch * a.groups * a.total * a.width, *row = values + a.batch * a.groups * a.total * a.depth, *query = row + a.total;
-    join(keys, input(c, IN_PAST_KEY) ? r.in[IN_PAST_KEY] : NULL, r.in[1], &a, a.width);
-    join(values, input(c, IN_PAST_VALUE) ? r.in[IN_PAST_VALUE] : NULL, r.in[2], &a, a.depth);
+    join(keys, call_input(c, IN_PAST_KEY) ? r.in[IN_PAST_KEY] : NULL, r.in[1], &a, a.width);
+    join(values, call_input(c, IN_PAST_VALUE) ? r.in[IN_PAST_VALUE] : NULL, r.in[2], &a, a.depth);
     if (c->out_count > 1 && r.out[1]) memcpy(r.out[1], keys, (size_t)(a.batch * a.groups * a.total * a.width) * sizeof *keys);
     if (c->out_count > 2 && r.out[2]) memcpy(r.out[2], values, (size_t)(a.batch * a.groups * a.total * a.depth) * sizeof *values);
     double scale = (double)node_float(c->node, "scale", 0), cap = (double)node_float(c->node, "softcap", 0);
     scale = rounded(t, sqrt(node_attribute(c->node, "scale") ? scale : 1 / sqrt((double)a.width)));
     for (int64_t k = 0, n = a.batch * a.groups * a.total * a.width; k < n; k++) keys[k] = rounded(t, keys[k] * scale);
-    const struct operand *mask = input(c, IN_MASK);
+    const struct operand *mask = call_input(c, IN_MASK);
     struct bias bias = { c, &a, mask ? r.in[IN_MASK] : NULL, node_int(c->node, "left_window_size", -1), node_int(c->node, "right_window_size", -1), node_int(c->node, "is_causal", 0) != 0, mask && mask->dtype == DT_BOOL };
     int64_t mode = node_int(c->node, "qk_matmul_output_mode", 0);
     double *told = c->out_count > 3 ? r.out[3] : NULL;

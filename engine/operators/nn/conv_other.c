@@ -5,13 +5,6 @@
 #include "engine/operators/reals.h"
 #include "engine/operators/window.h"
 
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
-
 static int64_t listed(const struct call *c, const char *name, int k, int64_t otherwise)
 {
     int n;
@@ -106,7 +99,7 @@ static enum status eval_transposed(struct call *c, struct err *err)
     enum status st = read_transposed(c, &w, &groups, err);
     if (st) return st;
     reals_begin(&r, c);
-    int64_t in = product(w.in, 0, w.dims), out = product(w.out, 0, w.dims), kernel = product(w.kernel, 0, w.dims), channels = x->dims[1], per = channels / groups, filters = k->dims[1];
+    int64_t in = dims_product(w.in, 0, w.dims), out = dims_product(w.out, 0, w.dims), kernel = dims_product(w.kernel, 0, w.dims), channels = x->dims[1], per = channels / groups, filters = k->dims[1];
     for (int64_t n = 0; n < x->dims[0]; n++) {
         for (int64_t m = 0; m < filters * groups; m++)
             for (int64_t o = 0; o < out && c->in_count > 2 && c->in[2]; o++) r.out[0][(n * filters * groups + m) * out + o] = r.in[2][m];
@@ -220,7 +213,7 @@ static enum status infer_columns(struct call *c, struct err *err)
     enum status st = read_columns(c, &w, &known, err);
     if (st || !known) return st;
     dims[0] = c->in[0]->dims[0];
-    dims[1] = c->in[0]->dims[1] / product(w.kernel, 0, w.dims);
+    dims[1] = c->in[0]->dims[1] / dims_product(w.kernel, 0, w.dims);
     memcpy(dims + 2, w.out, (size_t)w.dims * sizeof *dims);
     return call_set(c, 0, c->in[0]->dtype, dims, w.dims + 2, err);
 }
@@ -234,7 +227,7 @@ static enum status eval_columns(struct call *c, struct err *err)
     enum status st = read_columns(c, &w, &known, err);
     if (st) return st;
     reals_begin(&r, c);
-    int64_t cells = product(w.kernel, 0, w.dims), blocks = product(w.in, 0, w.dims), out = product(w.out, 0, w.dims), planes = c->out[0]->dims[0] * c->out[0]->dims[1];
+    int64_t cells = dims_product(w.kernel, 0, w.dims), blocks = dims_product(w.in, 0, w.dims), out = dims_product(w.out, 0, w.dims), planes = c->out[0]->dims[0] * c->out[0]->dims[1];
     for (int64_t p = 0; p < planes; p++)
         for (int64_t k = 0; k < cells; k++)
             for (int64_t i = 0; i < blocks; i++)

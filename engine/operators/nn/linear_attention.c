@@ -4,14 +4,12 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
-static const struct operand *input(const struct call *c, int i) { return i < c->in_count ? c->in[i] : NULL; }
-
 /* ---- RotaryEmbedding(X, cos, sin, positions) ---- */
 struct rotary { int64_t batch, heads, length, width, turned; bool packed; };
 
 static enum status read_rotary(const struct call *c, struct rotary *r, struct err *err)
 {
-    const struct operand *x = c->in[0], *co = c->in[1], *si = c->in[2], *at = input(c, 3);
+    const struct operand *x = c->in[0], *co = c->in[1], *si = c->in[2], *at = call_input(c, 3);
     int64_t heads = node_int(c->node, "num_heads", 0);
     *r = (struct rotary){ .packed = x->rank == 3 };
     bool fits = (x->rank == 4 || (x->rank == 3 && heads > 0 && x->dims[2] % heads == 0)) && dtype_is_real(x->dtype) && co->dtype == x->dtype && si->dtype == x->dtype;
@@ -43,7 +41,7 @@ static enum status eval_rotary(struct call *c, struct err *err)
     enum status st = read_rotary(c, &r, err);
     if (st) return st;
     reals_begin(&v, c);
-    const struct operand *positions = input(c, 3);
+    const struct operand *positions = call_input(c, 3);
     bool pairs = node_int(c->node, "interleaved", 0) != 0;
     int64_t half = r.turned / 2;
     for (int64_t b = 0; b < r.batch; b++)
@@ -77,7 +75,7 @@ static bool packed_as(const struct operand *o, const struct linear *a, int64_t l
 static enum status read_linear(const struct call *c, struct linear *a, struct err *err)
 {
     static const char *const rules[] = { "linear", "gated", "delta", "gated_delta" };
-    const struct operand *q = c->in[0], *v = c->in[2], *past = input(c, 3), *decay = input(c, 4), *beta = input(c, 5);
+    const struct operand *q = c->in[0], *v = c->in[2], *past = call_input(c, 3), *decay = call_input(c, 4), *beta = call_input(c, 5);
     *a = (struct linear){ .heads = node_int(c->node, "q_num_heads", 0), .groups = node_int(c->node, "kv_num_heads", 0), .rule = RULE_GATED_DELTA };
     for (int i = 0; i < 4; i++)
         if (node_text_is(c->node, "update_rule", rules[i], false)) a->rule = (enum rule)i;
@@ -108,7 +106,7 @@ static enum status infer_linear(struct call *c, struct err *err)
     if (st) return st;
     int64_t y[3] = { a.batch, a.length, a.heads * a.depth }, state[4] = { a.batch, a.groups, a.width, a.depth };
     st = call_set(c, 0, c->in[0]->dtype, y, 3, err);
-    return st || c->out_count < 2 ? st : call_set(c, 1, input(c, 3) ? c->in[3]->dtype : c->in[0]->dtype, state, 4, err);
+    return st || c->out_count < 2 ? st : call_set(c, 1, call_input(c, 3) ? c->in[3]->dtype : c->in[0]->dtype, state, 4, err);
 }
 
 static uint64_t scratch_linear(const struct call *c)
@@ -140,7 +138,7 @@ static enum status eval_linear(struct call *c, struct err *err)
     int64_t per = a.heads / a.groups, size = a.width * a.depth;
     double scale = (double)node_float(c->node, "scale", 0), *states = r.rest;
     if (scale == 0) scale = 1 / sqrt((double)a.width);
-    if (input(c, 3)) memcpy(states, r.in[3], (size_t)(a.batch * a.groups * size) * sizeof *states);
+    if (call_input(c, 3)) memcpy(states, r.in[3], (size_t)(a.batch * a.groups * size) * sizeof *states);
     else memset(states, 0, (size_t)(a.batch * a.groups * size) * sizeof *states);
     for (int64_t b = 0; b < a.batch; b++)
         for (int64_t t = 0; t < a.length; t++)
@@ -165,7 +163,7 @@ static enum status eval_linear(struct call *c, struct err *err)
 /* ---- CausalConvWithState(input [n, c, t], weight [c, 1, k], bias, past [n, c, k - 1]) ---- */
 static enum status infer_causal(struct call *c, struct err *err)
 {
-    const struct operand *x = c->in[0], *w = c->in[1], *bias = input(c, 2), *past = input(c, 3);
+    const struct operand *x = c->in[0], *w = c->in[1], *bias = call_input(c, 2), *past = call_input(c, 3);
     bool fits = x->rank == 3 && w->rank == 3 && dtype_is_real(x->dtype) && w->dtype == x->dtype && w->dims[0] == x->dims[1] && w->dims[1] == 1 && w->dims[2] >= 1;
     if (fits && bias) fits = bias->rank == 1 && bias->dims[0] == x->dims[1] && bias->dtype == x->dtype;
     if (fits && past) fits = past->rank == 3 && past->dims[0] == x->dims[0] && past->dims[1] == x->dims[1] && past->dims[2] == w->dims[2] - 1 && past->dtype == x->dtype;
@@ -185,9 +183,9 @@ static enum status eval_causal(struct call *c, struct err *err)
     reals_begin(&r, c);
     for (int64_t row = 0; row < rows; row++) {
         int64_t channel = row % x->dims[1];
-        const double *in = r.in[0] + row * n, *past = input(c, 3) ? r.in[3] + row * (k - 1) : NULL, *w = r.in[1] + channel * k;
+        const double *in = r.in[0] + row * n, *past = call_input(c, 3) ? r.in[3] + row * (k - 1) : NULL, *w = r.in[1] + channel * k;
         for (int64_t t = 0; t < n; t++) {
-            double sum = input(c, 2) ? r.in[2][channel] : 0;
+            double sum = call_input(c, 2) ? r.in[2][channel] : 0;
             for (int64_t j = 0; j < k; j++) {
                 int64_t at = t + j - (k - 1);
                 sum += w[j] * (at >= 0 ? in[at] : past ? past[at + k - 1] : 0);
@@ -206,7 +204,7 @@ static enum status eval_causal(struct call *c, struct err *err)
 /* ---- TensorScatter(past, update, write indices) ---- */
 static enum status infer_scatter(struct call *c, struct err *err)
 {
-    const struct operand *x = c->in[0], *u = c->in[1], *at = input(c, 2);
+    const struct operand *x = c->in[0], *u = c->in[1], *at = call_input(c, 2);
     int64_t axis = node_int(c->node, "axis", -2);
     bool fits = axis_fix(&axis, x->rank) && axis > 0 && u->rank == x->rank && u->dtype == x->dtype && operand_size(x) && (!at || (at->dtype == DT_I64 && at->rank == 1 && at->dims[0] == x->dims[0]));
     for (int d = 0; fits && d < x->rank; d++) fits = d == axis ? u->dims[d] <= x->dims[d] : u->dims[d] == x->dims[d];
@@ -215,7 +213,7 @@ static enum status infer_scatter(struct call *c, struct err *err)
 
 static enum status eval_scatter(struct call *c, struct err *err)
 {
-    const struct operand *x = c->in[0], *u = c->in[1], *at = input(c, 2);
+    const struct operand *x = c->in[0], *u = c->in[1], *at = call_input(c, 2);
     int64_t axis = node_int(c->node, "axis", -2), outer = 1, inner = operand_size(x);
     bool circular = node_text_is(c->node, "mode", "circular", false);
     axis_fix(&axis, x->rank);

@@ -6,19 +6,6 @@
 #include "engine/operators/nn/norms.h"
 #include "engine/operators/reals.h"
 
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
-
-static enum status need_real(const struct call *c, struct err *err)
-{
-    if (!dtype_is_real(c->in[0]->dtype)) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s", dtype_name(c->in[0]->dtype));
-    return ST_OK;
-}
-
 /* y = (x - mean) / sqrt(variance + epsilon) over n numbers `step` apart; without `centred` the mean counts as 0. */
 static void normalise_run(double *y, const double *x, int64_t n, int64_t step, double epsilon, bool centred)
 {
@@ -35,7 +22,7 @@ static enum status infer_rms(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *s = c->in[1];
     int64_t axis = node_int(c->node, "axis", -1);
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     if (st) return st;
     bool fits = axis_fix(&axis, x->rank) && s->rank <= x->rank && dtype_is_real(s->dtype);
     for (int d = 0; fits && d < s->rank; d++) fits = s->dims[d] == 1 || s->dims[d] == x->dims[x->rank - s->rank + d];
@@ -71,7 +58,7 @@ static enum status eval_rms(struct call *c, struct err *err)
     (void)err;
     axis_fix(&axis, x->rank);
     reals_begin(&r, c);
-    int64_t rows = product(x->dims, 0, (int)axis), n = product(x->dims, (int)axis, x->rank);
+    int64_t rows = dims_product(x->dims, 0, (int)axis), n = dims_product(x->dims, (int)axis, x->rank);
     for (int64_t row = 0; row < rows && n; row++) normalise_run(r.out[0] + row * n, r.in[0] + row * n, n, 1, epsilon, false);
     for (int64_t k = 0; k < rows * n; k++) r.out[0][k] *= r.in[1][broadcast_index(c->in[1], x, k)];
     reals_end(&r, c);
@@ -83,7 +70,7 @@ static enum status infer_group(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
     int64_t groups = node_int(c->node, "num_groups", 0), want = c->node->opset < 21 ? groups : x->rank > 1 ? x->dims[1] : 0;
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     if (st) return st;
     bool fits = x->rank >= 2 && groups > 0 && x->dims[1] % groups == 0;
     for (int i = 1; i < 3 && fits; i++) fits = dtype_is_real(c->in[i]->dtype) && operand_count(c->in[i]) == (uint64_t)want;
@@ -93,7 +80,7 @@ static enum status infer_group(struct call *c, struct err *err)
 static enum status eval_group(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
-    int64_t groups = node_int(c->node, "num_groups", 1), channels = x->dims[1], space = product(x->dims, 2, x->rank), per = channels / groups;
+    int64_t groups = node_int(c->node, "num_groups", 1), channels = x->dims[1], space = dims_product(x->dims, 2, x->rank), per = channels / groups;
     double epsilon = (double)node_float(c->node, "epsilon", 1e-5f);
     struct reals r;
     (void)err;
@@ -111,7 +98,7 @@ static enum status eval_group(struct call *c, struct err *err)
 static enum status infer_lp(struct call *c, struct err *err)
 {
     int64_t axis = node_int(c->node, "axis", -1), p = node_int(c->node, "p", 2);
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     if (st) return st;
     return axis_fix(&axis, c->in[0]->rank) && (p == 1 || p == 2) ? infer_same(c, err) : call_error(c, err, ST_BAD_INPUT, "axis %lld does not fit or p is %lld, neither 1 nor 2", (long long)axis, (long long)p);
 }
@@ -124,7 +111,7 @@ static enum status eval_lp(struct call *c, struct err *err)
     (void)err;
     axis_fix(&axis, x->rank);
     reals_begin(&r, c);
-    int64_t n = x->dims[axis], inner = product(x->dims, (int)axis + 1, x->rank), outer = product(x->dims, 0, (int)axis);
+    int64_t n = x->dims[axis], inner = dims_product(x->dims, (int)axis + 1, x->rank), outer = dims_product(x->dims, 0, (int)axis);
     for (int64_t k = 0; k < outer * inner; k++) {
         int64_t at = k / inner * n * inner + k % inner;
         double norm = 0;
@@ -155,7 +142,7 @@ static enum status read_mvn_axes(const struct call *c, bool over[TENSOR_RANK_MAX
 static enum status infer_mvn(struct call *c, struct err *err)
 {
     bool over[TENSOR_RANK_MAX];
-    enum status st = need_real(c, err);
+    enum status st = call_need_real(c, err);
     if (!st) st = read_mvn_axes(c, over, err);
     return st ? st : infer_same(c, err);
 }
@@ -191,7 +178,7 @@ static enum status eval_mvn(struct call *c, struct err *err)
 enum status batch_norm_train(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
-    int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = product(x->dims, 2, x->rank), n = x->dims[0] * space;
+    int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = dims_product(x->dims, 2, x->rank), n = x->dims[0] * space;
     double epsilon = (double)node_float(c->node, "epsilon", 1e-5f), momentum = (double)node_float(c->node, "momentum", 0.9f);
     (void)err;
     for (int64_t ch = 0; ch < channels; ch++) {

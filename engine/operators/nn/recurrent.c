@@ -10,8 +10,6 @@ enum { IN_X, IN_W, IN_R, IN_B, IN_LENGTHS, IN_H, IN_C, IN_P };      /* IN_C, IN_
 
 struct recurrent { int64_t steps, batch, inputs, hidden; int directions, gates; bool reverse, batch_first; enum cell cell; };
 
-static const struct operand *input(const struct call *c, int i) { return i < c->in_count ? c->in[i] : NULL; }
-
 static bool shaped(const struct operand *o, enum dtype t, int64_t a, int64_t b, int64_t n)
 {
     if (!o) return true;
@@ -33,9 +31,9 @@ static enum status read_recurrent(const struct call *c, struct recurrent *r, str
     r->hidden = node_int(c->node, "hidden_size", w->dims[1] / r->gates);
     if (r->hidden < 1 || r->hidden > 1 << 24) return call_error(c, err, ST_BAD_INPUT, "hidden_size is %lld", (long long)r->hidden);
     int64_t d = r->directions, h = r->hidden, g = r->gates * h, first = r->batch_first ? r->batch : d, second = r->batch_first ? d : r->batch;
-    const struct operand *lengths = input(c, IN_LENGTHS);
-    bool fits = shaped(w, t, d, g, r->inputs) && shaped(c->in[IN_R], t, d, g, h) && shaped(input(c, IN_B), t, d, 2 * g, -1) && shaped(lengths, DT_I32, r->batch, -1, -1) && shaped(input(c, IN_H), t, first, second, h);
-    if (r->cell == CELL_LSTM) fits = fits && shaped(input(c, IN_C), t, first, second, h) && shaped(input(c, IN_P), t, d, 3 * h, -1);
+    const struct operand *lengths = call_input(c, IN_LENGTHS);
+    bool fits = shaped(w, t, d, g, r->inputs) && shaped(c->in[IN_R], t, d, g, h) && shaped(call_input(c, IN_B), t, d, 2 * g, -1) && shaped(lengths, DT_I32, r->batch, -1, -1) && shaped(call_input(c, IN_H), t, first, second, h);
+    if (r->cell == CELL_LSTM) fits = fits && shaped(call_input(c, IN_C), t, first, second, h) && shaped(call_input(c, IN_P), t, d, 3 * h, -1);
     return fits ? ST_OK : call_error(c, err, ST_BAD_INPUT, "its weights, lengths and states do not fit %lld inputs and hidden_size %lld", (long long)r->inputs, (long long)r->hidden);
 }
 
@@ -163,12 +161,12 @@ static int64_t state_at(const struct recurrent *r, int d, int64_t b) { return (r
 /* All steps of one row in one direction. */
 static void run_row(const struct call *c, const struct recurrent *r, const struct lane *l, const struct reals *v, int d, int64_t b)
 {
-    int64_t n = r->hidden, at = state_at(r, d, b), length = input(c, IN_LENGTHS) ? operand_int(c->in[IN_LENGTHS], (uint64_t)b) : r->steps;
+    int64_t n = r->hidden, at = state_at(r, d, b), length = call_input(c, IN_LENGTHS) ? operand_int(c->in[IN_LENGTHS], (uint64_t)b) : r->steps;
     bool back = r->reverse || d == 1, lstm = r->cell == CELL_LSTM;
     length = length < 0 ? 0 : length > r->steps ? r->steps : length;
     for (int64_t i = 0; i < n; i++) {
-        l->h[i] = input(c, IN_H) ? v->in[IN_H][at + i] : 0;
-        l->cell[i] = lstm && input(c, IN_C) ? v->in[IN_C][at + i] : 0;
+        l->h[i] = call_input(c, IN_H) ? v->in[IN_H][at + i] : 0;
+        l->cell[i] = lstm && call_input(c, IN_C) ? v->in[IN_C][at + i] : 0;
     }
     for (int64_t k = 0; k < length; k++) {
         int64_t t = back ? length - 1 - k : k;
@@ -190,8 +188,8 @@ static enum status eval_recurrent(struct call *c, struct err *err)
     int64_t g = r.gates * r.hidden;
     for (int d = 0; d < r.directions; d++) {
         struct lane l = { .w = v.in[IN_W] + d * g * r.inputs, .r = v.in[IN_R] + d * g * r.hidden, .sums = v.rest };
-        l.b = input(c, IN_B) ? v.in[IN_B] + d * 2 * g : NULL;
-        l.p = r.cell == CELL_LSTM && input(c, IN_P) ? v.in[IN_P] + d * 3 * r.hidden : NULL;
+        l.b = call_input(c, IN_B) ? v.in[IN_B] + d * 2 * g : NULL;
+        l.p = r.cell == CELL_LSTM && call_input(c, IN_P) ? v.in[IN_P] + d * 3 * r.hidden : NULL;
         l.h = v.rest + 2 * g;
         l.cell = l.turned = l.h + r.hidden;
         for (int k = 0; k < per && !st; k++) st = read_curve(c, per, d, k, &l.f[k], err);

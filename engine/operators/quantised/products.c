@@ -52,13 +52,7 @@ static enum dtype result_type(const struct call *c)
 }
 
 /* ---- matrices ---- */
-struct matrices { int64_t m, n, k; int rank; int64_t dims[TENSOR_RANK_MAX]; int a_rank, b_rank; };      /* dims: of the batch */
-
-static int64_t batch_dim(const struct operand *o, int rank, int d)      /* dimension d of `rank` batch dimensions */
-{
-    int e = d - (rank - (o->rank - 2));
-    return o->rank < 2 || e < 0 ? 1 : o->dims[e];
-}
+struct matrices { int64_t m, n, k; struct batch_shape batch; int a_rank, b_rank; };
 
 static enum status read_matrices(const struct call *c, struct matrices *s, struct err *err)
 {
@@ -71,13 +65,7 @@ static enum status read_matrices(const struct call *c, struct matrices *s, struc
         s->n = b->rank == 1 ? 1 : b->dims[b->rank - 1];
         fits = s->k == (b->rank == 1 ? b->dims[0] : b->dims[b->rank - 2]);
     }
-    s->rank = (a->rank > b->rank ? a->rank : b->rank) - 2;
-    if (s->rank < 0) s->rank = 0;
-    for (int d = 0; d < s->rank && fits; d++) {
-        int64_t x = batch_dim(a, s->rank, d), y = batch_dim(b, s->rank, d);
-        fits = x == y || x == 1 || y == 1;
-        s->dims[d] = x == 1 ? y : x;
-    }
+    fits = fits && batch_shape_of(&s->batch, a, b);
     return fits ? check_parts(c, s->m, s->n, err) : call_error(c, err, ST_BAD_INPUT, "its inputs cannot be multiplied");
 }
 
@@ -87,23 +75,11 @@ static enum status infer_matrices(struct call *c, struct err *err)
     enum status st = read_matrices(c, &s, err);
     if (st) return st;
     int64_t dims[TENSOR_RANK_MAX];
-    int rank = s.rank;
-    memcpy(dims, s.dims, sizeof dims);
+    int rank = s.batch.rank;
+    memcpy(dims, s.batch.dims, sizeof dims);
     if (s.a_rank > 1) dims[rank++] = s.m;
     if (s.b_rank > 1) dims[rank++] = s.n;
     return call_set(c, 0, result_type(c), dims, rank, err);
-}
-
-/* The matrix of a batch that belongs to batch `at` of the result. */
-static int64_t matrix_of(const struct matrices *s, const struct operand *o, int64_t at)
-{
-    int64_t index = 0, step = 1;
-    for (int d = s->rank - 1; d >= 0; at /= s->dims[d], d--) {
-        int64_t n = batch_dim(o, s->rank, d);
-        index += n == 1 ? 0 : at % s->dims[d] * step;
-        step *= n;
-    }
-    return index;
 }
 
 static enum status eval_matrices(struct call *c, struct err *err)
@@ -113,10 +89,9 @@ static enum status eval_matrices(struct call *c, struct err *err)
     struct matrices s;
     enum status st = read_matrices(c, &s, err);
     if (st) return st;
-    int64_t batches = 1;
-    for (int d = 0; d < s.rank; d++) batches *= s.dims[d];
+    const int64_t batches = dims_product(s.batch.dims, 0, s.batch.rank);
     for (int64_t t = 0; t < batches; t++) {
-        int64_t ma = matrix_of(&s, a, t) * s.m * s.k, mb = matrix_of(&s, b, t) * s.k * s.n;
+        int64_t ma = batch_matrix(&s.batch, a, t) * s.m * s.k, mb = batch_matrix(&s.batch, b, t) * s.k * s.n;
         for (int64_t i = 0; i < s.m; i++)
             for (int64_t j = 0; j < s.n; j++) {
                 int64_t sum = 0, za = zero_at(az, i), zb = zero_at(bz, j);

@@ -7,13 +7,6 @@
 enum { SPACE_MAX = TENSOR_RANK_MAX - 2 };
 enum padding { PAD_ZEROS, PAD_BORDER, PAD_REFLECTION };
 
-static int64_t product(const int64_t *dims, int from, int to)
-{
-    int64_t n = 1;
-    for (int d = from; d < to; d++) n *= dims[d];
-    return n;
-}
-
 /* ---- GridSample(x [n, c, ...], grid [n, ..., r]) ---- */
 struct sampler { const double *plane; const int64_t *dims; int rank; enum padding padding; bool corners; int taps; };      /* taps along each dimension: 1, 2 or 4 */
 
@@ -100,7 +93,7 @@ static enum status eval_grid(struct call *c, struct err *err)
     s.padding = node_text_is(c->node, "padding_mode", "border", false) ? PAD_BORDER : node_text_is(c->node, "padding_mode", "reflection", false) ? PAD_REFLECTION : PAD_ZEROS;
     s.taps = node_text_is(c->node, "mode", "nearest", false) ? 1 : node_text_is(c->node, "mode", "cubic", false) || node_text_is(c->node, "mode", "bicubic", false) ? 4 : 2;
     reals_begin(&r, c);
-    int64_t in = product(x->dims, 2, x->rank), out = product(c->out[0]->dims, 2, x->rank);
+    int64_t in = dims_product(x->dims, 2, x->rank), out = dims_product(c->out[0]->dims, 2, x->rank);
     for (int64_t n = 0; n < x->dims[0]; n++)
         for (int64_t o = 0; o < out; o++) {
             double at[SPACE_MAX];
