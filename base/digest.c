@@ -1,5 +1,7 @@
 #include "base/digest.h"
 
+#include "base/hex.h"
+
 #include <errno.h>
 #include <nettle/memops.h>
 #include <nettle/sha2.h>
@@ -55,28 +57,6 @@ enum status digest_file(int fd, uint8_t out[DIGEST_BYTES], void (*progress)(void
     return ST_OK;
 }
 
-void digest_hex(const uint8_t digest[DIGEST_BYTES], char out[DIGEST_HEX + 1])
-{
-    static const char hex[] = "0123456789abcdef";
-    for (int i = 0; i < DIGEST_BYTES; i++) {
-        out[2 * i] = hex[digest[i] >> 4];
-        out[2 * i + 1] = hex[digest[i] & 15];
-    }
-    out[DIGEST_HEX] = 0;
-}
-
-bool digest_from_hex(const char *hex, size_t length, uint8_t out[DIGEST_BYTES])
-{
-    if (length != DIGEST_HEX) return false;
-    uint8_t digest[DIGEST_BYTES];
-    for (int i = 0; i < DIGEST_HEX; i++) {
-        char c = hex[i];
-        int v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-        if (v < 0) return false;
-        digest[i / 2] = (uint8_t)(i % 2 ? digest[i / 2] | v : v << 4);
-    }
-    memcpy(out, digest, DIGEST_BYTES);
-    return true;
-}
-
+void digest_hex(const uint8_t digest[DIGEST_BYTES], char out[DIGEST_HEX + 1]) { hex_write(digest, DIGEST_BYTES, out); }
+bool digest_from_hex(const char *hex, size_t length, uint8_t out[DIGEST_BYTES]) { return hex_read(hex, length, out, DIGEST_BYTES); }
 bool digest_equal(const uint8_t a[DIGEST_BYTES], const uint8_t b[DIGEST_BYTES]) { return memeql_sec(a, b, DIGEST_BYTES); }

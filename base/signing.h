@@ -12,8 +12,4 @@ void signing_public_key(const uint8_t secret[SIGNING_KEY_BYTES], uint8_t key[SIG
 void signing_sign(const uint8_t secret[SIGNING_KEY_BYTES], const void *message, size_t length, uint8_t signature[SIGNATURE_BYTES]);
 bool signing_verify(const uint8_t key[SIGNING_KEY_BYTES], const void *message, size_t length, const uint8_t signature[SIGNATURE_BYTES]);
 
-/* Exactly 2 * n lower-case digits; and back, NUL-terminated. */
-bool signing_from_hex(const char *hex, size_t length, uint8_t *out, size_t n);
-void signing_hex(const uint8_t *bytes, size_t n, char *out);
-
 #endif

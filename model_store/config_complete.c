@@ -8,10 +8,6 @@
 
 enum { DEFAULT_MAX_BATCH = 4 /* Triton's */, LONE_ROWS_MAX = 1 << 20, TEXTS_MAX = 64, PICTURES_MAX = 16 };
 
-#define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
-
-static enum status refuse_memory(struct err *err) { return err_set(err, ST_NO_MEMORY, "the config needs more memory than its budget"); }
-
 /* The member of that name, made if need be and emptied to `type`. */
 static struct json *put(struct model_config *c, struct json *object, const char *key, enum json_type type)
 {
@@ -145,7 +141,7 @@ static enum status settle_ports(struct model_config *c, const char *kind, const 
     struct json *list = need(c, (struct json *)c->tree, kind, JSON_ARRAY);
     struct config_port *all = arena_calloc(&c->arena, (uint64_t)(*count + is_count + 1), sizeof *all);
     int n = *count;
-    if (!list || !all) return refuse_memory(err);
+    if (!list || !all) return config_refuse_memory(err);
     memcpy(all, *ports, sizeof *all * (size_t)n);
     for (int i = 0; i < is_count; i++) {
         int at = 0;
@@ -163,7 +159,7 @@ static enum status settle_ports(struct model_config *c, const char *kind, const 
     for (int i = 0; i < n; i++) {
         /* Names and tables in the config outlive the engine's signature, so they are copies. */
         all[i].name = arena_copy(&c->arena, all[i].name, strlen(all[i].name));
-        if (!all[i].name || !write_port(c, list, &all[i])) return refuse_memory(err);
+        if (!all[i].name || !write_port(c, list, &all[i])) return config_refuse_memory(err);
     }
     *ports = all;
     *count = n;
@@ -211,7 +207,7 @@ enum status model_config_complete(struct model_config *c, const char *name, cons
     c->name = arena_copy(&c->arena, name, strlen(name));
     if (!*c->platform) c->platform = arena_copy(&c->arena, s->platform, strlen(s->platform));
     if (!*c->backend && onnx) c->backend = "onnxruntime";
-    if (!c->name || !c->platform) return refuse_memory(err);
+    if (!c->name || !c->platform) return config_refuse_memory(err);
     enum status st = settle_batch(c, s, err);
     if (!st) st = settle_ports(c, "input", &c->inputs, &c->input_count, s->inputs, s->input_count, err);
     if (!st) st = settle_ports(c, "output", &c->outputs, &c->output_count, s->outputs, s->output_count, err);
@@ -220,7 +216,7 @@ enum status model_config_complete(struct model_config *c, const char *name, cons
     if (st) return st;
     bool ok = put_text(c, tree, "name", c->name) && put_text(c, tree, "platform", c->platform) && put_text(c, tree, "backend", c->backend) && put_number(c, tree, "max_batch_size", c->max_batch_size);
     if (ok && onnx && !*config_text(tree, "default_model_filename")) ok = put_text(c, tree, "default_model_filename", "model.onnx");
-    if (!ok || !write_scheduling(c, tree)) return refuse_memory(err);
+    if (!ok || !write_scheduling(c, tree)) return config_refuse_memory(err);
     /* Rows that were not proven independent never ride with those of another request, whatever the config hopes for. */
     if (!s->batchable && !s->text && !s->image) c->scheduling.dynamic_batching = false;
     return ST_OK;

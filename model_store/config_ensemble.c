@@ -3,14 +3,10 @@
 
 #include <string.h>
 
-#define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
-
-static enum status refuse_memory(struct err *err) { return err_set(err, ST_NO_MEMORY, "the config needs more memory than its budget"); }
-
 static enum status read_edges(struct model_config *c, const struct json *map, const struct ensemble_edge **out, int *count, struct err *err)
 {
     struct ensemble_edge *edges = arena_calloc(&c->arena, (map ? map->list.count : 0) + 1, sizeof *edges);
-    if (!edges) return refuse_memory(err);
+    if (!edges) return config_refuse_memory(err);
     for (const struct json *e = map ? map->list.first : NULL; e; e = e->next) {
         if (*count == CONFIG_PORTS_MAX) return REFUSE("more than %d entries are in a map", CONFIG_PORTS_MAX);
         edges[(*count)++] = (struct ensemble_edge){ e->key, e->string.text };
@@ -35,7 +31,7 @@ static enum status read_step(struct model_config *c, struct ensemble_step *s, co
 static enum status read_signature(struct model_config *c, const struct config_port *ports, int count, const char *kind, const struct port **out, struct err *err)
 {
     struct port *all = arena_calloc(&c->arena, (uint64_t)count + 1, sizeof *all);
-    if (!all) return refuse_memory(err);
+    if (!all) return config_refuse_memory(err);
     for (int k = 0; k < count; k++) {
         const struct config_port *p = &ports[k];
         const int rows = c->max_batch_size > 0;
@@ -58,7 +54,7 @@ enum status config_read_ensemble(struct model_config *c, struct err *err)
     if (!n || n > ENSEMBLE_STEPS_MAX) return REFUSE("ensemble_scheduling has %zu steps; 1 to %d are possible", n, ENSEMBLE_STEPS_MAX);
     if (*c->platform && strcmp(c->platform, "ensemble")) return REFUSE("ensemble_scheduling belongs to the platform 'ensemble', not to '%.60s'", c->platform);
     struct ensemble_step *steps = arena_calloc(&c->arena, n, sizeof *steps);
-    if (!steps) return refuse_memory(err);
+    if (!steps) return config_refuse_memory(err);
     p->steps = steps;
     for (const struct json *j = list->list.first; j; j = j->next) {
         enum status st = read_step(c, &steps[p->step_count++], j, err);

@@ -9,6 +9,9 @@
 enum { CONFIG_INSTANCES_MAX = 64 };
 #define CONFIG_ARENA_MAX ((uint64_t)32 << 20)
 
+#define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
+enum status config_refuse_memory(struct err *err);      /* the config's arena is spent */
+
 /* Fills the struct from c->tree. `where` names the text; log may be NULL. */
 enum status config_read_tree(struct model_config *c, const char *where, struct log *log, struct err *err);
 /* Reads the "picture." parameters; config_complete_picture then settles size, channels and layout. */

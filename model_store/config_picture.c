@@ -6,8 +6,6 @@
 
 #include "base/image.h"
 
-#define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
-
 enum { SIDE_MAX = 8192 };
 
 /* "0.5", "-3e-2" or "1/255", surrounded by spaces. */

@@ -4,10 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
-
-static enum status refuse_memory(struct err *err) { return err_set(err, ST_NO_MEMORY, "the config needs more memory than its budget"); }
-
 const char *config_text(const struct json *message, const char *field)
 {
     const struct json *j = json_get(message, field);
@@ -71,7 +67,7 @@ static enum status read_ports(struct model_config *c, const char *field, const s
     size_t n = list_count(list), at = 0;
     if (n > CONFIG_PORTS_MAX) return REFUSE("%zu entries of '%s' are given; at most %d are possible", n, field, CONFIG_PORTS_MAX);
     struct config_port *ports = arena_calloc(&c->arena, n ? n : 1, sizeof *ports);
-    if (!ports) return refuse_memory(err);
+    if (!ports) return config_refuse_memory(err);
     for (const struct json *j = list ? list->list.first : NULL; j; j = j->next, at++) {
         enum status st = read_port(&ports[at], j, err);
         if (st) return err_prefix(err, "%s %zu '%.60s'", field, at, ports[at].name);
@@ -101,7 +97,7 @@ static enum status read_version_policy(struct model_config *c, struct err *err)
     const struct json *versions = json_get(specific, "versions");
     size_t n = list_count(versions);
     int64_t *sorted = arena_calloc(&c->arena, n ? n : 1, sizeof *sorted);
-    if (!sorted) return refuse_memory(err);
+    if (!sorted) return config_refuse_memory(err);
     if (!n) return REFUSE("version_policy specific names no versions");
     for (const struct json *v = versions->list.first; v; v = v->next) {
         if (v->integer < 1 || v->integer > INT32_MAX) return REFUSE("version_policy names version %lld; versions are 1 to 2147483647", (long long)v->integer);
@@ -170,7 +166,7 @@ static enum status read_parameters(struct model_config *c, struct err *err)
 {
     const struct json *map = json_get(c->tree, "parameters");
     struct config_parameter *all = arena_calloc(&c->arena, list_count(map) + 1, sizeof *all);
-    if (!all) return refuse_memory(err);
+    if (!all) return config_refuse_memory(err);
     for (const struct json *p = map ? map->list.first : NULL; p; p = p->next)
         all[c->parameter_count++] = (struct config_parameter){ p->key, config_text(p, "string_value") };
     c->parameters = all;
@@ -187,7 +183,7 @@ static enum status read_warmup(struct model_config *c, struct config_warmup *w, 
     w->batch_size = (uint32_t)batch;
     w->count = count ? (uint32_t)count : 1;
     struct config_warmup_input *inputs = arena_calloc(&c->arena, list_count(map) + 1, sizeof *inputs);
-    if (!inputs) return refuse_memory(err);
+    if (!inputs) return config_refuse_memory(err);
     if (list_count(map) > CONFIG_PORTS_MAX) return REFUSE("it has more than %d inputs", CONFIG_PORTS_MAX);
     w->inputs = inputs;
     for (const struct json *i = map ? map->list.first : NULL; i; i = i->next) {
@@ -213,7 +209,7 @@ static enum status read_warmups(struct model_config *c, struct err *err)
     const struct json *list = json_get(c->tree, "model_warmup");
     if (list_count(list) > WARMUPS_MAX) return REFUSE("%zu entries of model_warmup are given; at most %d are possible", list_count(list), WARMUPS_MAX);
     struct config_warmup *all = arena_calloc(&c->arena, list_count(list) + 1, sizeof *all);
-    if (!all) return refuse_memory(err);
+    if (!all) return config_refuse_memory(err);
     for (const struct json *j = list ? list->list.first : NULL; j; j = j->next) {
         enum status st = read_warmup(c, &all[c->warmup_count], j, err);
         if (st) return err_prefix(err, "model_warmup '%.60s'", all[c->warmup_count].name);

@@ -5,10 +5,6 @@
 
 enum { IDLE_DEFAULT_US = 1000000 /* Triton's */, CANDIDATES_DEFAULT = 1024 };
 
-#define REFUSE(...) err_set(err, ST_BAD_INPUT, __VA_ARGS__)
-
-static enum status refuse_memory(struct err *err) { return err_set(err, ST_NO_MEMORY, "the config needs more memory than its budget"); }
-
 /* The pair [false, true] in one of its three spellings. */
 static enum status read_values(struct sequence_control *c, const struct json *j, struct err *err)
 {
@@ -47,7 +43,7 @@ static enum status read_controls(struct model_config *c, const struct json *list
 {
     struct sequence_plan *p = &c->scheduling.sequences;
     struct sequence_control *all = arena_calloc(&c->arena, SEQUENCE_CONTROLS_MAX, sizeof *all);
-    if (!all) return refuse_memory(err);
+    if (!all) return config_refuse_memory(err);
     p->controls = all;
     for (const struct json *i = list ? list->list.first : NULL; i; i = i->next) {
         const struct json *controls = json_get(i, "control");
@@ -91,7 +87,7 @@ static enum status read_states(struct model_config *c, const struct json *list, 
 {
     struct sequence_plan *p = &c->scheduling.sequences;
     struct carried_state *all = arena_calloc(&c->arena, SEQUENCE_STATES_MAX, sizeof *all);
-    if (!all) return refuse_memory(err);
+    if (!all) return config_refuse_memory(err);
     p->states = all;
     for (const struct json *j = list ? list->list.first : NULL; j; j = j->next) {
         if (p->state_count == SEQUENCE_STATES_MAX) return REFUSE("more than %d states are given", SEQUENCE_STATES_MAX);

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/file.h"
+#include "base/hex.h"
 
 enum { MESSAGE_MAX = 320 };
 
@@ -41,7 +42,7 @@ enum status signers_open(struct signers **out, const char *path, struct err *err
     at = text;
     while (!st && next_pair(&at, &key, &name, &line)) {
         if (s->count == SIGNERS_MAX) st = err_set(err, ST_BAD_INPUT, "%s names more than %d signers", path, SIGNERS_MAX);
-        else if (!signing_from_hex(key, strlen(key), s->all[s->count].key, SIGNING_KEY_BYTES)) st = err_set(err, ST_BAD_INPUT, "%s line %d: a public key is 64 lower-case hexadecimal digits", path, line);
+        else if (!hex_read(key, strlen(key), s->all[s->count].key, SIGNING_KEY_BYTES)) st = err_set(err, ST_BAD_INPUT, "%s line %d: a public key is 64 lower-case hexadecimal digits", path, line);
         else if (!*name || strlen(name) >= SIGNER_NAME_MAX) st = err_set(err, ST_BAD_INPUT, "%s line %d: a signer needs a name of at most %d bytes", path, line, SIGNER_NAME_MAX - 1);
         else strcpy(s->all[s->count++].name, name);
     }
@@ -79,7 +80,7 @@ enum status manifest_check(const struct signers *s, bool required, struct reposi
     at = text;
     while (!holds && next_pair(&at, &key, &signature, &line)) {
         uint8_t k[SIGNING_KEY_BYTES], sig[SIGNATURE_BYTES];
-        if (!signing_from_hex(key, strlen(key), k, sizeof k) || !signing_from_hex(signature, strlen(signature), sig, sizeof sig)) continue;
+        if (!hex_read(key, strlen(key), k, sizeof k) || !hex_read(signature, strlen(signature), sig, sizeof sig)) continue;
         const struct signer *who = find(s, k);
         trusted |= who != NULL;
         holds = who && signing_verify(k, message, (size_t)bytes, sig);
@@ -97,8 +98,8 @@ void manifest_line(const uint8_t secret[SIGNING_KEY_BYTES], const char *model, c
     const int bytes = message_of(model, digest, message);
     signing_public_key(secret, key);
     signing_sign(secret, message, (size_t)bytes, signature);
-    signing_hex(key, sizeof key, out);
+    hex_write(key, sizeof key, out);
     out[2 * SIGNING_KEY_BYTES] = ' ';
-    signing_hex(signature, sizeof signature, out + 2 * SIGNING_KEY_BYTES + 1);
+    hex_write(signature, sizeof signature, out + 2 * SIGNING_KEY_BYTES + 1);
     strcat(out, "\n");
 }

@@ -7,6 +7,8 @@
 
 #include "model_store/pbtxt.h"
 
+enum status config_refuse_memory(struct err *err) { return err_set(err, ST_NO_MEMORY, "the config needs more memory than its budget"); }
+
 static enum status make_config(struct model_config **out, struct err *err)
 {
     struct model_config *c = calloc(1, sizeof *c);

@@ -12,6 +12,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/hex.h"
 #include "base/threads.h"
 
 enum { MODELS_MAX = 256, KEPT_MAX = 4096 /* waiting to be written or sent; more are dropped and counted */, SEND_AT_MOST = 256, SEND_EVERY_MS = 1000, TIMEOUT_S = 5 };
@@ -144,19 +145,11 @@ void tracer_write(struct tracer *t, const char *model, struct buf *out)
 }
 
 /* ---- collecting ---- */
-static bool read_hex(const char *text, uint8_t *out, int n)
+/* An id of hexadecimal digits; all zero means invalid. */
+static bool read_id(const char *text, uint8_t *out, size_t n)
 {
-    uint8_t any = 0;
-    for (int i = 0; i < n; i++) {
-        int v = 0;
-        for (int d = 0; d < 2; d++) {
-            const char c = text[2 * i + d];
-            if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return false;
-            v = v * 16 + (c <= '9' ? c - '0' : c - 'a' + 10);
-        }
-        any |= out[i] = (uint8_t)v;
-    }
-    return any != 0;      /* all zero means invalid */
+    static const uint8_t zero[16];
+    return hex_read(text, 2 * n, out, n) && memcmp(out, zero, n);
 }
 
 struct trace_context trace_context_read(const char *text)
@@ -164,7 +157,7 @@ struct trace_context trace_context_read(const char *text)
     struct trace_context c = { .given = false };
     if (!text || strlen(text) < 55 || strncmp(text, "ff", 2) == 0 || text[2] != '-' || text[35] != '-' || text[52] != '-') return c;
     if (!strncmp(text, "00", 2) && text[55]) return c;
-    if (!read_hex(text + 3, c.trace, 16) || !read_hex(text + 36, c.parent, 8)) return (struct trace_context){ 0 };
+    if (!read_id(text + 3, c.trace, sizeof c.trace) || !read_id(text + 36, c.parent, sizeof c.parent)) return (struct trace_context){ 0 };
     c.given = true;
     c.sampled = strtol(text + 53, NULL, 16) & 1;
     return c;
@@ -197,7 +190,7 @@ void tracer_note(struct tracer *t, const char *model, int64_t version, const str
         snprintf(k->model, sizeof k->model, "%s", model);
         snprintf(k->id, sizeof k->id, "%s", r->id);
         snprintf(k->failed, sizeof k->failed, "%s", failed ? failed : "");
-        if (t->kept_count == SEND_AT_MOST) pthread_cond_signal(&t->wake);
+        if (t->kept_count == 1 || t->kept_count == SEND_AT_MOST) pthread_cond_signal(&t->wake);
     }
     pthread_mutex_unlock(&t->lock);
 }
@@ -251,20 +244,22 @@ static void write_file(struct tracer *t, const struct trace *all, int n, uint64_
 }
 
 /* ---- OTLP ---- */
-static void write_hex(struct buf *out, const uint8_t *bytes, int n)
+static void write_id(struct buf *out, const uint8_t *bytes, size_t n)
 {
-    for (int i = 0; i < n; i++) buf_printf(out, "%02x", bytes[i]);
+    char text[2 * 16 + 1];
+    hex_write(bytes, n, text);
+    buf_puts(out, text);
 }
 
 static void write_span(const struct tracer *t, struct buf *out, const struct trace *k, const char *name, int kind, const uint8_t *span, const uint8_t *parent, uint64_t from, uint64_t to)
 {
     buf_puts(out, "{\"traceId\":\"");
-    write_hex(out, k->context.trace, 16);
+    write_id(out, k->context.trace, 16);
     buf_puts(out, "\",\"spanId\":\"");
-    write_hex(out, span, 8);
+    write_id(out, span, 8);
     if (parent) {
         buf_puts(out, "\",\"parentSpanId\":\"");
-        write_hex(out, parent, 8);
+        write_id(out, parent, 8);
     }
     buf_printf(out, "\",\"name\":\"%s\",\"kind\":%d,\"startTimeUnixNano\":\"%llu\",\"endTimeUnixNano\":\"%llu\"", name, kind, (unsigned long long)((int64_t)from + t->wall_offset_ns),
                (unsigned long long)((int64_t)to + t->wall_offset_ns));
@@ -369,7 +364,8 @@ static void *trace_run(void *p)
         const uint64_t number = t->number, dropped = t->dropped;
         if (!n) {
             if (t->stopping) break;
-            condition_wait(&t->wake, &t->lock, clock_ns() + (uint64_t)SEND_EVERY_MS * 1000000);
+            if (!t->kept_count) pthread_cond_wait(&t->wake, &t->lock);
+            else condition_wait(&t->wake, &t->lock, clock_ns() + (uint64_t)SEND_EVERY_MS * 1000000);
             continue;
         }
         memcpy(mine, t->kept, (size_t)n * sizeof *mine);

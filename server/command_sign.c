@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "model_store/manifest.h"
 #include "model_store/model_config.h"
@@ -36,12 +37,12 @@ static enum status new_key(const char *path, struct err *err)
     uint8_t secret[SIGNING_KEY_BYTES], key[SIGNING_KEY_BYTES];
     char text[2 * SIGNING_KEY_BYTES + 2];
     if (getrandom(secret, sizeof secret, 0) != sizeof secret) return err_set(err, ST_INTERNAL, "no random bytes: %s", strerror(errno));
-    signing_hex(secret, sizeof secret, text);
+    hex_write(secret, sizeof secret, text);
     strcat(text, "\n");
     enum status st = write_new(path, O_CREAT | O_EXCL, 0600, text, err);
     if (st) return st;
     signing_public_key(secret, key);
-    signing_hex(key, sizeof key, text);
+    hex_write(key, sizeof key, text);
     printf("%s\n", text);
     return ST_OK;
 }
@@ -53,7 +54,7 @@ static enum status read_key(const char *path, uint8_t secret[SIGNING_KEY_BYTES],
     enum status st = file_read_path(&text, &length, path, 4096, err);
     if (st) return st;
     while (length && (text[length - 1] == '\n' || text[length - 1] == '\r')) length--;
-    if (!signing_from_hex(text, length, secret, SIGNING_KEY_BYTES)) st = err_set(err, ST_BAD_INPUT, "'%.300s' holds no secret key: 64 lower-case hexadecimal digits are expected", path);
+    if (!hex_read(text, length, secret, SIGNING_KEY_BYTES)) st = err_set(err, ST_BAD_INPUT, "'%.300s' holds no secret key: 64 lower-case hexadecimal digits are expected", path);
     explicit_bzero(text, length);
     free(text);
     return st;

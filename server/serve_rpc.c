@@ -291,7 +291,7 @@ static void rpc_end(void *context, struct rpc_call *c, bool sent)
     struct exchange *x = rpc_user(c);
     (void)context;
     if (!x) return;
-    if (x->stream.begun) serve_rpc_stream_end(x);
+    if (x->stream.begun) serve_rpc_stream_gone(x);
     exchange_ended(x, sent);
     request_drop(&x->request);
 }

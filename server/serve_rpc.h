@@ -20,7 +20,6 @@ int         serve_rpc_health(struct server *s, const uint8_t *request, size_t le
 
 /* Streams (serve_rpc_stream.c): the exchange is the stream's own. */
 void        serve_rpc_stream_begin(struct exchange *x);
-void        serve_rpc_stream_gone(struct exchange *x);      /* its client went away */
-void        serve_rpc_stream_end(struct exchange *x);
+void        serve_rpc_stream_gone(struct exchange *x);      /* its client went away, or it ended: what is left of it is let go */
 
 #endif

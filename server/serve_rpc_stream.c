@@ -239,5 +239,3 @@ void serve_rpc_stream_gone(struct exchange *x)
 {
     while (x->stream.first) leave(x, x->stream.first, false);
 }
-
-void serve_rpc_stream_end(struct exchange *x) { serve_rpc_stream_gone(x); }
