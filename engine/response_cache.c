@@ -93,11 +93,12 @@ static void hash_tensor(struct digest_state *d, const struct request_tensor *t)
 }
 
 /* Inputs in the order of their names: clients may send them in any. */
-void response_cache_key(const struct request *r, const char *model_digest, uint8_t key[DIGEST_BYTES])
+void response_cache_key(const struct request *r, const char *model_name, const char *model_digest, uint8_t key[DIGEST_BYTES])
 {
     struct digest_state d;
     const char *before = "";
     digest_begin(&d);
+    digest_update(&d, model_name, strlen(model_name) + 1);
     digest_update(&d, model_digest, strlen(model_digest) + 1);
     for (int n = 0; n < r->input_count; n++) {
         const struct request_tensor *next = NULL;

@@ -15,8 +15,8 @@ struct response_cache;
 struct response_cache *response_cache_open(uint64_t bytes_max);
 void                   response_cache_close(struct response_cache *c);      /* answers that are being sent live on */
 
-/* SHA-256 over the model version's digest, the inputs (by name, with dtype, shape and data) and the outputs asked for. */
-void response_cache_key(const struct request *r, const char *model_digest, uint8_t key[DIGEST_BYTES]);
+/* SHA-256 over the model's name (its config is a part of what it answers) and version digest, the inputs (by name, with dtype, shape and data) and the outputs asked for. */
+void response_cache_key(const struct request *r, const char *model_name, const char *model_digest, uint8_t key[DIGEST_BYTES]);
 /* On a hit sets r's outputs, which lie in the cache's memory and stay there as long as `r` lives (request.kept). */
 bool response_cache_find(struct response_cache *c, const uint8_t key[DIGEST_BYTES], struct request *r);
 /* Keeps a copy of r's outputs, unless they take more than a quarter of the cache. */

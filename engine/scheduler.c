@@ -199,13 +199,16 @@ void scheduler_leave_sequence(struct scheduler *s, struct request *r)
 
 /* ---- coming in ---- */
 
+/* The earlier of two moments, of which 0 is none. */
+static uint64_t earlier(uint64_t a, uint64_t b) { return !a || (b && b < a) ? b : a; }
+
 /* True: answered from the cache, its event was sent. */
 static bool answer_from_cache(struct scheduler *s, struct request *r)
 {
     const uint64_t start = clock_ns();
     uint8_t *key = arena_alloc(&r->arena, DIGEST_BYTES, 1);
     if (!key) return false;
-    response_cache_key(r, s->o.model_digest, key);
+    response_cache_key(r, s->o.model_name, s->o.model_digest, key);
     if (!response_cache_find(s->o.cache, key, r)) {
         r->cache_key = key;
         stats_add(&s->stats.cache_miss, clock_ns() - start);
@@ -310,12 +313,8 @@ enum status scheduler_submit(struct scheduler *s, struct request *r, struct err 
     request_hold(r);
     r->times.queued = now;
     r->queue_deadline_ns = timeout_us ? now + timeout_us * 1000 : 0;
-    uint64_t look = r->deadline_ns;
-    if (r->queue_deadline_ns && (!look || r->queue_deadline_ns < look)) look = r->queue_deadline_ns;
-    if (!ready) {      /* room may come when an idle sequence ends */
-        const uint64_t sweep = sequences_next_sweep(s->sequences);
-        if (sweep && (!look || sweep < look)) look = sweep;
-    }
+    uint64_t look = earlier(r->deadline_ns, r->queue_deadline_ns);
+    if (!ready) look = earlier(look, sequences_next_sweep(s->sequences));      /* room may come when an idle sequence ends */
     r->expires = look != 0;
     if (look && !expiry_arm(s->expiry, r, look)) {
         pthread_mutex_unlock(&s->lock);
@@ -421,9 +420,8 @@ void scheduler_expire(struct scheduler *s, struct request *r)
         else queue_unlink(s, r), queue_append(s, r, QUEUE_DELAYED);
     }
     uint64_t look = waiting || r->stage == REQUEST_RIDING ? r->deadline_ns : 0;
-    if (waiting && r->queue_deadline_ns && (!look || r->queue_deadline_ns < look)) look = r->queue_deadline_ns;
-    const uint64_t sweep = held ? sequences_next_sweep(s->sequences) : 0;
-    if (sweep && (!look || sweep < look)) look = sweep;
+    if (waiting) look = earlier(look, r->queue_deadline_ns);
+    if (held) look = earlier(look, sequences_next_sweep(s->sequences));
     if (look) expiry_arm(s->expiry, r, look);
     pthread_mutex_unlock(&s->lock);
     if (atomic_load(&r->finished)) expiry_disarm(s->expiry, r);      /* it ended while it was out of the heap */

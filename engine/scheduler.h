@@ -38,7 +38,7 @@ struct scheduler_options {
     bool     level_has_policy[SCHEDULER_PRIORITIES_MAX];
     struct sequence_plan sequences;        /* on: requests belong to sequences */
     struct response_cache *cache;          /* answers are kept there and found there again; NULL: none */
-    const char *model_digest;              /* which model's, for the cache */
+    const char *model_name, *model_digest; /* whose answers, for the cache */
     int      instances;                    /* workers, >= 1 */
     int      threads;                      /* cores of each worker */
     int      first_cpu;                    /* index into threads_cpu(): where worker 0 is pinned; -1: not pinned */

@@ -203,6 +203,14 @@ static enum status read_engine_parameters(const struct model_config *c, struct e
     return ST_OK;
 }
 
+/* Are its answers functions of the inputs that a request brings and of the version's digest, in any order? Texts and pictures are not, a sequence has a state, and what an
+ * ensemble answers follows from versions that its own digest does not know. */
+static bool may_cache(const struct loaded *l)
+{
+    const struct scheduler_options *o = &l->config->scheduling;
+    return l->config->response_cache && !o->preserve_ordering && !o->sequences.on && !l->v.ops->text && !l->v.ops->image && !l->v.signature->ensemble;
+}
+
 static enum status open_engine(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
 {
     struct model_config *c = l->config;
@@ -222,8 +230,8 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
     st = model_config_complete(c, l->name, signature, err);
     if (!st && !(l->v.signature = model_config_for_clients(c, signature))) st = err_set(err, ST_NO_MEMORY, "no memory for the model's signature");
     if (!st) st = read_labels(r, l, err);
-    /* an answer from the cache would overtake those that keep their order; texts and pictures are not functions of tensors */
-    if (c->response_cache && !c->scheduling.preserve_ordering && !l->v.ops->text && !l->v.ops->image) c->scheduling.cache = r->o.cache;
+    if (may_cache(l)) c->scheduling.cache = r->o.cache;
+    c->scheduling.model_name = l->name;
     c->scheduling.model_digest = l->v.digest;
     if (!st) st = scheduler_open(&l->v.scheduler, l->v.ops, l->v.engine, &c->scheduling, r->o.expiry, err);
     if (!st) l->v.stats = scheduler_stats(l->v.scheduler);

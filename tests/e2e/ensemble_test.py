@@ -8,7 +8,7 @@ from tiny_onnx import FLOAT, model, node
 SCALE = model([node("Mul", ["x", "k"], ["y"])], [("x", FLOAT, ["n", 3])], [("y", FLOAT, ["n", 3])], [("k", [2.0])])
 SCALE_10 = model([node("Mul", ["x", "k"], ["y"])], [("x", FLOAT, ["n", 3])], [("y", FLOAT, ["n", 3])], [("k", [10.0])])
 ADD = model([node("Add", ["a", "b"], ["sum"]), node("Sub", ["a", "b"], ["difference"])], [("a", FLOAT, ["n", 3]), ("b", FLOAT, ["n", 3])], [("sum", FLOAT, ["n", 3]), ("difference", FLOAT, ["n", 3])])
-BOTH = """platform: "ensemble" max_batch_size: 8
+BOTH = """platform: "ensemble" max_batch_size: 8 response_cache { enable: true }
 input [{ name: "raw" data_type: TYPE_FP32 dims: [3] }]
 output [{ name: "plus" data_type: TYPE_FP32 dims: [3] }, { name: "doubled" data_type: TYPE_FP32 dims: [3] }]
 ensemble_scheduling { step [

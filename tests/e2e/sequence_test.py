@@ -14,7 +14,7 @@ RUNNING_SUM = model([node("Sub", ["one", "start"], ["keep"]), node("Mul", ["sum"
                      node("Identity", ["id"], ["who"]), node("Identity", ["end"], ["last"])],
                     [("x", FLOAT, ["n", 1]), ("start", FLOAT, ["n", 1]), ("end", FLOAT, ["n", 1]), ("id", INT64, ["n", 1]), ("sum", FLOAT, ["n", 1])],
                     [("y", FLOAT, ["n", 1]), ("sum_out", FLOAT, ["n", 1]), ("who", INT64, ["n", 1]), ("last", FLOAT, ["n", 1])], [("one", [1.0])])
-CONFIG = """max_batch_size: 8
+CONFIG = """max_batch_size: 8 response_cache { enable: true }
 sequence_batching { %s max_sequence_idle_microseconds: %d
   control_input [{ name: "start" control [{ kind: CONTROL_SEQUENCE_START fp32_false_true: [0, 1] }] },
                  { name: "end" control [{ kind: CONTROL_SEQUENCE_END fp32_false_true: [0, 1] }] },
@@ -56,6 +56,11 @@ def test_a_start_begins_anew_and_must_be_there():
     assert status == 400 and "must specify the START flag on the first request of the sequence" in text, text
     status, text = ask(server, 0, 1, start=True)
     assert status == 400 and "correlation ID" in text, text
+
+
+def test_the_same_question_again_is_another_step():
+    got = [ask(server, 9, 2, start=k == 0, end=k == 3)[1]["y"] for k in range(4)]      # although its config asks for a response cache
+    assert got == [2, 4, 6, 8], got
 
 
 def test_what_is_hidden_is_not_described():
