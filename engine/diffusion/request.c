@@ -101,7 +101,8 @@ enum status request_check(const struct engine *e, struct request *r, struct err 
     struct image_job own;
     const struct image_job *j = r->image ? r->image : &own;
     if (!r->image && e->about.takes_text && !r->input_count) return err_set(err, ST_BAD_INPUT, "this model draws pictures: give it the input 'prompt', or use /v1/images/generations, edits or variations");
-    enum status st = r->image ? ST_OK : request_read_tensors(&own, r, err);
+    enum status st = r->image ? ST_OK : request_check_ports(r, &e->signature, err);
+    if (!st && !r->image) st = request_read_tensors(&own, r, err);
     if (!st) st = image_job_check(j, err);
     if (st) return st;
     const struct image_used u = settle(e, j);

@@ -4,18 +4,12 @@
 
 #include "engine/diffusion/diffusion_internal.h"
 
-static const struct tensor *input_named(const struct request *r, const char *name)
-{
-    for (int k = 0; k < r->input_count; k++)
-        if (!strcmp(r->inputs[k].name, name)) return &r->inputs[k].tensor;
-    return NULL;
-}
-
 static void read_text(const struct request *r, const char *name, const char **text, size_t *length)
 {
-    const struct tensor *t = input_named(r, name);
-    *text = t ? ((const struct string_ref *)t->data)->text : "";
-    *length = t ? ((const struct string_ref *)t->data)->length : 0;
+    const struct request_tensor *in = request_input(r, name);
+    const struct string_ref none = { "", 0 }, *said = in ? in->tensor.data : &none;
+    *text = said->text;
+    *length = said->length;
 }
 
 static enum status read_number(const struct parameter *p, double low, double high, bool whole, double *out, struct err *err)
@@ -59,11 +53,11 @@ static enum status read_parameters(struct image_job *j, const struct request *r,
 
 enum status request_read_tensors(struct image_job *j, const struct request *r, struct err *err)
 {
-    const struct tensor *latents = input_named(r, "latents");
+    const struct request_tensor *latents = request_input(r, "latents");
     *j = (struct image_job){ .strength = -1 };
     read_text(r, "prompt", &j->prompt, &j->prompt_length);
     read_text(r, "negative_prompt", &j->negative, &j->negative_length);
-    if (latents) j->latents = latents->data, j->latent_count = latents->bytes / sizeof(float);
+    if (latents) j->latents = latents->tensor.data, j->latent_count = latents->tensor.bytes / sizeof(float);
     return read_parameters(j, r, err);
 }
 

@@ -255,6 +255,13 @@ TEST(questions_that_do_not_fit_are_refused)
     ask_fill(&text, 0);
     text.request.image = NULL;
     CHECK_INT(scheduler_submit(s.scheduler, &text.request, &err), ST_BAD_INPUT);
+    float numbers[4] = { 1, 2, 3, 4 };      /* as an ensemble might pass them on: they are no strings, and none is no prompt */
+    struct request_tensor prompts[] = { { "prompt", { .dtype = DT_F32, .rank = 1, .dims = { 4 }, .data = numbers, .bytes = sizeof numbers } }, { "prompt", { .dtype = DT_STRING, .rank = 1, .dims = { 0 }, .data = numbers } } };
+    for (int k = 0; k < 2; k++) {
+        text.request.inputs = &prompts[k], text.request.input_count = 1;
+        CHECK_INT(scheduler_submit(s.scheduler, &text.request, &err), ST_BAD_INPUT);
+        CHECK(strstr(err.text, "prompt") != NULL);
+    }
     request_drop(&text.request);
     ask_close(&text);
     serve_stop(&s);
