@@ -133,6 +133,7 @@ static enum status read_attribute(struct onnx_attribute *a, struct arena *arena,
     enum status st = ST_OK;
     if (!count_fields(c, counts)) return bad(err, "an attribute");
     a->name = "";
+    a->s.text = "";      /* of a string that is not there: nobody need ask */
     for (struct pb s = c; !st && pb_next(&s, &f);) {
         uint32_t bits = (uint32_t)f.value;
         switch (f.number) {
