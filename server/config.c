@@ -27,6 +27,9 @@ static const struct setting settings[] = {
     { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: auto (what a model's kind makes of it) or f32; a model's parameter `precision` comes first" },
     { "api-keys", TEXT, AT(api_keys), 0, 0, "FILE", "keys: lines of sha256-hex scopes name [requests=N] [tokens=N], scopes from infer,read,admin, quotas a minute; read again on SIGHUP" },
     { "insecure-no-auth", SWITCH, AT(insecure_no_auth), 0, 0, NULL, "listen beyond loopback without keys (logged as a warning at every start)" },
+    { "tls-cert", TEXT, AT(tls_cert), 0, 0, "FILE", "speak TLS on every port, with this certificate chain (PEM; read again when it changes, and on SIGHUP)" },
+    { "tls-key", TEXT, AT(tls_key), 0, 0, "FILE", "its key (PEM, no password, mode 0600)" },
+    { "tls-client-ca", TEXT, AT(tls_client_ca), 0, 0, "FILE", "take only clients with a certificate of these authorities on the HTTP and gRPC ports (PEM)" },
     { "allowed-hosts", TEXT, AT(allowed_hosts), 0, 0, "NAMES", "more names that a Host header may carry on loopback, comma-separated" },
     { "strict-readiness", SWITCH, AT(strict_readiness), 0, 0, NULL, "ready only when every model is (true)" },
     { "drain-delay", NUMBER, AT(drain_delay_s), 0, 3600, "SECONDS", "after SIGTERM keep listening that long while not ready (0)" },
@@ -156,6 +159,8 @@ static enum status check(const struct server_config *c, struct err *err)
     if (strcmp(c->control, "none") && strcmp(c->control, "poll") && strcmp(c->control, "explicit"))
         return err_set(err, ST_BAD_INPUT, "--control takes none, poll or explicit, not '%.64s'", c->control);
     if (c->load_model_count && strcmp(c->control, "explicit")) return err_set(err, ST_BAD_INPUT, "--load-model is for --control explicit");
+    if (!c->tls_cert != !c->tls_key) return err_set(err, ST_BAD_INPUT, "--tls-cert and --tls-key go together");
+    if (c->tls_client_ca && !c->tls_cert) return err_set(err, ST_BAD_INPUT, "--tls-client-ca needs --tls-cert and --tls-key");
     if (strcmp(c->precision, "f32") && strcmp(c->precision, "auto")) return err_set(err, ST_BAD_INPUT, "--precision takes f32 or auto, not '%.64s'", c->precision);
     return ST_OK;
 }
@@ -187,7 +192,7 @@ void config_free(struct server_config *c) { arena_free(&c->arena); }
 void config_write_help(struct buf *out)
 {
     buf_puts(out, "inferd serve --store DIR [flags]\n\nServes every model of the store over HTTP and gRPC (Open Inference Protocol v2, OpenAI) until SIGTERM, which drains.\n"
-                  "SIGHUP reads the keys again.\n\n");
+                  "SIGHUP reads the keys and certificates again.\n\n");
     for (int i = 0; i < SETTINGS; i++) {
         char flag[64];
         snprintf(flag, sizeof flag, "--%s %s", settings[i].name, settings[i].value ? settings[i].value : "");

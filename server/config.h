@@ -14,7 +14,7 @@ enum { CONFIG_MODELS_MAX = 64, PORT_OFF = -1 };
 
 struct server_config {
     struct arena arena;                     /* every text below */
-    const char *store, *host, *control, *config, *api_keys, *cpu_level, *precision;
+    const char *store, *host, *control, *config, *api_keys, *cpu_level, *precision, *tls_cert, *tls_key, *tls_client_ca;
     const char *trace_file, *otlp_endpoint, *trace_level, *trusted_signers;
     const char *allowed_hosts;              /* more names that a Host header may have, comma-separated */
     int64_t http_port, grpc_port, metrics_port;       /* 0: a free one; PORT_OFF */

@@ -19,6 +19,7 @@
 #include "server/http.h"
 #include "server/jobs.h"
 #include "server/rpc.h"
+#include "server/tls.h"
 
 enum { MODEL_VERSIONS_MAX = 1024, EXCHANGES_KEPT = 1024 };
 
@@ -32,6 +33,7 @@ struct server {
     const struct server_config *config;
     struct log        *log;
     struct auth       *auth;
+    struct tls        *tls;                 /* NULL: plain text */
     struct registry   *registry;
     struct expiry     *expiry;
     struct response_cache *cache;
