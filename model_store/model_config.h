@@ -58,6 +58,7 @@ struct model_config {
     const struct config_port *outputs; int output_count;
     enum version_policy policy; uint32_t latest; const int64_t *specific; int specific_count;      /* default: latest 1 */
     int         instances;                          /* sum over instance_group; 0: not said */
+    const struct rate_claim *claims; int claim_count;      /* of its groups, in their order */
     struct scheduler_options scheduling;            /* dynamic_batching whole; instances, threads, first_cpu are left to the registry */
     const struct config_parameter *parameters; int parameter_count;
     const struct config_warmup *warmups; int warmup_count;

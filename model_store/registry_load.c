@@ -64,7 +64,7 @@ static enum status check_digest(struct registry *r, struct loaded *l, struct err
     char recorded[65];
     struct told told = { r, l->name, l->v.version };
     enum status st = repository_digest(r->repository, l->name, l->v.version, l->v.digest, tell_hashing, &told, err);
-    if (st) return st;
+    if (st || repository_overridden(r->repository, l->name)) return st;
     st = catalog_find_digest(r->catalog, l->name, l->v.version, recorded, err);
     if (st || !*recorded || !strcmp(recorded, l->v.digest)) return st;
     return err_set(err, ST_BAD_INPUT, "its files are not those that were recorded (digest %.16s..., recorded %.16s...): put new files under a new version number, or publish this one again to accept them", l->v.digest, recorded);
@@ -215,7 +215,7 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
 {
     struct model_config *c = l->config;
     char directory[4352], main_file[4352 + REPOSITORY_PATH_MAX];
-    snprintf(directory, sizeof directory, "%.4096s/%s/%" PRId64, repository_root(r->repository), l->name, l->v.version);
+    repository_folder(r->repository, l->name, l->v.version, directory, sizeof directory);
     snprintf(main_file, sizeof main_file, "%s/%s", directory, kind->main_file);
     struct model_files files = { .directory = directory, .main_file = main_file };
     int64_t rows = c->has_max_batch_size ? c->max_batch_size : DEFAULT_BATCH_ROWS;
@@ -231,6 +231,9 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
     if (!st && !(l->v.signature = model_config_for_clients(c, signature))) st = err_set(err, ST_NO_MEMORY, "no memory for the model's signature");
     if (!st) st = read_labels(r, l, err);
     if (may_cache(l)) c->scheduling.cache = r->o.cache;
+    c->scheduling.limiter = r->o.limiter;
+    c->scheduling.claims = c->claims;
+    c->scheduling.claim_count = c->claim_count;
     c->scheduling.model_name = l->name;
     c->scheduling.model_digest = l->v.digest;
     if (!st) st = scheduler_open(&l->v.scheduler, l->v.ops, l->v.engine, &c->scheduling, r->o.expiry, err);
@@ -268,7 +271,7 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     uint64_t after = resident_bytes();
     l->v.memory_bytes = after > before ? after - before : 0;
     l->v.load_ns = clock_ns() - start;
-    if (!catalog_note_digest(r->catalog, m->name, version, l->v.digest))
+    if (!repository_overridden(r->repository, m->name) && !catalog_note_digest(r->catalog, m->name, version, l->v.digest))
         log_write(r->o.log, LOG_WARNING, "catalog", "the digest of %s version %" PRId64 " could not be recorded; it will be at its next load", m->name, version);
     const char *template_error = l->v.ops->text ? l->v.ops->text->template_error(l->v.engine) : NULL;
     if (template_error) log_write(r->o.log, LOG_WARNING, "load", "%s version %" PRId64 ": no chat template: %s", m->name, version, template_error);

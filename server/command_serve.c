@@ -9,6 +9,7 @@
 #include "engine/ensemble/ensemble.h"
 #include "engine/llm/llm_engine.h"
 #include "engine/onnx/onnx_engine.h"
+#include "engine/rate_limiter.h"
 #include "engine/response_cache.h"
 #include "kernels/kernels.h"
 #include "model_store/manifest.h"
@@ -65,9 +66,9 @@ static enum status start_registry(struct server *s, struct err *err)
     log_write(s->log, LOG_INFO, "cpu", "computing at level %s on %d cores", s->cpu_level, c->threads ? (int)c->threads : threads_cpu_count());
     struct registry_options o = {
         .store = c->store, .control = !strcmp(c->control, "poll") ? CONTROL_POLL : !strcmp(c->control, "explicit") ? CONTROL_EXPLICIT : CONTROL_NONE,
-        .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_model_count ? c->load_models : NULL, .load_at_start_count = c->load_model_count,
+        .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_models.count ? c->load_models.items : NULL, .load_at_start_count = c->load_models.count,
         .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = strcmp(c->precision, "f32") ? PRECISION_AUTO : PRECISION_F32,
-        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .cache = s->cache, .signers = s->signers, .require_signatures = c->require_signatures, .inspector = s->inspector,
+        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .limiter = s->limiter, .cache = s->cache, .signers = s->signers, .require_signatures = c->require_signatures, .inspector = s->inspector,
         .log = s->log, .progress = isatty(2) ? show_progress : NULL,
     };
     return registry_open(&s->registry, &o, err);
@@ -193,6 +194,7 @@ static void stop(struct server *s)
     registry_close(s->registry);
     expiry_close(s->expiry);
     response_cache_close(s->cache);
+    rate_limiter_close(s->limiter);
     http_free(s->main_listener.http);
     http_free(s->metrics_listener.http);
     rpc_free(s->rpc);
@@ -216,6 +218,16 @@ static void raise_file_limit(void)
     if (files.rlim_cur >= want) return;
     files.rlim_cur = files.rlim_max == RLIM_INFINITY || files.rlim_max > want ? want : files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
+}
+
+static enum status start_limiter(struct server *s, struct err *err)
+{
+    const struct config_list *resources = &s->config->rate_limit_resources;
+    enum status st = ST_OK;
+    if (!strcmp(s->config->rate_limit, "off")) return ST_OK;
+    if (!(s->limiter = rate_limiter_open())) return err_set(err, ST_NO_MEMORY, "no memory for the rate limiter");
+    for (int i = 0; i < resources->count && !st; i++) st = rate_limiter_fix(s->limiter, resources->items[i], err);
+    return st;
 }
 
 static enum status start_tracer(struct server *s, struct err *err)
@@ -249,6 +261,7 @@ static enum status start(struct server *s, struct err *err)
     if (!st && c->require_signatures && !c->trusted_signers) st = err_set(err, ST_BAD_INPUT, "--require-signatures needs --trusted-signers, or nothing could be loaded");
     if (!st && c->trusted_signers) st = signers_open(&s->signers, c->trusted_signers, err);
     if (!st && c->allow_shared_memory && !(s->regions = regions_open())) st = err_set(err, ST_NO_MEMORY, "no memory for shared memory regions");
+    if (!st) st = start_limiter(s, err);
     if (!st) st = start_tracer(s, err);
     if (!st) st = jobs_open(&s->jobs, JOB_THREADS, JOBS_WAITING, err);
     if (!st) st = start_registry(s, err);

@@ -37,6 +37,7 @@ struct server {
     struct registry   *registry;
     struct expiry     *expiry;
     struct response_cache *cache;
+    struct rate_limiter *limiter;           /* NULL: none */
     struct tracer     *tracer;
     struct signers    *signers;
     struct regions    *regions;             /* shared memory that clients registered; NULL: not allowed */
