@@ -77,6 +77,8 @@ enum status model_config_parse_json(struct model_config **out, const char *text,
 enum status model_config_complete(struct model_config *c, const char *name, const struct signature *s, struct err *err);
 /* What clients know of a signature: all but the ports that the config keeps for itself (controls and states of sequences). `s` itself where it keeps none, else in the config's arena; NULL without memory. */
 const struct signature *model_config_for_clients(struct model_config *c, const struct signature *s);
+/* Reads what the states of its sequences begin with: `read` gets the path within the model's folder and gives bytes from the heap. */
+enum status model_config_read_states(struct model_config *c, enum status (*read)(void *context, const char *path, size_t max, char **bytes, size_t *length, struct err *err), void *context, struct err *err);
 void        model_config_write_json(struct buf *out, const struct model_config *c);
 const char *model_config_parameter(const struct model_config *c, const char *key);      /* NULL if absent */
 void        model_config_free(struct model_config *c);

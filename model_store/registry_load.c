@@ -203,6 +203,14 @@ static enum status read_engine_parameters(const struct model_config *c, struct e
     return ST_OK;
 }
 
+struct state_files { struct registry *r; const char *model; };
+
+static enum status read_state_file(void *context, const char *path, size_t max, char **bytes, size_t *length, struct err *err)
+{
+    struct state_files *f = context;
+    return repository_read_file(f->r->repository, f->model, 0, path, max, bytes, length, err);
+}
+
 /* Are its answers functions of the inputs that a request brings and of the version's digest, in any order? Texts and pictures are not, a sequence has a state, and what an
  * ensemble answers follows from versions that its own digest does not know. */
 static bool may_cache(const struct loaded *l)
@@ -230,6 +238,7 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
     st = model_config_complete(c, l->name, signature, err);
     if (!st && !(l->v.signature = model_config_for_clients(c, signature))) st = err_set(err, ST_NO_MEMORY, "no memory for the model's signature");
     if (!st) st = read_labels(r, l, err);
+    if (!st) st = model_config_read_states(c, read_state_file, &(struct state_files){ r, l->name }, err);
     if (may_cache(l)) c->scheduling.cache = r->o.cache;
     c->scheduling.limiter = r->o.limiter;
     c->scheduling.claims = c->claims;
