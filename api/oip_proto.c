@@ -333,7 +333,7 @@ static enum status read_inputs(struct reader *d)
         if (st) return st;
         d->r->input_count++;
     }
-    return raw ? err_set(d->err, ST_BAD_INPUT, "expected number of raw input contents to be %d, got %d for model '%s'", d->inputs.count, d->raws.count, d->model) : ST_OK;
+    return ST_OK;      /* raw contents beyond the inputs are nobody's: Triton passes over them, and so do we */
 }
 
 /* InferRequestedOutputTensor: name 1, parameters 2. */

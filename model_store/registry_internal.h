@@ -24,6 +24,7 @@ struct loaded {
     struct model_config *config;
     char                *label_text;
     const char         **labels;
+    char                 files_digest[65];      /* what the catalog and signatures know; v.digest is the same, but of an ensemble */
     uint64_t             stamp;          /* of files and config when it was loaded */
     int                  pins;           /* guarded by the registry's lock */
     bool                 retired;

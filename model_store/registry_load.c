@@ -13,6 +13,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/digest.h"
 #include "base/file.h"
 #include "base/threads.h"
 
@@ -58,16 +59,34 @@ enum status load_read_config(struct registry *r, struct model_entry *m, int64_t 
     return st;
 }
 
+/* The digest that answers carry is that of the files; an ensemble is its config, so that one counts too (and may change, which the files may not). */
+static enum status name_contents(struct loaded *l, struct err *err)
+{
+    struct buf b;
+    uint8_t d[DIGEST_BYTES];
+    strcpy(l->v.digest, l->files_digest);
+    if (!l->config->ensemble.step_count) return ST_OK;
+    buf_init(&b, 0);
+    buf_puts(&b, l->files_digest);
+    model_config_write_json(&b, l->config);
+    bool made = !b.failed;
+    if (made) digest_bytes(b.data, b.length, d);
+    buf_free(&b);
+    if (made) digest_hex(d, l->v.digest);
+    return made ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory to compute a digest");
+}
+
 /* What is on disk must be what was recorded. A version's number is a promise: new content needs a new number, or a new publish. */
 static enum status check_digest(struct registry *r, struct loaded *l, struct err *err)
 {
     char recorded[65];
     struct told told = { r, l->name, l->v.version };
-    enum status st = repository_digest(r->repository, l->name, l->v.version, l->v.digest, tell_hashing, &told, err);
+    enum status st = repository_digest(r->repository, l->name, l->v.version, l->files_digest, tell_hashing, &told, err);
+    if (!st) st = name_contents(l, err);
     if (st || repository_overridden(r->repository, l->name)) return st;
     st = catalog_find_digest(r->catalog, l->name, l->v.version, recorded, err);
-    if (st || !*recorded || !strcmp(recorded, l->v.digest)) return st;
-    return err_set(err, ST_BAD_INPUT, "its files are not those that were recorded (digest %.16s..., recorded %.16s...): put new files under a new version number, or publish this one again to accept them", l->v.digest, recorded);
+    if (st || !*recorded || !strcmp(recorded, l->files_digest)) return st;
+    return err_set(err, ST_BAD_INPUT, "its files are not those that were recorded (digest %.16s..., recorded %.16s...): put new files under a new version number, or publish this one again to accept them", l->files_digest, recorded);
 }
 
 static const char *engine_of_config(const struct model_config *c)
@@ -265,7 +284,7 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     if (!st) st = find_kind(r, l, &kind, err);
     if (!st) st = find_engine(r, l, &kind, err);
     if (!st) st = check_digest(r, l, err);
-    if (!st) st = manifest_check(r->o.signers, r->o.require_signatures, r->repository, m->name, version, l->v.digest, l->v.signer, err);
+    if (!st) st = manifest_check(r->o.signers, r->o.require_signatures, r->repository, m->name, version, l->files_digest, l->v.signer, err);
     if (!st) tell(r, m->name, version, "checking");
     if (!st) st = inspect(r, l, &kind, err);
     if (!st) tell(r, m->name, version, "loading");
@@ -280,7 +299,7 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     uint64_t after = resident_bytes();
     l->v.memory_bytes = after > before ? after - before : 0;
     l->v.load_ns = clock_ns() - start;
-    if (!repository_overridden(r->repository, m->name) && !catalog_note_digest(r->catalog, m->name, version, l->v.digest))
+    if (!repository_overridden(r->repository, m->name) && !catalog_note_digest(r->catalog, m->name, version, l->files_digest))
         log_write(r->o.log, LOG_WARNING, "catalog", "the digest of %s version %" PRId64 " could not be recorded; it will be at its next load", m->name, version);
     const char *template_error = l->v.ops->text ? l->v.ops->text->template_error(l->v.engine) : NULL;
     if (template_error) log_write(r->o.log, LOG_WARNING, "load", "%s version %" PRId64 ": no chat template: %s", m->name, version, template_error);

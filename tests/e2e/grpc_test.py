@@ -378,7 +378,7 @@ def test_errors():
     assert code_of(lambda: stub.ModelInfer(short))[0] == "INVALID_ARGUMENT"
     more = request_of(CASES[0][1])
     more.raw_input_contents.append(b"1234")
-    assert "expected number of raw input contents" in code_of(lambda: stub.ModelInfer(more))[1]
+    assert stub.ModelInfer(more).raw_output_contents[0] == stub.ModelInfer(request_of(CASES[0][1])).raw_output_contents[0]      # nobody's: passed over, as Triton does
     region = request_of(CASES[0][1])
     region.inputs[0].parameters["shared_memory_region"].string_param = "r"
     assert code_of(lambda: stub.ModelInfer(region))[0] == "UNIMPLEMENTED"
