@@ -1,5 +1,6 @@
 /* The ONNX engine: one graph for each version, shared by its instances; each instance keeps a small cache of plans by exact input shape and one
- * workspace for all of them. A lone request runs on its own buffers; requests that ride together are gathered row by row, run as one and scattered. */
+ * workspace for all of them. A lone request runs on its own buffers; requests that ride together are gathered row by row, run as one and scattered. Where copying large inputs costs more than a run of several
+ * rows saves (a pooling, a normalisation), each runs on its own buffers within the step: what is quicker is measured, since no rule tells it. */
 #include "engine/onnx/onnx_engine.h"
 
 #include <fcntl.h>
@@ -15,7 +16,7 @@
 #include "engine/onnx/import.h"
 #include "engine/onnx/onnx_engine_internal.h"
 
-enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256 };
+enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
 
 static enum status make_signature(struct engine *e, struct err *err)
 {
@@ -185,7 +186,8 @@ static enum status answer(const struct engine_instance *i, const struct plan *pl
     return ST_OK;
 }
 
-static enum status instance_submit(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err)
+/* One run for all of these. */
+static enum status run_together(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err)
 {
     const struct engine *e = i->engine;
     const struct graph *g = &e->import.graph;
@@ -217,6 +219,36 @@ static enum status instance_submit(struct engine_instance *i, struct slot *const
     }
     arena_reset(&i->run);
     return st;
+}
+
+/* Requests of large inputs may be quicker one by one: then they are. The other way is tried now and then, seldom where it was much slower. */
+static bool goes_apart(struct engine_instance *i, struct slot *const *slots, int n)
+{
+    uint64_t bytes = 0;
+    const double *t = i->row_ns;
+    for (int k = 0; n > 1 && k < i->engine->signature.input_count; k++) bytes += request_input_tensor(slots[0]->request, &i->engine->signature.inputs[k])->bytes;
+    if (bytes / (uint64_t)slots[0]->request->rows < APART_BYTES_MIN) return false;
+    unsigned step = ++i->steps;
+    if (t[0] <= 0 || t[1] <= 0) return step >= TRY_FIRST && t[0] > 0;
+    const bool quicker = t[1] < t[0], near = t[0] < 1.5 * t[1] && t[1] < 1.5 * t[0];
+    return step % (near ? TRY_OFTEN : TRY_SELDOM) ? quicker : !quicker;
+}
+
+static enum status instance_submit(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err)
+{
+    const bool apart = goes_apart(i, slots, n);
+    const unsigned counted = i->steps;
+    const uint64_t start = clock_ns();
+    enum status st = apart ? ST_OK : run_together(i, slots, n, stop, err);
+    int64_t rows = 0;
+    for (int k = 0; k < n && !st; k++) {
+        if (apart) st = run_together(i, slots + k, 1, stop, err);
+        rows += slots[k]->request->rows;
+    }
+    if (st || n == 1 || !counted) return st;
+    double *t = &i->row_ns[apart], took = (double)(clock_ns() - start) / (double)rows;
+    *t = *t > 0 ? *t + (took - *t) * 0.125 : took;
+    return ST_OK;
 }
 
 static enum status instance_collect(struct engine_instance *i, struct err *err)

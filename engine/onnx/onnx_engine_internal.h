@@ -20,6 +20,8 @@ struct engine_instance {
     struct arena      run;             /* results whose size depends on data */
     struct slot      *free_slots; int slots_total;
     void            **pointers;
+    double            row_ns[2];       /* of large inputs: what a row took gathered, and apart; moving averages, 0 unknown */
+    unsigned          steps;           /* of several requests with large inputs */
 };
 
 #endif

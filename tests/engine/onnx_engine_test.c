@@ -159,6 +159,50 @@ TEST(rows_that_mix_are_not_batched)
     CHECK(!is_batchable(file_in("apart.onnx")));
 }
 
+/* Large inputs are gathered or run one by one, whichever was quicker; each way is tried again and again, and the bits are the same. */
+TEST(large_inputs_together_or_apart)
+{
+    enum { COLUMNS = 20000, REQUESTS = 3, STEPS = 1100 };
+    static const int64_t rows[REQUESTS] = { 1, 2, 1 }, dims[] = { 1, COLUMNS };
+    struct writer w;
+    struct onnx_run run;
+    struct err err = { 0 };
+    float *x[REQUESTS], *want[REQUESTS];
+    writer_begin(&w, 13);
+    int in = writer_input(&w, 1, (int64_t[]){ -1, COLUMNS }, 2);
+    writer_output(&w, writer_node(&w, "Softmax", &in, 1, (const char *[]){ "axis=1", NULL }), 1, (int64_t[]){ -1, COLUMNS }, 2);
+    writer_save(&w, file_in("large.onnx"));
+    REQUIRE_OK(onnx_run_open(&run, file_in("large.onnx"), &plain, &err), err);
+    CHECK(run.signature->batchable);
+    for (int k = 0; k < REQUESTS; k++) {
+        x[k] = aligned_alloc(64, (size_t)rows[k] * COLUMNS * 4);
+        want[k] = calloc((size_t)rows[k] * COLUMNS, 4);
+        test_fill(x[k], (size_t)rows[k] * COLUMNS, -1, 1);
+    }
+    int different = 0;
+    for (int step = 0; step < STEPS; step++) {
+        struct request q[REQUESTS], *list[REQUESTS];
+        struct request_tensor inputs[REQUESTS];
+        for (int k = 0; k < REQUESTS; k++) {
+            onnx_run_request(&q[k], &inputs[k], run.signature->inputs[0].name, x[k], dims, 2, rows[k]);
+            CHECK_OK(onnx_engine.check(run.engine, &q[k], &err), err);
+            list[k] = &q[k];
+        }
+        CHECK_OK(onnx_run_step(&run, list, REQUESTS, NULL, &err), err);
+        for (int k = 0; k < REQUESTS && !err.status; k++) {
+            const struct tensor *y = &q[k].outputs[0].tensor;
+            CHECK_INT(y->bytes, rows[k] * COLUMNS * 4);
+            if (step == 0) memcpy(want[k], y->data, y->bytes);
+            different += memcmp(want[k], y->data, y->bytes) != 0;
+        }
+        for (int k = 0; k < REQUESTS; k++) request_drop(&q[k]);
+        if (err.status) break;
+    }
+    CHECK_INT(different, 0);
+    for (int k = 0; k < REQUESTS; k++) free(x[k]), free(want[k]);
+    onnx_run_close(&run);
+}
+
 static void compare_passes(const char *name, int size)
 {
     struct engine_options written = plain;
