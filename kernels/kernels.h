@@ -81,9 +81,17 @@ struct kernels {
     /* Across-channel local response normalisation (ONNX LRN) on [rows, c]. */
     void (*lrn_f32)(float *y, const float *x, int64_t rows, int64_t c, int size, float alpha, float beta, float bias, int threads);
 
-    /* ---- moving ---- */
-    /* to bfloat16, to nearest even; what is no number stays none */
+    /* ---- numbers that lie in memory as bfloat16: kernels/cpu/halves_body.h ---- */
+    /* to nearest even; what is no number stays none */
     void (*round_bf16)(void *y, const float *x, int64_t n, int threads);
+    void (*widen_bf16)(float *y, const void *x, int64_t n, int threads);
+    /* pool2d_f32 and mean_rows_f32 of such pictures: sums are float, rounded once; a maximum is exact */
+    void (*pool2d_bf16)(void *y, const void *x, const struct window2d *w, enum pool_kind kind, int threads);
+    void (*mean_rows_bf16)(float *y, const void *x, int64_t n, int64_t rows, int64_t columns, int threads);
+    /* y[n, r, c] = x[n, r, c] * scale[n, c]: the gate of a squeeze-and-excitation block. y may be x. */
+    void (*scale_channels_bf16)(void *y, const void *x, const float *scale, int64_t n, int64_t rows, int64_t columns, int threads);
+
+    /* ---- moving ---- */
     /* [n, rows, columns] -> [n, columns, rows], elements of 1, 2, 4 or 8 bytes: NCHW <-> NHWC among others. */
     void (*transpose_2d)(void *y, const void *x, int64_t n, int64_t rows, int64_t columns, int element_bytes, int threads);
 };

@@ -72,7 +72,7 @@ int command_engine_option(struct command_args *a, struct engine_options *o)
     if (command_option(a, "--precision", &v)) {
         for (int i = 0; v && i <= PRECISION_AUTO; i++)
             if (strcmp(v, precisions[i]) == 0) {
-                if (i != PRECISION_F32 && i != PRECISION_AUTO) { fprintf(stderr, "inferd: ONNX models are computed in f32; %s is not offered\n", v); return -1; }
+                if (i != PRECISION_F32 && i != PRECISION_AUTO && i != PRECISION_BF16) { fprintf(stderr, "inferd: ONNX models are computed in f32; %s is not offered\n", v); return -1; }
                 o->precision = (enum precision)i;
                 return 1;
             }

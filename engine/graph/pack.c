@@ -5,7 +5,10 @@
 
 #include "base/checked.h"
 #include "engine/graph/passes.h"
+#include "kernels/blocks.h"
 #include "kernels/conv.h"
+#include "kernels/half.h"
+#include "kernels/linear.h"
 
 static enum status charge(struct graph *g, uint64_t bytes, struct err *err)
 {
@@ -99,7 +102,7 @@ static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
         .in_c = w->dims[1] * groups, .out_c = w->dims[0], .groups = groups,
         .kh = flat ? 1 : (int)w->dims[2], .kw = (int)w->dims[flat ? 2 : 3], .stride_h = flat || !strides ? 1 : (int)strides[0], .stride_w = strides ? (int)strides[!flat] : 1,
         .dilation_h = flat || !dilations ? 1 : (int)dilations[0], .dilation_w = dilations ? (int)dilations[!flat] : 1,
-        .has_residual = n->residual >= 0, .act = n->act, .hint_n_max = g->max_rows,
+        .has_residual = n->residual >= 0, .act = n->act, .bf16 = g->bf16, .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_n_max = g->max_rows,
     };
     give_hints(g, n, &spec);
     enum status st = charge(g, w->bytes, err);
@@ -122,11 +125,37 @@ bool gemm_packable(const struct graph *g, const struct node *n)
     return w->dtype == DT_F32 && w->rank == 2 && w->bytes > 0;
 }
 
+/* W rounded to bfloat16, as rows of k numbers one for each column of the product. */
+static enum status pack_rounded(struct graph *g, struct node *n, bool turned, int64_t k, int64_t columns, struct err *err)
+{
+    struct linear_spec spec = { .type = BLOCK_BF16, .n = columns, .k = k, .row_bytes = 2 * k, .mode = LINEAR_FAST, .level = g->device.kernels.level };
+    enum status st = charge(g, linear_open_bytes(&spec), err);
+    if (st) return st;
+    void *owned = NULL;
+    const struct operand *w = &g->values[n->in[1]].type;
+    const float *b = w->splat ? w->data : borrow_dense(g, n->in[1], &owned);
+    uint16_t *rounded = mem_alloc_array((uint64_t)k, (uint64_t)columns * sizeof *rounded), *rows = turned || w->splat ? rounded : mem_alloc_array((uint64_t)k, (uint64_t)columns * sizeof *rows);
+    st = b && rounded && rows ? ST_OK : err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    if (!st && w->splat) for (int64_t i = 0; i < k * columns; i++) rounded[i] = f32_to_bf16_one(*b);
+    else if (!st) g->device.kernels.round_bf16(rounded, b, k * columns, 1);
+    if (!st && rows != rounded) g->device.kernels.transpose_2d(rows, rounded, 1, k, columns, sizeof *rows, 1);
+    spec.weight = rows;
+    if (!st) st = linear_open(&n->linear, &spec, err);
+    if (rows != rounded) free(rows);
+    free(rounded);
+    free(owned);
+    if (st) return st;
+    if (!graph_own_linear(g, n->linear)) return err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    g->packed_bytes += linear_bytes(n->linear);
+    return ST_OK;
+}
+
 static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
 {
     const struct operand *w = &g->values[n->in[1]].type;
     bool gemm = strcmp(n->op->name, "Gemm") == 0, turned = gemm && node_int(n, "transB", 0);
     int64_t k = w->dims[turned], columns = w->dims[!turned];
+    if (g->bf16 && !(gemm && node_int(n, "transA", 0))) return pack_rounded(g, n, turned, k, columns, err);
     uint64_t bytes = g->device.kernels.gemm_f32_packed_bytes(k, columns);
     enum status st = charge(g, bytes, err);
     if (st) return st;
@@ -149,7 +178,7 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
 static bool reads_packed(const struct node *n, int k)
 {
     if (n->conv) return k == 1 || k == 2;
-    return n->packed && k == 1;
+    return (n->packed || n->linear) && k == 1;
 }
 
 enum status pack_weights(struct graph *g, struct err *err)

@@ -17,6 +17,7 @@ enum status fold_constants(struct graph *g, struct err *err);
 enum status fuse_scales(struct graph *g, struct err *err);        /* BatchNormalization, Mul and Add by channel -> ScaleShift -> convolution */
 enum status fuse_activations(struct graph *g, struct err *err);   /* bias, sum and activation into convolutions and products; shuffles */
 enum status layout_last(struct graph *g, struct err *err);
+enum status store_halves(struct graph *g, struct err *err);       /* a graph in bfloat16: pictures between layers are stored so */
 enum status pack_weights(struct graph *g, struct err *err);
 
 /* ---- shared by passes ---- */

@@ -64,6 +64,7 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     if (!st) st = import_open(&e->import, e->map.data, e->map.size, dirfd, false, &device, e->memory_max, err);
     if (dirfd >= 0) close(dirfd);
     if (!st) {
+        e->import.graph.bf16 = options->precision == PRECISION_BF16 && device.kernels.level >= CPU_AMX;
         e->import.graph.max_rows = options->max_batch_rows > 0 ? options->max_batch_rows : 1;
         st = passes_run(&e->import.graph, options->passes_off, err);
     }

@@ -29,7 +29,7 @@ static enum status read_conv(struct call *c, struct window *w, int64_t *groups, 
         return call_error(c, err, ST_BAD_INPUT, "weight %s with %lld groups does not fit input %s", shape_text(weight->dims, weight->rank, a, sizeof a), (long long)*groups, shape_text(x->dims, x->rank, b, sizeof b));
     }
     const struct operand *bias = c->in_count > 2 && c->node->residual != 2 ? c->in[2] : NULL;
-    if (bias && (bias->dtype != x->dtype || bias->rank != 1 || bias->dims[0] != m)) return call_error(c, err, ST_BAD_INPUT, "its bias must be [%lld] of the input's type", (long long)m);
+    if (bias && (bias->dtype != weight->dtype || bias->rank != 1 || bias->dims[0] != m)) return call_error(c, err, ST_BAD_INPUT, "its bias must be [%lld] of the input's type", (long long)m);
     return ST_OK;
 }
 
@@ -38,16 +38,17 @@ static enum status infer_conv(struct call *c, struct err *err)
     const struct operand *x = c->in[0], *weight = c->in[1];
     struct window w;
     int64_t groups, dims[TENSOR_RANK_MAX];
-    if (!dtype_is_real(x->dtype) || weight->dtype != x->dtype) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s and %s", dtype_name(x->dtype), dtype_name(weight->dtype));
+    const enum dtype t = c->node->halves & HALVES_OUT ? DT_BF16 : weight->dtype;
+    if (!dtype_is_real(x->dtype) || (c->node->halves & HALVES_IN ? DT_BF16 : weight->dtype) != x->dtype) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s and %s", dtype_name(x->dtype), dtype_name(weight->dtype));
     enum status st = read_conv(c, &w, &groups, err);
     if (st) return st;
     dims[0] = x->dims[0];
     dims[1] = weight->dims[0];
     memcpy(dims + 2, w.out, (size_t)w.dims * sizeof *dims);
-    st = call_set(c, 0, x->dtype, dims, x->rank, err);
+    st = call_set(c, 0, t, dims, x->rank, err);
     if (st || c->node->residual < 0) return st;
     const struct operand *r = c->in[c->node->residual];
-    if (r->rank != x->rank || r->dtype != x->dtype || memcmp(r->dims, dims, (size_t)x->rank * sizeof *dims)) {
+    if (r->rank != x->rank || r->dtype != t || memcmp(r->dims, dims, (size_t)x->rank * sizeof *dims)) {
         char a[80], b[80];
         return call_error(c, err, ST_BAD_INPUT, "the sum behind it adds %s to %s", shape_text(r->dims, r->rank, a, sizeof a), shape_text(dims, x->rank, b, sizeof b));
     }
@@ -155,14 +156,14 @@ static enum status eval_conv(struct call *c, struct err *err)
     struct conv_state *s = c->state;
     if (y->bytes == 0) return ST_OK;
     if (!s) return eval_direct(c, err);
-    float *in = x->data, *out = y->data;
+    void *in = x->data, *out = y->data;
     char *scratch = c->scratch;
     if (s->turned_x) {
-        in = (float *)scratch;
+        in = scratch;
         c->k->transpose_2d(in, x->data, x->dims[0], x->dims[1], s->in_space, 4, c->threads);
     }
-    if (s->turned_y) out = (float *)(scratch + s->turned_x);
-    const float *residual = c->node->residual >= 0 ? c->in[c->node->residual]->data : NULL;
+    if (s->turned_y) out = scratch + s->turned_x;
+    const void *residual = c->node->residual >= 0 ? c->in[c->node->residual]->data : NULL;
     enum status st = conv_plan_run(s->plan, out, in, residual, scratch + s->turned_x + s->turned_y, err);
     if (!st && s->turned_y) c->k->transpose_2d(y->data, out, y->dims[0], s->out_space, y->dims[1], 4, c->threads);
     return st;

@@ -11,7 +11,7 @@ extern const struct op ops_cast[], ops_bits[], ops_scatter[], ops_arrange[], ops
 /* Made by passes only. */
 /* What kernels call this node, ACT_NONE where they do not know it. */
 struct activation_spec activation_of_node(const struct node *n);
-extern const struct op op_reorder, op_shuffle, op_scale_shift, op_silu;
+extern const struct op op_reorder, op_shuffle, op_scale_shift, op_silu, op_mean_pixels, op_scale_pixels;
 
 /* ---- operands ---- */
 /* Input i; NULL where it was left out. */

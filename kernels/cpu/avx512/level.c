@@ -3,6 +3,7 @@
 #define TILE_VECS 2
 #include "kernels/cpu/elementwise_body.h"
 #include "kernels/cpu/gemm_body.h"
+#include "kernels/cpu/halves_body.h"
 #include "kernels/cpu/levels.h"
 #include "kernels/cpu/moving_body.h"
 #include "kernels/cpu/pictures_body.h"
@@ -13,6 +14,7 @@ void kernels_fill_avx512(struct kernels *k)
 {
     elementwise_fill(k);
     gemm_fill(k);
+    halves_fill(k);
     moving_fill(k);
     pictures_fill(k);
     rows_fill(k);
