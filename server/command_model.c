@@ -55,7 +55,6 @@ void command_engine_defaults(struct engine_options *o)
 
 int command_engine_option(struct command_args *a, struct engine_options *o)
 {
-    static const char *const precisions[] = { [PRECISION_F32] = "f32", [PRECISION_BF16] = "bf16", [PRECISION_F16] = "f16", [PRECISION_INT8] = "int8", [PRECISION_AUTO] = "auto" };
     const char *v;
     double n;
     enum cpu_level level;
@@ -70,13 +69,8 @@ int command_engine_option(struct command_args *a, struct engine_options *o)
         return 1;
     }
     if (command_option(a, "--precision", &v)) {
-        for (int i = 0; v && i <= PRECISION_AUTO; i++)
-            if (strcmp(v, precisions[i]) == 0) {
-                if (i != PRECISION_F32 && i != PRECISION_AUTO && i != PRECISION_BF16) { fprintf(stderr, "inferd: ONNX models are computed in f32; %s is not offered\n", v); return -1; }
-                o->precision = (enum precision)i;
-                return 1;
-            }
-        fprintf(stderr, "inferd: --precision takes f32 or auto\n");
+        if (v && precision_from_name(v, &o->precision)) return 1;
+        fprintf(stderr, "inferd: --precision takes f32, bf16 or auto\n");
         return -1;
     }
     return 0;

@@ -24,7 +24,7 @@ static const struct setting settings[] = {
     { "poll-ms", NUMBER, AT(poll_ms), 50, 3600000, "N", "poll mode: look at the store every N milliseconds (1000)" },
     { "threads", NUMBER, AT(threads), 0, 1024, "N", "cores to compute on (0: all this process may use)" },
     { "cpu-level", TEXT, AT(cpu_level), 0, 0, "LEVEL", "use no instructions beyond scalar, avx2, avx512 or amx" },
-    { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: auto (what a model's kind makes of it) or f32; a model's parameter `precision` comes first" },
+    { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: f32, bf16, or auto (the quickest whose error is small: docs/NETWORKS.md); a model's parameter `precision` comes first" },
     { "api-keys", TEXT, AT(api_keys), 0, 0, "FILE", "keys: lines of sha256-hex scopes name [requests=N] [tokens=N], scopes from infer,read,admin, quotas a minute; read again on SIGHUP" },
     { "insecure-no-auth", SWITCH, AT(insecure_no_auth), 0, 0, NULL, "listen beyond loopback without keys (logged as a warning at every start)" },
     { "allowed-hosts", TEXT, AT(allowed_hosts), 0, 0, "NAMES", "more names that a Host header may carry on loopback, comma-separated" },
@@ -156,7 +156,7 @@ static enum status check(const struct server_config *c, struct err *err)
     if (strcmp(c->control, "none") && strcmp(c->control, "poll") && strcmp(c->control, "explicit"))
         return err_set(err, ST_BAD_INPUT, "--control takes none, poll or explicit, not '%.64s'", c->control);
     if (c->load_model_count && strcmp(c->control, "explicit")) return err_set(err, ST_BAD_INPUT, "--load-model is for --control explicit");
-    if (strcmp(c->precision, "f32") && strcmp(c->precision, "auto")) return err_set(err, ST_BAD_INPUT, "--precision takes f32 or auto, not '%.64s'", c->precision);
+    if (strcmp(c->precision, "f32") && strcmp(c->precision, "bf16") && strcmp(c->precision, "auto")) return err_set(err, ST_BAD_INPUT, "--precision takes f32, bf16 or auto, not '%.64s'", c->precision);
     return ST_OK;
 }
 
