@@ -109,6 +109,9 @@ static enum status copy_bias(struct conv_layer *l, const float *bias, struct err
 /* Our own kernel for this layer. */
 static enum conv_kind own_kind(const struct conv_spec *s) { return is_depthwise(s) ? CONV_DEPTHWISE : is_pointwise(s) ? CONV_GEMM1X1 : CONV_IM2COL; }
 
+/* Our depthwise kernel reads and writes bfloat16 as it does floats. With few products for each number there is nothing in rounding the weights, too, and the error is less. */
+static bool takes_halves(const struct conv_layer *l) { return is_depthwise(&l->spec) && l->spec.x_bf16 && l->spec.y_bf16 && l->kind == CONV_DEPTHWISE; }
+
 enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias, const struct kernels *k, int threads,
                                enum conv_choice choice, struct err *err)
 {
@@ -123,9 +126,9 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: Winograd takes 3x3 kernels of stride 1 in one group");
         goto close;
     }
-    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && (choice == CONV_BY_RULE || choice == CONV_BY_ONEDNN);
+    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && !takes_halves(l)));
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
-    if (l->spec.bf16 || (!winograd && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
+    if (l->spec.bf16 || (!winograd && !(choice == CONV_BY_RULE && takes_halves(l)) && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
         st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);
         if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel on tiles: as in f32 */
             conv_layer_close(l);
@@ -229,7 +232,7 @@ static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIG
 static void plan_scratch(struct conv_plan *p, const struct conv_spec *given)
 {
     const struct window2d *w = &p->w;
-    const bool halves = p->onednn && given->bf16;
+    const bool halves = (p->onednn && given->bf16) || takes_halves(p->l);
     const uint64_t in = (uint64_t)(w->n * w->h * w->w * w->c), out = (uint64_t)(w->n * w->out_h * w->out_w * given->out_c);
     p->rounds_x = halves && !given->x_bf16;
     p->widens_x = !halves && given->x_bf16;
@@ -383,14 +386,16 @@ static void im2col_part(void *ctx, int part, int parts)
     }
 }
 
-/* Floats in and out by our own kernels. */
-static void run_own(const struct conv_plan *p, float *y, const float *x, const float *residual, void *scratch)
+/* By our own kernels: floats in and out, but where the depthwise one takes bfloat16. */
+static void run_own(const struct conv_plan *p, void *y, const void *x, const void *residual, void *scratch)
 {
     const struct conv_layer *l = p->l;
     const struct conv_spec *s = &l->spec;
     const struct gemm_epilogue ep = { .bias = l->bias, .residual = residual, .ldr = s->out_c, .act = s->act };
     if (l->kind == CONV_GEMM1X1 && !is_padded(&p->w)) {
         l->k.gemm_f32(y, s->out_c, x, s->in_c, l->packed, p->w.n * p->w.h * p->w.w, s->out_c, s->in_c, &ep, p->threads);
+    } else if (takes_halves(l)) {
+        l->k.depthwise2d_bf16(y, x, l->packed, l->bias, residual, &p->w, s->act, p->threads);
     } else if (l->kind == CONV_DEPTHWISE) {
         l->k.depthwise2d_f32(y, x, l->packed, l->bias, residual, &p->w, s->act, p->threads);
     } else if (l->kind == CONV_WINOGRAD) {

@@ -90,6 +90,8 @@ struct kernels {
     /* pool2d_f32 and mean_rows_f32 of such pictures: sums are float, rounded once; a maximum is exact */
     void (*pool2d_bf16)(void *y, const void *x, const struct window2d *w, enum pool_kind kind, int threads);
     void (*mean_rows_bf16)(float *y, const void *x, int64_t n, int64_t rows, int64_t columns, int threads);
+    /* depthwise2d_f32 of such pictures: sums are float, in the same order, rounded once */
+    void (*depthwise2d_bf16)(void *y, const void *x, const float *weight, const float *bias, const void *residual, const struct window2d *w, struct activation_spec act, int threads);
     /* y[n, r, c] = x[n, r, c] * scale[n, c]: the gate of a squeeze-and-excitation block. y may be x. */
     void (*scale_channels_bf16)(void *y, const void *x, const float *scale, int64_t n, int64_t rows, int64_t columns, int threads);
 

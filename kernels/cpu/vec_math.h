@@ -165,4 +165,30 @@ static __attribute__((unused, noinline)) void activate_span(float *y, const floa
 }
 #undef ACTIVATE_SPAN
 
+/* One vector, where the kind is known only while running. */
+#define ACTIVATE_VEC(kind_) case kind_: return vec_activate(x, kind_, vec_set(act.alpha), vec_set(act.beta));
+static __attribute__((unused, noinline)) vec activate_vec(vec x, struct activation_spec act)
+{
+    switch (act.kind) {
+    ACTIVATE_VEC(ACT_RELU)
+    ACTIVATE_VEC(ACT_CLIP)
+    ACTIVATE_VEC(ACT_LEAKY_RELU)
+    ACTIVATE_VEC(ACT_SIGMOID)
+    ACTIVATE_VEC(ACT_TANH)
+    ACTIVATE_VEC(ACT_SILU)
+    ACTIVATE_VEC(ACT_HARD_SIGMOID)
+    ACTIVATE_VEC(ACT_HARD_SWISH)
+    ACTIVATE_VEC(ACT_GELU)
+    ACTIVATE_VEC(ACT_GELU_TANH)
+    ACTIVATE_VEC(ACT_ELU)
+    ACTIVATE_VEC(ACT_SOFTPLUS)
+    ACTIVATE_VEC(ACT_EXP)
+    ACTIVATE_VEC(ACT_QUICK_GELU)
+    case ACT_NONE:
+    case ACT_COUNT: break;
+    }
+    return x;
+}
+#undef ACTIVATE_VEC
+
 #endif
