@@ -81,6 +81,14 @@ struct kernels {
     /* Across-channel local response normalisation (ONNX LRN) on [rows, c]. */
     void (*lrn_f32)(float *y, const float *x, int64_t rows, int64_t c, int size, float alpha, float beta, float bias, int threads);
 
+    /* ---- recurrent cells on [rows, hidden]; one thread ---- */
+    /* gates [rows, 4 hidden], the whole sums of i, o, f, c: cell = sigmoid(f) cell + sigmoid(i) tanh(c), h = sigmoid(o) tanh(cell). */
+    void (*lstm_cell_f32)(float *h, float *cell, const float *gates, int64_t rows, int64_t hidden);
+    /* x (rows ldx apart) and sums [rows, 3 hidden], of the input and of h, as z, r, h: z = sigmoid(x + sums), r likewise, n = tanh(x + r sums), h = n + z (h - n). */
+    void (*gru_cell_f32)(float *h, const float *x, int64_t ldx, const float *sums, int64_t rows, int64_t hidden);
+    /* h = n + keep (h - n), rows of keep ldk apart. */
+    void (*blend_f32)(float *h, const float *keep, int64_t ldk, const float *n, int64_t rows, int64_t hidden);
+
     /* ---- moving ---- */
     /* to bfloat16, to nearest even; what is no number stays none */
     void (*round_bf16)(void *y, const float *x, int64_t n, int threads);

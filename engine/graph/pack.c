@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "engine/graph/passes.h"
+#include "engine/operators/operators.h"
 #include "kernels/conv.h"
 
 static enum status charge(struct graph *g, uint64_t bytes, struct err *err)
@@ -145,11 +146,30 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
     return ST_OK;
 }
 
+static enum status pack_recurrent(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type, *r = &g->values[n->in[2]].type;
+    uint64_t bytes = recurrent_pack_bytes(&g->device.kernels, n, w->dims, r->dims);
+    enum status st = charge(g, bytes, err);
+    if (st) return st;
+    void *own_w, *own_r;
+    const float *a = borrow_dense(g, n->in[1], &own_w), *b = borrow_dense(g, n->in[2], &own_r);
+    n->packed = mem_alloc_aligned(bytes ? bytes : 1, 4096);
+    if (a && b && n->packed) {
+        recurrent_pack(&g->device.kernels, n, n->packed, a, w->dims, b, r->dims);
+        n->packed_bytes = bytes;
+        g->packed_bytes += bytes;
+    } else st = err_set(err, ST_NO_MEMORY, "packing the weights of node '%s'", n->name);
+    free(own_w);
+    free(own_r);
+    return st;
+}
+
 /* Does a node read this input as plain bytes although it was packed? */
 static bool reads_packed(const struct node *n, int k)
 {
     if (n->conv) return k == 1 || k == 2;
-    return n->packed && k == 1;
+    return n->packed && (k == 1 || (k == 2 && strcmp(n->op->name, "Gemm") && strcmp(n->op->name, "MatMul")));
 }
 
 enum status pack_weights(struct graph *g, struct err *err)
@@ -159,6 +179,7 @@ enum status pack_weights(struct graph *g, struct err *err)
         enum status st = ST_OK;
         if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
+        else if (recurrent_packable(g, n)) st = pack_recurrent(g, n, err);
         if (st) return st;
     }
     for (int i = 0; i < g->node_count; i++)

@@ -6,6 +6,7 @@
 #include "kernels/cpu/levels.h"
 #include "kernels/cpu/moving_body.h"
 #include "kernels/cpu/pictures_body.h"
+#include "kernels/cpu/recurrent_body.h"
 #include "kernels/cpu/rows_body.h"
 #include "kernels/cpu/winograd_body.h"
 
@@ -15,6 +16,7 @@ void kernels_fill_avx512(struct kernels *k)
     gemm_fill(k);
     moving_fill(k);
     pictures_fill(k);
+    recurrent_fill(k);
     rows_fill(k);
     winograd_fill(k);
 }
