@@ -29,6 +29,8 @@ bool probe_same_shape(const struct graph *g, int a, int b);       /* under both 
 bool value_is_constant(const struct graph *g, int v);
 /* Will packing make a layer (panels) of this node? Only then may an activation, a sum or a bias be fused into it. */
 bool conv_packable(const struct graph *g, const struct node *n);
+/* Is it a convolution or a transposed one that is a product of matrices (operators/nn/conv_columns.h) with a constant weight? */
+bool columns_packable(const struct graph *g, const struct node *n);
 bool gemm_packable(const struct graph *g, const struct node *n);
 
 #endif

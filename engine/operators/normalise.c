@@ -112,6 +112,10 @@ static enum status eval_instance_norm(struct call *c, struct err *err)
     const struct operand *x = c->in[0];
     struct rows r = { x->dims[0] * x->dims[1], dims_product(x->dims, 2, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), true };
     (void)err;
+    if (x->dtype == DT_F32 && c->in[1]->dtype == DT_F32 && c->in[2]->dtype == DT_F32) {
+        if (x->bytes) channels_norm_f32(c, x->dims[1], c->in[1]->data, c->in[2]->data, (float)r.epsilon);
+        return ST_OK;
+    }
     for (int64_t i = 0; i < r.count && r.length; i++) normalise_row(c, &r, i, x->dims[1]);
     return ST_OK;
 }
@@ -260,7 +264,7 @@ static bool rows_batch_norm(const struct call *c) { return !node_int(c->node, "t
 
 const struct op ops_normalise[] = {
     { "BatchNormalization", "", 1, 0, 5, 5, 1, 5, 0, 0, infer_batch_norm, eval_batch_norm, NULL, NULL, NULL, rows_batch_norm },
-    { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, 0, 0, infer_instance_norm, eval_instance_norm, NULL, NULL, NULL, rows_first },
+    { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, OP_LAST, 0, infer_instance_norm, eval_instance_norm, channels_norm_scratch, NULL, NULL, rows_first },
     { "LayerNormalization", "", 17, 0, 2, 3, 1, 3, 0, 0, infer_layer_norm, eval_layer_norm, NULL, NULL, NULL, rows_layer_norm },
     { "LRN", "", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_lrn, eval_lrn, NULL, NULL, NULL, rows_first },
     SOFTMAX("Softmax", S_SOFTMAX), SOFTMAX("LogSoftmax", S_LOG), SOFTMAX("Hardmax", S_HARD),

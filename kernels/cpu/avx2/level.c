@@ -1,6 +1,7 @@
 /* AVX2, FMA: 16 registers of 8 floats. The register tile is 6 rows by 16 columns: 12 sums, 2 of b, 1 of a. */
 #define TILE_ROWS 6
 #define TILE_VECS 2
+#include "kernels/cpu/axes_body.h"
 #include "kernels/cpu/elementwise_body.h"
 #include "kernels/cpu/gemm_body.h"
 #include "kernels/cpu/levels.h"
@@ -12,6 +13,7 @@
 
 void kernels_fill_avx2(struct kernels *k)
 {
+    axes_fill(k);
     elementwise_fill(k);
     gemm_fill(k);
     moving_fill(k);

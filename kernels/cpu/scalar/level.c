@@ -1,6 +1,7 @@
 /* The reference: every body with a "vector" of one float. Complete, and right before fast; fmaf is the C library's. */
 #define TILE_ROWS 2
 #define TILE_VECS 8
+#include "kernels/cpu/axes_body.h"
 #include "kernels/cpu/elementwise_body.h"
 #include "kernels/cpu/gemm_body.h"
 #include "kernels/cpu/levels.h"
@@ -12,6 +13,7 @@
 
 void kernels_fill_scalar(struct kernels *k)
 {
+    axes_fill(k);
     elementwise_fill(k);
     gemm_fill(k);
     moving_fill(k);
