@@ -295,3 +295,27 @@ enum status command_job_run(struct command_model *m, struct request *r, void (*p
     m->ops->retire(m->instance, slot);
     return st;
 }
+
+int command_binding_option(struct command_args *a, struct command_binding *bindings, int *count)
+{
+    const char *v;
+    if (!command_option(a, "--input", &v)) return 0;
+    if (!v || *count == COMMAND_TENSORS_MAX) return -1;
+    const char *equals = strchr(v, '=');
+    bindings[(*count)++] = (struct command_binding){ equals ? v : NULL, equals ? equals + 1 : v, equals ? (size_t)(equals - v) : 0 };
+    return 1;
+}
+
+enum status command_bindings_read(const struct signature *s, const struct command_binding *bindings, int count, struct request_tensor *inputs, struct arena *arena, struct err *err)
+{
+    for (int i = 0; i < count; i++) {
+        const struct port *port = bindings[i].name ? NULL : s->input_count == 1 ? &s->inputs[0] : NULL;
+        for (int k = 0; bindings[i].name && k < s->input_count; k++)
+            if (strlen(s->inputs[k].name) == bindings[i].name_length && strncmp(s->inputs[k].name, bindings[i].name, bindings[i].name_length) == 0) port = &s->inputs[k];
+        if (!port) return err_set(err, ST_BAD_INPUT, "the model has no input '%.*s'; inferd inspect lists them", (int)bindings[i].name_length, bindings[i].name ? bindings[i].name : "");
+        inputs[i].name = port->name;
+        enum status st = command_tensor_read(&inputs[i].tensor, arena, bindings[i].file, port, err);
+        if (st) return st;
+    }
+    return ST_OK;
+}

@@ -5,6 +5,8 @@
 
 #include "base/checked.h"
 #include "engine/graph/passes.h"
+#include "engine/operators/nn/conv_columns.h"
+#include "engine/operators/operators.h"
 #include "kernels/blocks.h"
 #include "kernels/conv.h"
 #include "kernels/half.h"
@@ -174,11 +176,59 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
     return ST_OK;
 }
 
+bool columns_packable(const struct graph *g, const struct node *n)
+{
+    const bool transposed = strcmp(n->op->name, "ConvTranspose") == 0 && !n->op->domain[0];
+    if ((!transposed && !(n->op->flags & OP_WANTS_LAST)) || n->in_count < 2 || !value_is_constant(g, n->in[1])) return false;
+    const struct operand *w = &g->values[n->in[1]].type;
+    const int64_t groups = node_int(n, "group", 1);
+    return w->dtype == DT_F32 && w->bytes > 0 && w->rank >= (transposed ? 3 : 5) && groups >= 1 && groups <= w->dims[0] && w->dims[0] % groups == 0;
+}
+
+static enum status pack_columns(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type;
+    const bool transposed = !(n->op->flags & OP_WANTS_LAST);
+    const int64_t groups = node_int(n, "group", 1);
+    uint64_t bytes = columns_pack_bytes(&g->device.kernels, transposed, w->dims, w->rank, groups);
+    enum status st = charge(g, bytes, err);
+    if (st) return st;
+    void *owned;
+    const float *x = borrow_dense(g, n->in[1], &owned);
+    n->packed = mem_alloc_aligned(bytes ? bytes : 1, 4096);
+    if (x && n->packed) {
+        columns_pack(&g->device.kernels, transposed, n->packed, x, w->dims, w->rank, groups);
+        n->packed_bytes = bytes;
+        g->packed_bytes += bytes;
+    } else st = err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    free(owned);
+    return st;
+}
+
+static enum status pack_recurrent(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type, *r = &g->values[n->in[2]].type;
+    uint64_t bytes = recurrent_pack_bytes(&g->device.kernels, n, w->dims, r->dims);
+    enum status st = charge(g, bytes, err);
+    if (st) return st;
+    void *own_w, *own_r;
+    const float *a = borrow_dense(g, n->in[1], &own_w), *b = borrow_dense(g, n->in[2], &own_r);
+    n->packed = mem_alloc_aligned(bytes ? bytes : 1, 4096);
+    if (a && b && n->packed) {
+        recurrent_pack(&g->device.kernels, n, n->packed, a, w->dims, b, r->dims);
+        n->packed_bytes = bytes;
+        g->packed_bytes += bytes;
+    } else st = err_set(err, ST_NO_MEMORY, "packing the weights of node '%s'", n->name);
+    free(own_w);
+    free(own_r);
+    return st;
+}
+
 /* Does a node read this input as plain bytes although it was packed? */
-static bool reads_packed(const struct node *n, int k)
+static bool reads_packed(const struct graph *g, const struct node *n, int k)
 {
     if (n->conv) return k == 1 || k == 2;
-    return (n->packed || n->linear) && k == 1;
+    return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : n->linear && k == 1;
 }
 
 enum status pack_weights(struct graph *g, struct err *err)
@@ -186,14 +236,16 @@ enum status pack_weights(struct graph *g, struct err *err)
     for (int i = 0; i < g->node_count; i++) {
         struct node *n = &g->nodes[i];
         enum status st = ST_OK;
-        if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
+        if (columns_packable(g, n)) st = pack_columns(g, n, err);
+        else if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
+        else if (recurrent_packable(g, n)) st = pack_recurrent(g, n, err);
         if (st) return st;
     }
     for (int i = 0; i < g->node_count; i++)
         for (int k = 0; k < g->nodes[i].in_count; k++) {
             int v = g->nodes[i].in[k];
-            if (!value_is_constant(g, v) || reads_packed(&g->nodes[i], k)) continue;
+            if (!value_is_constant(g, v) || reads_packed(g, &g->nodes[i], k)) continue;
             if (!graph_dense(g, v)) return err_set(err, ST_NO_MEMORY, "constant '%s' passes the model's memory budget of %llu bytes", g->values[v].name, (unsigned long long)g->memory_max);
         }
     for (int k = 0; k < g->output_count; k++)

@@ -1,10 +1,11 @@
 /* Convolution. With a constant f32 weight and one or two spatial dimensions the node carries a packed layer (kernels/conv.h) that runs on
- * channels-last data; an operand in plain order is turned in scratch, so the node is right with and without the layout pass. Any other
- * convolution is computed directly. */
+ * channels-last data; an operand in plain order is turned in scratch, so the node is right with and without the layout pass. Other f32 is gathered into
+ * rows and multiplied (nn/conv_columns.h); other types are computed directly. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "engine/operators/nn/conv_columns.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 #include "engine/operators/window.h"
@@ -89,7 +90,11 @@ static enum status prepare_conv(struct call *c, struct err *err)
 static uint64_t scratch_conv(const struct call *c)
 {
     const struct conv_state *s = c->state;
-    return s ? s->turned_x + s->turned_y + conv_plan_scratch(s->plan) : 0;
+    struct call copy = *c;
+    struct window w;
+    int64_t groups;
+    if (s) return s->turned_x + s->turned_y + conv_plan_scratch(s->plan);
+    return c->in[0]->dtype == DT_F32 && !read_conv(&copy, &w, &groups, NULL) ? columns_scratch(c, &w, false, groups) : 0;
 }
 
 struct direct { const struct call *c; const struct window *w; int64_t groups; };
@@ -130,6 +135,10 @@ static enum status eval_direct(struct call *c, struct err *err)
     enum status st = read_conv(c, &w, &groups, err);
     struct operand *y = c->out[0];
     if (st || y->bytes == 0) return st;
+    if (y->dtype == DT_F32) {
+        columns_convolve(c, &w, groups);
+        return ST_OK;
+    }
     struct direct j = { c, &w, groups };
     operand_strides(y, ys);
     for (int64_t n = 0; n < y->dims[0]; n++)

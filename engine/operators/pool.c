@@ -130,6 +130,19 @@ static enum status eval_pool_direct(struct call *c, const struct window *w)
     return ST_OK;
 }
 
+/* Three dimensions and more: what lies behind the last axis that is really pooled is one run. */
+static void pool_deep(const struct call *c, const struct window *w, enum pool_kind kind)
+{
+    const struct operand *x = c->in[0];
+    struct pool_any p = { .outer = x->channels_last ? x->dims[0] : x->dims[0] * x->dims[1], .inner = x->channels_last ? x->dims[1] : 1, .dims = w->dims };
+    for (int d = 0; d < w->dims; d++) {
+        p.in[d] = w->in[d], p.out[d] = w->out[d], p.kernel[d] = w->kernel[d], p.stride[d] = w->stride[d];
+        p.dilation[d] = w->dilation[d], p.low[d] = w->low[d], p.high[d] = w->high[d];
+    }
+    for (int d; p.dims > 1 && (d = p.dims - 1, p.kernel[d] == 1 && p.stride[d] == 1 && !p.low[d] && !p.high[d] && p.in[d] == p.out[d]); p.dims--) p.inner *= p.in[d];
+    c->k->pool_any_f32(c->out[0]->data, x->data, &p, kind, c->threads);
+}
+
 static enum status eval_pool(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *y = c->out[0];
@@ -138,7 +151,11 @@ static enum status eval_pool(struct call *c, struct err *err)
     if (st || y->bytes == 0) return st;
     int code = c->node->op->code;
     bool indices = c->out_count > 1 && c->out[1];
-    if ((x->dtype != DT_F32 && x->dtype != DT_BF16) || indices || w.dims > 2 || code == P_LP || code == P_GLOBAL_LP) return eval_pool_direct(c, &w);
+    if ((x->dtype != DT_F32 && (x->dtype != DT_BF16 || w.dims > 2)) || indices || w.dims > POOL_DIMS_MAX || code == P_LP || code == P_GLOBAL_LP) return eval_pool_direct(c, &w);
+    if (w.dims > 2) {
+        pool_deep(c, &w, code == P_MAX || code == P_GLOBAL_MAX ? POOL_MAX : node_int(c->node, "count_include_pad", 0) ? POOL_AVERAGE_PADDED : POOL_AVERAGE);
+        return ST_OK;
+    }
     struct window2d d = window_2d(&w, x->dims[0], x->dims[1]);
     bool last = x->channels_last && y->channels_last;
     if (!last) {                                   /* planes of one channel lie alike in both orders */

@@ -36,6 +36,7 @@ static double activation(enum activation kind, double x, double a, double b)
     case ACT_SOFTPLUS:     return x > 40 ? x : log1p(exp(x));
     case ACT_EXP:          return exp(x);
     case ACT_QUICK_GELU:   return x / (1 + exp(-1.702 * x));
+    case ACT_ERF:          return erf(x);
     default:               return x;
     }
 }
