@@ -19,7 +19,7 @@ HARDEN  := -fstack-protector-strong -fstack-clash-protection -fPIE
 # No contraction: a*b+c is fused only where the source says fma, so that every CPU level adds up in the same bits.
 CFLAGS  := -std=c17 -D_GNU_SOURCE -I. -g -fno-strict-aliasing -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -pthread $(WARN) $(HARDEN) -DINFERD_VERSION='"$(VERSION)"'
 LDFLAGS := -pie -Wl,-z,relro,-z,now -Wl,--as-needed -fopenmp -pthread
-LDLIBS  := -lmicrohttpd -lgrpc -lgpr -lcurl-gnutls -ldnnl -lsqlite3 -lnettle -lhogweed -ljpeg -lpng -lwebp -lz -lseccomp -lpcre2-8 -lutf8proc -lm
+LDLIBS  := -lmicrohttpd -lgnutls -lgrpc -lgpr -lcurl-gnutls -ldnnl -lsqlite3 -lnettle -lhogweed -ljpeg -lpng -lwebp -lz -lseccomp -lpcre2-8 -lutf8proc -lm
 
 ifeq ($(SAN),)
 CFLAGS  += -O2 -D_FORTIFY_SOURCE=3

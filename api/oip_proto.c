@@ -333,7 +333,7 @@ static enum status read_inputs(struct reader *d)
         if (st) return st;
         d->r->input_count++;
     }
-    return raw ? err_set(d->err, ST_BAD_INPUT, "expected number of raw input contents to be %d, got %d for model '%s'", d->inputs.count, d->raws.count, d->model) : ST_OK;
+    return ST_OK;      /* raw contents beyond the inputs are nobody's: Triton passes over them, and so do we */
 }
 
 /* InferRequestedOutputTensor: name 1, parameters 2. */
@@ -499,6 +499,29 @@ void oip_proto_write_text(struct chain *m, const struct request *r, const struct
     put_head(m, r, v, parameter, value);
     put_output(&m->head, &o, NULL, &ignored);
     put_raw(m, 6, &o.tensor);
+    chain_close(m);
+}
+
+static void put_number_parameter(struct buf *out, const char *name, uint64_t value)
+{
+    size_t entry = pb_begin(out, 4);
+    pb_put_text(out, 1, name);
+    size_t parameter = pb_begin(out, 2);
+    pb_put_number(out, 2, value);
+    pb_end(out, parameter);
+    pb_end(out, entry);
+}
+
+void oip_proto_write_partial(struct chain *m, const struct request *r, const struct model_version *v, const uint8_t *pixels, int width, int height, int picture, int index, const char *parameter)
+{
+    const uint64_t bytes = (uint64_t)width * (uint64_t)height * 3;
+    struct request_tensor o = { "images", { .dtype = DT_U8, .rank = 4, .dims = { 1, height, width, 3 }, .data = (void *)pixels, .bytes = bytes } };
+    struct err ignored;      /* UINT8 is a type that the protocol has */
+    put_head(m, r, v, parameter, false);
+    put_number_parameter(&m->head, "picture", (uint64_t)picture);
+    put_number_parameter(&m->head, "partial_image_index", (uint64_t)index);
+    put_output(&m->head, &o, NULL, &ignored);
+    pb_put_bytes(&m->head, 6, pixels, bytes);      /* a copy: the engine goes on drawing there */
     chain_close(m);
 }
 

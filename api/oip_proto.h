@@ -21,6 +21,8 @@ enum status oip_proto_read(struct request *r, struct infer_ask *ask, const char 
 enum status oip_proto_write(struct chain *out, struct request *r, const struct infer_ask *ask, const struct model_version *v, const char *parameter, bool value, struct err *err);
 /* The answer, or the next part of it, of a model of texts: one BYTES tensor `name` of one element. */
 void        oip_proto_write_text(struct chain *out, const struct request *r, const struct model_version *v, const char *name, const char *text, size_t length, const char *parameter, bool value);
+/* A partial picture of a request that goes on: the UINT8 tensor `images` [1, height, width, 3], and as parameters which picture of the request it is and how many came before it. */
+void        oip_proto_write_partial(struct chain *out, const struct request *r, const struct model_version *v, const uint8_t *pixels, int width, int height, int picture, int index, const char *parameter);
 /* Turns the answer into a ModelStreamInferResponse that holds it. */
 void        oip_proto_wrap(struct chain *m);
 /* A ModelStreamInferResponse that holds an error; the id of the request it belongs to goes with it. */

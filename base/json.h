@@ -64,6 +64,8 @@ const char *json_floats(const char *p, const char *end, float *out, uint64_t mos
 /* Writers append to a buf. Strings are escaped; invalid UTF-8 becomes U+FFFD. */
 void json_write_string(struct buf *b, const char *text, size_t length);
 void json_write_text(struct buf *b, const char *text);                           /* NUL-terminated */
+/* Appends the bytes of base64 text (RFC 4648; the padding may be left out). False: it is none. */
+bool json_read_base64(struct buf *out, const char *text, size_t length);
 void json_write_base64(struct buf *b, const char *prefix, const void *bytes, size_t n);   /* a string: the prefix as it is, then the bytes in base64 (RFC 4648) */
 void json_write_float(struct buf *b, float v);                                   /* shortest that reads back as the same float; NaN and inf: null */
 void json_write_double(struct buf *b, double v);

@@ -116,6 +116,31 @@ void json_write_base64(struct buf *b, const char *prefix, const void *data, size
     buf_putc(b, '"');
 }
 
+static int base64_value(char c)
+{
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+bool json_read_base64(struct buf *out, const char *text, size_t length)
+{
+    uint32_t bits = 0;
+    int have = 0;
+    size_t digits = length;
+    while (digits && text[digits - 1] == '=') digits--;
+    if (length - digits > 2 || (length != digits && length % 4) || digits % 4 == 1) return false;
+    buf_reserve(out, out->length + digits / 4 * 3 + 3);
+    for (size_t i = 0; i < digits; i++) {
+        int d = base64_value(text[i]);
+        if (d < 0) return false;
+        bits = bits << 6 | (uint32_t)d;
+        if ((have += 6) >= 8) buf_putc(out, (char)(bits >> (have -= 8)));
+    }
+    return true;
+}
+
 void json_write_float(struct buf *b, float v)
 {
     uint32_t bits;

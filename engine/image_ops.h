@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "engine/image_job.h"
+#include "engine/request.h"
 #include "engine/stats.h"
 
 struct engine;
@@ -36,6 +37,10 @@ struct image_stats {
 struct image_ops {
     const struct image_model *(*model)(const struct engine *e);
     struct image_stats *(*stats)(const struct engine *e);
+    /* A request of tensors as a job of the dialect's own, which then hangs on the request: for those who want to see what becomes. *j is zeroed; its answers are to be reserved and closed. */
+    enum status (*read_tensors)(const struct engine *e, struct image_job *j, struct request *r, struct err *err);
+    /* And the answer of such a job as the request's outputs, once it is done. */
+    enum status (*write_tensors)(struct request *r, const struct image_job *j, struct err *err);
 };
 
 #endif

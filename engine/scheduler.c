@@ -454,6 +454,7 @@ uint64_t scheduler_forecast_ns(const struct scheduler *s)
 static void scheduler_free(struct scheduler *s)
 {
     for (int i = 0; s->workers && i < s->o.instances; i++) {
+        rate_limiter_leave(s->o.limiter, s->workers[i].rate);
         pthread_cond_destroy(&s->workers[i].wake);
         free(s->workers[i].slots);
         free(s->workers[i].step);
@@ -489,6 +490,19 @@ static bool worker_prepare(struct scheduler *s, int index)
     return w->slots && w->step && w->taken;
 }
 
+/* Each instance joins with what its group says it needs. */
+static enum status join_limiter(struct scheduler *s, struct err *err)
+{
+    int claim = 0, of_claim = 0;
+    enum status st = ST_OK;
+    for (int i = 0; s->o.limiter && i < s->o.instances && !st; i++, of_claim++) {
+        while (claim < s->o.claim_count && of_claim >= s->o.claims[claim].instances) claim++, of_claim = 0;
+        if (claim < s->o.claim_count && s->o.claims[claim].need_count) st = rate_limiter_join(s->o.limiter, &s->o.claims[claim], &s->workers[i].rate, err);
+    }
+    s->o.claims = NULL;
+    return st;
+}
+
 enum status scheduler_open(struct scheduler **out, const struct engine_ops *ops, struct engine *engine, const struct scheduler_options *options,
                            struct expiry *expiry, struct err *err)
 {
@@ -513,7 +527,7 @@ enum status scheduler_open(struct scheduler **out, const struct engine_ops *ops,
         scheduler_free(s);
         return err_set(err, ST_NO_MEMORY, "no memory for %d workers", options->instances);
     }
-    enum status st = ST_OK;
+    enum status st = join_limiter(s, err);
     pthread_mutex_lock(&s->lock);      /* no worker counts itself before all were started */
     for (int i = 0; i < s->o.instances && !st; i++) {
         char name[24];

@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "engine/engine.h"
+#include "engine/rate_limiter.h"
 #include "engine/sequences.h"
 #include "engine/stats.h"
 
@@ -39,6 +40,8 @@ struct scheduler_options {
     struct sequence_plan sequences;        /* on: requests belong to sequences */
     struct response_cache *cache;          /* answers are kept there and found there again; NULL: none */
     const char *model_name, *model_digest; /* whose answers, for the cache */
+    struct rate_limiter *limiter;          /* over all models; NULL: whoever has work computes */
+    const struct rate_claim *claims; int claim_count;      /* what its instances need, in their order; borrowed while it opens */
     int      instances;                    /* workers, >= 1 */
     int      threads;                      /* cores of each worker */
     int      first_cpu;                    /* index into threads_cpu(): where worker 0 is pinned; -1: not pinned */

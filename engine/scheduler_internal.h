@@ -25,6 +25,8 @@ struct worker {
     enum worker_state       state;         /* guarded by the scheduler's lock */
     int64_t                 gather_rows;   /* GATHERING: wake it when this many rows wait */
     struct engine_instance *instance;
+    struct rate_member     *rate;          /* NULL: it needs no turn */
+    enum { TURN_NONE, TURN_FRESH, TURN_USED } turn;      /* the worker's own */
     struct slot           **slots;         /* in flight [slot_count]; the worker writes, others read under the lock */
     int                     slot_count;
     int64_t                 slot_rows;

@@ -64,17 +64,40 @@ static int take_riders(struct worker *w, int64_t room, bool any_key)
     return n;
 }
 
-/* Sleeps until there is something to do; returns how many requests were taken. With the lock. */
+/* ---- turns (rate_limiter.h) ---- */
+
+/* With the lock, which is let go meanwhile: what waits may change. False: it has its turn already. */
+static bool wait_for_turn(struct worker *w)
+{
+    struct scheduler *s = w->scheduler;
+    if (!w->rate || w->turn == TURN_FRESH) return false;
+    pthread_mutex_unlock(&s->lock);
+    if (w->turn == TURN_USED) rate_limiter_renew(s->o.limiter, w->rate);
+    else rate_limiter_enter(s->o.limiter, w->rate);
+    pthread_mutex_lock(&s->lock);
+    w->turn = TURN_FRESH;
+    return true;
+}
+
+static void give_turn_back(struct worker *w)
+{
+    if (w->turn != TURN_NONE) rate_limiter_exit(w->scheduler->o.limiter, w->rate);
+    w->turn = TURN_NONE;
+}
+
+/* Sleeps until there is something to do and it has its turn; returns how many requests were taken. With the lock. */
 static int wait_and_take(struct worker *w)
 {
     struct scheduler *s = w->scheduler;
     for (;;) {
         struct request *head = queue_head(s);
+        if (w->slot_count > 0 && wait_for_turn(w)) continue;
         if (w->slot_count > 0) {      /* a joining at a step boundary: never wait */
             int64_t room = s->o.max_batch_rows - w->slot_rows;
             return head && room > 0 ? take_riders(w, room, true) : 0;
         }
         if (!head) {
+            give_turn_back(w);
             if (s->closing) return 0;
             w->state = WORKER_IDLE;
             pthread_cond_wait(&w->wake, &s->lock);
@@ -83,7 +106,9 @@ static int wait_and_take(struct worker *w)
         }
         uint64_t until = 0;
         int64_t rows = rows_to_take(s, head, clock_ns(), &until);
+        if (rows && wait_for_turn(w)) continue;
         if (rows) return take_riders(w, rows, false);
+        give_turn_back(w);
         w->state = WORKER_GATHERING;
         w->gather_rows = smallest_enough(s);
         condition_wait(&w->wake, &s->lock, until);
@@ -292,6 +317,7 @@ void *scheduler_work(void *p)
         admit_taken(w, n);
         drop_unwanted(w);
         if (w->slot_count) run_step(w);
+        if (w->turn == TURN_FRESH) w->turn = TURN_USED;
         pthread_mutex_lock(&s->lock);
     }
     pthread_mutex_unlock(&s->lock);

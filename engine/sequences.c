@@ -1,5 +1,6 @@
 #include "engine/sequences.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@ enum { BUCKETS = 1024 };
 
 struct id { bool text; uint64_t number; char name[SEQUENCE_ID_MAX + 1]; };
 
-struct state_value { struct tensor tensor; uint64_t room; };      /* data is the sequence's own; bytes 0: the first, zero */
+struct state_value { struct tensor tensor; uint64_t room; };      /* data is the sequence's own; bytes 0: the first */
 
 struct sequence {
     struct id        id;
@@ -126,8 +127,9 @@ void sequences_close(struct sequences *q)
 }
 
 /* ---- a request's own ---- */
-static enum status read_parameters(const struct request *r, struct sequence_ride *ride, struct err *err)
+static enum status read_parameters(const struct sequence_plan *plan, const struct request *r, struct sequence_ride *ride, struct err *err)
 {
+    static atomic_uint_fast64_t unnamed;
     for (int i = 0; i < r->parameter_count; i++) {
         const struct parameter *p = &r->parameters[i];
         if (!strcmp(p->name, "sequence_id")) {
@@ -141,6 +143,10 @@ static enum status read_parameters(const struct request *r, struct sequence_ride
             if (p->type != PARAMETER_BOOL) return err_set(err, ST_BAD_INPUT, "%s must be a boolean", p->name);
             *(!strcmp(p->name, "sequence_start") ? &ride->start : &ride->end) = p->boolean;
         }
+    }
+    if (plan->iterative) {
+        ride->start = ride->end = true;
+        if (!ride->id.number && !*ride->id.name) ride->id = (struct id){ .number = UINT64_C(1) << 63 | atomic_fetch_add(&unnamed, 1) };
     }
     return ride->id.number || *ride->id.name ? ST_OK : err_set(err, ST_BAD_INPUT, "inference request must specify a non-zero or non-empty correlation ID");
 }
@@ -164,14 +170,15 @@ static enum status add_controls(const struct sequence_plan *p, struct request *r
     return ST_OK;
 }
 
-static enum status zero_state(struct request *r, const struct carried_state *s, struct request_tensor *to, struct err *err)
+static enum status first_state(struct request *r, const struct carried_state *s, struct request_tensor *to, struct err *err)
 {
     *to = (struct request_tensor){ s->input, { .dtype = s->dtype, .rank = s->rank } };
     memcpy(to->tensor.dims, s->dims, sizeof s->dims);
     if (!tensor_bytes(s->dtype, s->dims, s->rank, &to->tensor.bytes)) return err_set(err, ST_BAD_INPUT, "the state '%.60s' is too large", s->input);
     to->tensor.data = arena_alloc(&r->arena, to->tensor.bytes + !to->tensor.bytes, TENSOR_ALIGN);
     if (!to->tensor.data) return err_set(err, ST_NO_MEMORY, "no memory for the state '%.60s'", s->input);
-    memset(to->tensor.data, 0, to->tensor.bytes);
+    if (s->first) memcpy(to->tensor.data, s->first, to->tensor.bytes);
+    else memset(to->tensor.data, 0, to->tensor.bytes);
     return ST_OK;
 }
 
@@ -207,13 +214,13 @@ enum status sequences_prepare(struct sequences *q, struct request *r, const stru
     struct sequence_ride *ride = arena_calloc(&r->arena, 1, sizeof *ride);
     struct request_tensor *inputs = arena_calloc(&r->arena, (uint64_t)(r->input_count + extra) + 1, sizeof *inputs);
     if (!ride || !inputs) return err_set(err, ST_NO_MEMORY, "no memory for the sequence's inputs");
-    enum status st = read_parameters(r, ride, err);
+    enum status st = read_parameters(p, r, ride, err);
     if (st) return st;
     if (r->input_count) memcpy(inputs, r->inputs, (size_t)r->input_count * sizeof *inputs);
     ride->first_control = r->input_count;
     ride->first_state = r->input_count + p->control_count;
     st = add_controls(p, r, ride, inputs + ride->first_control, err);
-    for (int k = 0; !st && k < p->state_count; k++) st = zero_state(r, &p->states[k], &inputs[ride->first_state + k], err);
+    for (int k = 0; !st && k < p->state_count; k++) st = first_state(r, &p->states[k], &inputs[ride->first_state + k], err);
     if (!st) st = widen_outputs(p, r, ride, s, err);
     if (st) return st;
     r->inputs = inputs;
@@ -320,7 +327,7 @@ enum status sequences_dispatch(struct sequences *q, struct request *r, struct er
         struct state_value *v = &ride->sequence->states[k];
         struct tensor *t = &r->inputs[ride->first_state + k].tensor;
         if (ride->start) v->tensor.bytes = 0, v->tensor.rank = -1;
-        if (ride->start || !v->tensor.data || v->tensor.rank < 0) continue;      /* zero, as prepared */
+        if (ride->start || !v->tensor.data || v->tensor.rank < 0) continue;      /* the first, as prepared */
         if (v->tensor.bytes > t->bytes) {
             void *more = arena_alloc(&r->arena, v->tensor.bytes, TENSOR_ALIGN);
             if (!more) return err_set(err, ST_NO_MEMORY, "no memory for the state '%.60s'", q->plan->states[k].input);

@@ -2,7 +2,7 @@
  * an input of the next. Requests of different sequences ride together like any others. A part of the scheduler, and used by it alone.
  *
  * A sequence begins with a request that says sequence_start, ends with one that says sequence_end, or after idle_us without a request. At most `candidates` are under way; the
- * requests of further ones are held until one of these ends. Which row of a batch a sequence gets means nothing here, so `direct` and `oldest` differ only in their number. */
+ * requests of further ones are held until one of these ends. An `iterative` model's requests are sequences of their own, from start to end in one. Which row of a batch a sequence gets means nothing here, so `direct` and `oldest` differ only in their number. */
 #ifndef ENGINE_SEQUENCES_H
 #define ENGINE_SEQUENCES_H
 
@@ -27,11 +27,14 @@ struct sequence_control {
 struct carried_state {
     const char *input, *output;
     enum dtype  dtype;
-    int         rank; int64_t dims[TENSOR_RANK_MAX];      /* of the first, which is zero; batch dimension included (1) */
+    int         rank; int64_t dims[TENSOR_RANK_MAX];      /* of the first; batch dimension included (1) */
+    const char *file;                      /* what the first holds, row-major; NULL: zero */
+    const void *first;                     /* its bytes, once they were read */
 };
 
 struct sequence_plan {
     bool     on;
+    bool     iterative;
     bool     rows;                         /* tensors have a batch dimension: a request brings one row */
     int      candidates;
     uint64_t idle_us;

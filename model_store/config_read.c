@@ -109,16 +109,48 @@ static enum status read_version_policy(struct model_config *c, struct err *err)
     return ST_OK;
 }
 
+/* What an instance of a group needs of shared resources, and its priority. */
+static enum status read_claim(struct rate_claim *claim, const struct json *limiter, struct err *err)
+{
+    const struct json *list = json_get(limiter, "resources");
+    int64_t priority = config_number(limiter, "priority", 0);
+    if (list_count(list) > RATE_NEEDS_MAX) return REFUSE("a rate_limiter names %zu resources; at most %d are possible", list_count(list), RATE_NEEDS_MAX);
+    if (priority > RATE_COPIES_MAX) return REFUSE("the priority of a rate_limiter is %lld; at most %d is possible", (long long)priority, RATE_COPIES_MAX);
+    claim->priority = (uint32_t)priority;
+    for (const struct json *j = list ? list->list.first : NULL; j; j = j->next) {
+        struct rate_need *need = &claim->needs[claim->need_count];
+        const char *name = config_text(j, "name");
+        int64_t count = config_number(j, "count", 1);
+        if (!*name || strlen(name) >= sizeof need->name || strchr(name, ':')) return REFUSE("'%.80s' is no name of a resource: 1 to %d bytes without ':'", name, RATE_NAME_MAX - 1);
+        if (count < 1 || count > RATE_COPIES_MAX) return REFUSE("the count of resource '%s' is %lld; it must be 1 to %d", name, (long long)count, RATE_COPIES_MAX);
+        for (int k = 0; k < claim->need_count; k++)
+            if (!strcmp(claim->needs[k].name, name)) return REFUSE("a rate_limiter names resource '%s' twice", name);
+        strcpy(need->name, name);
+        need->count = (uint32_t)count;
+        need->global = config_flag(j, "global");
+        claim->need_count++;
+    }
+    return ST_OK;
+}
+
 static enum status read_instances(struct model_config *c, const char *where, struct log *log, struct err *err)
 {
     const struct json *groups = json_get(c->tree, "instance_group");
     int64_t total = 0;
+    struct rate_claim *claims = arena_calloc(&c->arena, list_count(groups) + 1, sizeof *claims);
+    if (!claims) return config_refuse_memory(err);
+    c->claims = claims;
     for (const struct json *g = groups ? groups->list.first : NULL; g; g = g->next) {
         int64_t count = config_number(g, "count", 1);
         if (count < 0) return REFUSE("instance_group count is %lld; it must not be negative", (long long)count);
         if (!strcmp(config_text(g, "kind"), "KIND_GPU")) log_write(log, LOG_WARNING, "config", "%s: an instance group of KIND_GPU runs on the CPU", where);
-        if (!config_flag(g, "passive")) total += count ? count : 1;
+        if (config_flag(g, "passive")) continue;
+        total += count ? count : 1;
         if (total > CONFIG_INSTANCES_MAX) return REFUSE("more than %d instances are asked for", CONFIG_INSTANCES_MAX);
+        enum status st = read_claim(&claims[c->claim_count], json_get(g, "rate_limiter"), err);
+        if (st) return st;
+        if (claims[c->claim_count].need_count && json_get(c->tree, "ensemble_scheduling")) return REFUSE("an ensemble computes nothing itself and has no rate_limiter; the models of its steps may");
+        claims[c->claim_count++].instances = (int)(count ? count : 1);
     }
     c->instances = (int)total;
     return ST_OK;

@@ -1,9 +1,11 @@
 /* sequence_batching: what the config says of controls, states and limits, and whether the model has the ports for it. */
 #include "model_store/config_internal.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { IDLE_DEFAULT_US = 1000000 /* Triton's */, CANDIDATES_DEFAULT = 1024 };
+enum { STATE_BYTES_MAX = 64 << 20, IDLE_DEFAULT_US = 1000000 /* Triton's */, CANDIDATES_DEFAULT = 1024 };
 
 /* The pair [false, true] in one of its three spellings. */
 static enum status read_values(struct sequence_control *c, const struct json *j, struct err *err)
@@ -70,7 +72,10 @@ static enum status read_state(struct carried_state *s, const struct json *j, boo
     enum status st = config_dims(json_get(j, "dims"), dims, &rank, err);
     const struct json *first = initial ? initial->list.first : NULL;
     if (!st && first && initial->list.count > 1) return REFUSE("one initial_state is possible");
-    if (!st && first && *config_text(first, "data_file")) return REFUSE("an initial_state from a data_file is not read; zero_data is");
+    if (!st && first && *config_text(first, "data_file")) {
+        s->file = config_text(first, "data_file");
+        if (!model_name_valid(s->file, strlen(s->file))) return REFUSE("data_file '%.100s' is not a plain file name: it lies in the model's folder initial_state", s->file);
+    }
     if (!st && first && json_get(first, "dims")) st = config_dims(json_get(first, "dims"), dims, &rank, err);
     if (st) return st;
     if (rank + rows > TENSOR_RANK_MAX) return REFUSE("it has too many dimensions");
@@ -102,9 +107,9 @@ enum status config_read_sequences(struct model_config *c, struct err *err)
     const struct json *j = json_get(c->tree, "sequence_batching"), *oldest = json_get(j, "oldest");
     struct sequence_plan *p = &c->scheduling.sequences;
     if (!j) return ST_OK;
-    if (config_flag(j, "iterative_sequence")) return REFUSE("sequence_batching: iterative_sequence is not supported");
     const int64_t idle = config_number(j, "max_sequence_idle_microseconds", 0), candidates = config_number(oldest, "max_candidate_sequences", 0), instances = c->instances > 0 ? c->instances : 1;
     p->on = true;
+    p->iterative = config_flag(j, "iterative_sequence");
     p->rows = c->max_batch_size > 0;
     p->idle_us = idle > 0 ? (uint64_t)idle : IDLE_DEFAULT_US;
     p->candidates = (int)(oldest ? candidates : instances * (c->max_batch_size > 0 ? c->max_batch_size : 1));
@@ -152,6 +157,27 @@ static enum status check_port(const struct port *is, const char *kind, const cha
 {
     if (!is) return REFUSE("sequence_batching names the %s '%.60s', which the model does not have", kind, name);
     if (is->dtype != dtype) return REFUSE("sequence_batching says that the %s '%.60s' is %s, but the model's is %s", kind, name, dtype_name(dtype), dtype_name(is->dtype));
+    return ST_OK;
+}
+
+enum status model_config_read_states(struct model_config *c, enum status (*read)(void *context, const char *path, size_t max, char **bytes, size_t *length, struct err *err), void *context, struct err *err)
+{
+    struct carried_state *states = (struct carried_state *)c->scheduling.sequences.states;      /* ours, nobody runs it yet */
+    for (int k = 0; k < c->scheduling.sequences.state_count; k++) {
+        struct carried_state *s = &states[k];
+        char path[MODEL_NAME_MAX + 32], *bytes;
+        size_t length;
+        uint64_t need;
+        if (!s->file) continue;
+        snprintf(path, sizeof path, "initial_state/%s", s->file);
+        if (!tensor_bytes(s->dtype, s->dims, s->rank, &need) || need > STATE_BYTES_MAX) return REFUSE("the state '%.60s' is too large to begin with a file: more than %d bytes", s->input, STATE_BYTES_MAX);
+        enum status st = read(context, path, (size_t)need + 1, &bytes, &length, err);
+        if (st) return err_prefix(err, "state '%.60s': %s", s->input, path);
+        s->first = length == need ? arena_copy(&c->arena, bytes, length) : NULL;
+        free(bytes);
+        if (length != need) return REFUSE("state '%.60s': %s has %zu bytes, but the state takes %llu", s->input, path, length, (unsigned long long)need);
+        if (!s->first) return config_refuse_memory(err);
+    }
     return ST_OK;
 }
 

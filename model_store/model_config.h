@@ -58,6 +58,7 @@ struct model_config {
     const struct config_port *outputs; int output_count;
     enum version_policy policy; uint32_t latest; const int64_t *specific; int specific_count;      /* default: latest 1 */
     int         instances;                          /* sum over instance_group; 0: not said */
+    const struct rate_claim *claims; int claim_count;      /* of its groups, in their order */
     struct scheduler_options scheduling;            /* dynamic_batching whole; instances, threads, first_cpu are left to the registry */
     const struct config_parameter *parameters; int parameter_count;
     const struct config_warmup *warmups; int warmup_count;
@@ -76,6 +77,8 @@ enum status model_config_parse_json(struct model_config **out, const char *text,
 enum status model_config_complete(struct model_config *c, const char *name, const struct signature *s, struct err *err);
 /* What clients know of a signature: all but the ports that the config keeps for itself (controls and states of sequences). `s` itself where it keeps none, else in the config's arena; NULL without memory. */
 const struct signature *model_config_for_clients(struct model_config *c, const struct signature *s);
+/* Reads what the states of its sequences begin with: `read` gets the path within the model's folder and gives bytes from the heap. */
+enum status model_config_read_states(struct model_config *c, enum status (*read)(void *context, const char *path, size_t max, char **bytes, size_t *length, struct err *err), void *context, struct err *err);
 void        model_config_write_json(struct buf *out, const struct model_config *c);
 const char *model_config_parameter(const struct model_config *c, const char *key);      /* NULL if absent */
 void        model_config_free(struct model_config *c);

@@ -35,6 +35,7 @@ struct registry_options {
     uint64_t    memory_max;               /* per version; 0: default */
     const struct engine_ops *const *engines; int engine_count;     /* found by name: "onnx", ... */
     struct expiry *expiry;
+    struct rate_limiter *limiter;         /* over all models; NULL: none */
     struct response_cache *cache;         /* for models whose config asks for it; NULL: none */
     const struct signers *signers; bool require_signatures;      /* who may vouch for versions; NULL: nobody is asked */
     struct inspector *inspector;          /* the parsing child; NULL: parse here only (tests) */
@@ -77,7 +78,10 @@ void        registry_unpin(struct registry *r, struct model_version *v);
 bool registry_ready(struct registry *r);          /* strict: every model that should be loaded is */
 
 /* Triton's repository control. Wait until done. Mode none or poll: ST_UNAVAILABLE. `config_json` overrides the file's config and may be NULL. */
+struct repository_file;
 enum status registry_load(struct registry *r, const char *name, const char *config_json, size_t config_length, const char *who, struct err *err);
+/* From the request's own files, in place of the model's folder, which there need not be; they are gone when it is unloaded or loaded again. A config must be given. */
+enum status registry_load_files(struct registry *r, const char *name, const char *config_json, size_t config_length, const struct repository_file *files, int count, const char *who, struct err *err);
 enum status registry_unload(struct registry *r, const char *name, bool dependents, const char *who, struct err *err);
 
 struct registry_index_row { const char *name; int64_t version; /* 0: none */ const char *state; /* READY UNAVAILABLE LOADING UNLOADING, "" */ const char *reason; };

@@ -46,6 +46,20 @@ enum status registry_load(struct registry *r, const char *name, const char *conf
     return err_set(err, st, "%s", cause.text);
 }
 
+enum status registry_load_files(struct registry *r, const char *name, const char *config_json, size_t config_length, const struct repository_file *files, int count, const char *who, struct err *err)
+{
+    struct job j = { .kind = JOB_LOAD, .model = name, .config_json = config_json, .config_length = config_length };
+    struct err cause;
+    enum status st = check_control(r, "a load", err);
+    if (!st) st = repository_override_make(r->repository, files, count, &j.override, err);
+    if (st) return st;
+    catalog_note_audit(r->catalog, who, "load of the request's files", name, "");
+    st = registry_run_job(r, &j, &cause);
+    if (!st) return ST_OK;
+    note_failure(r, who, "load failed", name, &cause);
+    return err_set(err, st, "%s", cause.text);
+}
+
 /* Ensembles, the only models that depend on others, do not exist yet: `dependents` has nothing to do. */
 enum status registry_unload(struct registry *r, const char *name, bool dependents, const char *who, struct err *err)
 {

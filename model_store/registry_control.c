@@ -119,15 +119,26 @@ static enum status look_at_disk(struct registry *r, struct model_entry *m, int *
     enum status st = repository_list_versions(r->repository, m->name, found, REPOSITORY_VERSIONS_MAX, count, err);
     for (int i = 0; !st && i < *count; i++)
         if (!registry_add_version(r, m, found[i])) st = err_set(err, ST_NO_MEMORY, "no memory for another version");
+    bool overridden = repository_overridden(r->repository, m->name);      /* its own versions are not gone, only not read */
     for (int i = 0, at = 0; i < m->count; i++) {
         struct version_entry *v = &m->versions[i];
         while (at < *count && found[at] < v->version) at++;
         bool there = at < *count && found[at] == v->version;
-        if (v->on_disk && !there) catalog_forget_version(r->catalog, m->name, v->version);
+        if (v->on_disk && !there && !overridden) catalog_forget_version(r->catalog, m->name, v->version);
         set_on_disk(r, v, there);
     }
     free(found);
     return st;
+}
+
+void control_look_again(struct registry *r, struct model_entry *m, bool wanted)
+{
+    int count;
+    struct err ignored;
+    look_at_disk(r, m, &count, &ignored);
+    pthread_mutex_lock(&r->lock);
+    m->wanted = wanted;
+    pthread_mutex_unlock(&r->lock);
 }
 
 static bool chosen_by_policy(const struct model_config *c, int64_t version)
@@ -206,7 +217,7 @@ enum status control_load_model(struct registry *r, struct model_entry *m, struct
     if (st) return st;
     bool *wanted = mem_calloc_array((uint64_t)m->count, sizeof *wanted);
     chosen = wanted ? choose_versions(m, c, wanted) : 0;
-    bool latest = c->policy == VERSION_LATEST;
+    bool latest = c->policy == VERSION_LATEST, overridden = repository_overridden(r->repository, m->name);      /* then what is not there may still serve */
     model_config_free(c);
     if (!wanted) return err_set(err, ST_NO_MEMORY, "no memory to choose versions");
     if (!chosen) first = err_set(err, ST_BAD_INPUT, "failed to load '%s', its version policy selects none of the store's versions", m->name);
@@ -218,7 +229,7 @@ enum status control_load_model(struct registry *r, struct model_entry *m, struct
     if (first && latest && chosen && !any_live(m)) load_fallback(r, m, wanted);
     for (int i = 0; i < m->count; i++) {
         struct version_entry *v = &m->versions[i];
-        if (wanted[i] || !v->live || (first && v->on_disk)) continue;
+        if (wanted[i] || !v->live || (first && (v->on_disk || overridden))) continue;
         retire(r, m, v, v->on_disk ? "not selected by the version policy" : "removed from the store");
     }
     free(wanted);

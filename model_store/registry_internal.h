@@ -24,6 +24,7 @@ struct loaded {
     struct model_config *config;
     char                *label_text;
     const char         **labels;
+    char                 files_digest[65];      /* what the catalog and signatures know; v.digest is the same, but of an ensemble */
     uint64_t             stamp;          /* of files and config when it was loaded */
     int                  pins;           /* guarded by the registry's lock */
     bool                 retired;
@@ -63,6 +64,7 @@ struct job {
     int64_t       version;
     const char   *config_json;
     size_t        config_length;
+    uint64_t      override;            /* JOB_LOAD: the files of the request; 0 none */
     enum status   status;
     struct err    err;
     bool          done;
@@ -111,6 +113,7 @@ void        control_start_models(struct registry *r);
 void        control_poll_store(struct registry *r);
 enum status control_load_model(struct registry *r, struct model_entry *m, struct err *err);
 enum status control_load_version(struct registry *r, struct model_entry *m, int64_t version, struct err *err);
+void        control_look_again(struct registry *r, struct model_entry *m, bool wanted);      /* after a load that was taken back */
 void        control_unload_model(struct registry *r, struct model_entry *m);
 void        control_sync_names(struct registry *r, struct model_entry *m);        /* aliases and default from the catalog */
 

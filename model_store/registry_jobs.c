@@ -24,25 +24,64 @@ static struct timespec after_ms(uint32_t ms)
 
 /* ---- the loader ---- */
 
-static enum status run_one(struct registry *r, struct job *j)
+static void set_config(struct registry *r, struct model_entry *m, char *json, size_t length)
 {
-    bool in_store = repository_has_model(r->repository, j->model);
+    pthread_mutex_lock(&r->lock);
+    m->config_json = json;
+    m->config_length = json ? length : 0;
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Files that the request brings stand in place of the model's folder while it is loaded from them. When that fails what was there before stands again. */
+static enum status load_model(struct registry *r, struct model_entry *m, struct job *j)
+{
+    uint64_t was = 0, now = 0;
+    char *before = m->config_json, *json = j->config_json ? strndup(j->config_json, j->config_length) : NULL;
+    size_t length_before = m->config_length;
+    bool wanted = m->wanted;
+    if (j->config_json && !json) return err_set(&j->err, ST_NO_MEMORY, "no memory for a model's config");
+    enum status st = repository_override_set(r->repository, m->name, j->override, &was, &j->err);
+    if (st) {
+        free(json);
+        return st;
+    }
+    set_config(r, m, json, j->config_length);
+    pthread_mutex_lock(&r->lock);
+    m->wanted = true;
+    pthread_mutex_unlock(&r->lock);
+    st = control_load_model(r, m, &j->err);
+    if (st && j->override) {
+        repository_override_set(r->repository, m->name, was, &now, NULL);
+        set_config(r, m, before, length_before);
+        control_look_again(r, m, wanted);
+        free(json);
+        return st;
+    }
+    free(before);
+    if (was != j->override) repository_override_remove(r->repository, was);
+    return st;
+}
+
+static enum status unload_model(struct registry *r, struct model_entry *m)
+{
+    uint64_t was;
+    control_unload_model(r, m);
+    repository_override_set(r->repository, m->name, 0, &was, NULL);
+    repository_override_remove(r->repository, was);
+    return ST_OK;
+}
+
+static enum status run_job(struct registry *r, struct job *j)
+{
+    bool in_store = j->override || repository_has_model(r->repository, j->model);
     struct model_entry *m = in_store ? registry_add_model(r, j->model) : registry_find_model(r, j->model, strlen(j->model));
     if (!m && in_store) return err_set(&j->err, ST_NO_MEMORY, "no memory for another model");
     if (!m || (!in_store && j->kind != JOB_UNLOAD)) return err_set(&j->err, ST_NOT_FOUND, "the store has no model '%.130s'", j->model);
     switch (j->kind) {
     case JOB_LOAD:
-        pthread_mutex_lock(&r->lock);
-        m->wanted = true;
-        free(m->config_json);
-        m->config_json = j->config_json ? strndup(j->config_json, j->config_length) : NULL;
-        m->config_length = m->config_json ? j->config_length : 0;
-        pthread_mutex_unlock(&r->lock);
-        if (j->config_json && !m->config_json) return err_set(&j->err, ST_NO_MEMORY, "no memory for a model's config");
-        return control_load_model(r, m, &j->err);
+        return load_model(r, m, j);
     case JOB_UNLOAD:
-        control_unload_model(r, m);
-        return ST_OK;
+        return unload_model(r, m);
     case JOB_LOAD_VERSION:
         return control_load_version(r, m, j->version, &j->err);
     case JOB_PUBLISHED: {
@@ -67,6 +106,13 @@ static enum status run_one(struct registry *r, struct job *j)
         return ST_OK;
     }
     return ST_INTERNAL;
+}
+
+static enum status run_one(struct registry *r, struct job *j)
+{
+    enum status st = run_job(r, j);
+    if (st && j->override) repository_override_remove(r->repository, j->override);
+    return st;
 }
 
 /* Swaps faster than old versions drain would pile them up. */

@@ -13,6 +13,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/digest.h"
 #include "base/file.h"
 #include "base/threads.h"
 
@@ -58,16 +59,34 @@ enum status load_read_config(struct registry *r, struct model_entry *m, int64_t 
     return st;
 }
 
+/* The digest that answers carry is that of the files; an ensemble is its config, so that one counts too (and may change, which the files may not). */
+static enum status name_contents(struct loaded *l, struct err *err)
+{
+    struct buf b;
+    uint8_t d[DIGEST_BYTES];
+    strcpy(l->v.digest, l->files_digest);
+    if (!l->config->ensemble.step_count) return ST_OK;
+    buf_init(&b, 0);
+    buf_puts(&b, l->files_digest);
+    model_config_write_json(&b, l->config);
+    bool made = !b.failed;
+    if (made) digest_bytes(b.data, b.length, d);
+    buf_free(&b);
+    if (made) digest_hex(d, l->v.digest);
+    return made ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory to compute a digest");
+}
+
 /* What is on disk must be what was recorded. A version's number is a promise: new content needs a new number, or a new publish. */
 static enum status check_digest(struct registry *r, struct loaded *l, struct err *err)
 {
     char recorded[65];
     struct told told = { r, l->name, l->v.version };
-    enum status st = repository_digest(r->repository, l->name, l->v.version, l->v.digest, tell_hashing, &told, err);
-    if (st) return st;
+    enum status st = repository_digest(r->repository, l->name, l->v.version, l->files_digest, tell_hashing, &told, err);
+    if (!st) st = name_contents(l, err);
+    if (st || repository_overridden(r->repository, l->name)) return st;
     st = catalog_find_digest(r->catalog, l->name, l->v.version, recorded, err);
-    if (st || !*recorded || !strcmp(recorded, l->v.digest)) return st;
-    return err_set(err, ST_BAD_INPUT, "its files are not those that were recorded (digest %.16s..., recorded %.16s...): put new files under a new version number, or publish this one again to accept them", l->v.digest, recorded);
+    if (st || !*recorded || !strcmp(recorded, l->files_digest)) return st;
+    return err_set(err, ST_BAD_INPUT, "its files are not those that were recorded (digest %.16s..., recorded %.16s...): put new files under a new version number, or publish this one again to accept them", l->files_digest, recorded);
 }
 
 static const char *engine_of_config(const struct model_config *c)
@@ -202,6 +221,14 @@ static enum status read_engine_parameters(const struct model_config *c, struct e
     return ST_OK;
 }
 
+struct state_files { struct registry *r; const char *model; };
+
+static enum status read_state_file(void *context, const char *path, size_t max, char **bytes, size_t *length, struct err *err)
+{
+    struct state_files *f = context;
+    return repository_read_file(f->r->repository, f->model, 0, path, max, bytes, length, err);
+}
+
 /* Are its answers functions of the inputs that a request brings and of the version's digest, in any order? Texts and pictures are not, a sequence has a state, and what an
  * ensemble answers follows from versions that its own digest does not know. */
 static bool may_cache(const struct loaded *l)
@@ -229,7 +256,7 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
 {
     struct model_config *c = l->config;
     char directory[4352], main_file[4352 + REPOSITORY_PATH_MAX];
-    snprintf(directory, sizeof directory, "%.4096s/%s/%" PRId64, repository_root(r->repository), l->name, l->v.version);
+    repository_folder(r->repository, l->name, l->v.version, directory, sizeof directory);
     snprintf(main_file, sizeof main_file, "%s/%s", directory, kind->main_file);
     struct model_files files = { .directory = directory, .main_file = main_file };
     int64_t rows = c->has_max_batch_size ? c->max_batch_size : DEFAULT_BATCH_ROWS;
@@ -247,7 +274,11 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
     st = model_config_complete(c, l->name, signature, err);
     if (!st && !(l->v.signature = model_config_for_clients(c, signature))) st = err_set(err, ST_NO_MEMORY, "no memory for the model's signature");
     if (!st) st = read_labels(r, l, err);
+    if (!st) st = model_config_read_states(c, read_state_file, &(struct state_files){ r, l->name }, err);
     if (may_cache(l)) c->scheduling.cache = r->o.cache;
+    c->scheduling.limiter = r->o.limiter;
+    c->scheduling.claims = c->claims;
+    c->scheduling.claim_count = c->claim_count;
     c->scheduling.model_name = l->name;
     c->scheduling.model_digest = l->v.digest;
     if (!st) st = scheduler_open(&l->v.scheduler, l->v.ops, l->v.engine, &c->scheduling, r->o.expiry, err);
@@ -270,7 +301,7 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     if (!st) st = find_kind(r, l, &kind, err);
     if (!st) st = find_engine(r, l, &kind, err);
     if (!st) st = check_digest(r, l, err);
-    if (!st) st = manifest_check(r->o.signers, r->o.require_signatures, r->repository, m->name, version, l->v.digest, l->v.signer, err);
+    if (!st) st = manifest_check(r->o.signers, r->o.require_signatures, r->repository, m->name, version, l->files_digest, l->v.signer, err);
     if (!st) tell(r, m->name, version, "checking");
     if (!st) st = inspect(r, l, &kind, err);
     if (!st) tell(r, m->name, version, "loading");
@@ -285,7 +316,7 @@ enum status load_open_version(struct registry *r, struct model_entry *m, int64_t
     uint64_t after = resident_bytes();
     l->v.memory_bytes = after > before ? after - before : 0;
     l->v.load_ns = clock_ns() - start;
-    if (!catalog_note_digest(r->catalog, m->name, version, l->v.digest))
+    if (!repository_overridden(r->repository, m->name) && !catalog_note_digest(r->catalog, m->name, version, l->files_digest))
         log_write(r->o.log, LOG_WARNING, "catalog", "the digest of %s version %" PRId64 " could not be recorded; it will be at its next load", m->name, version);
     const char *template_error = l->v.ops->text ? l->v.ops->text->template_error(l->v.engine) : NULL;
     if (template_error) log_write(r->o.log, LOG_WARNING, "load", "%s version %" PRId64 ": no chat template: %s", m->name, version, template_error);

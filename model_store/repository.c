@@ -48,13 +48,15 @@ static void open_own(struct repository *r)
     r->read_only = true;
     if (!make_folder(r->dirfd, ".inferd")) return;
     r->own = repository_open_folder(r->dirfd, ".inferd");
-    if (r->own < 0 || !make_folder(r->own, "uploads") || !make_folder(r->own, "staging") || faccessat(r->own, "uploads", W_OK, AT_EACCESS) || faccessat(r->own, ".", W_OK, AT_EACCESS)) {
+    if (r->own < 0 || !make_folder(r->own, "uploads") || !make_folder(r->own, "staging") || !make_folder(r->own, "overrides") || faccessat(r->own, "uploads", W_OK, AT_EACCESS) || faccessat(r->own, ".", W_OK, AT_EACCESS)) {
         if (r->own >= 0) close(r->own);
         r->own = -1;
         return;
     }
     r->read_only = false;
     collect_garbage(r);
+    repository_remove_tree(r->own, "overrides");
+    if (!make_folder(r->own, "overrides")) r->read_only = true;
 }
 
 enum status repository_open(struct repository **out, const char *store, struct log *log, struct err *err)
@@ -62,11 +64,13 @@ enum status repository_open(struct repository **out, const char *store, struct l
     struct repository *r = calloc(1, sizeof *r);
     if (!r) return err_set(err, ST_NO_MEMORY, "no memory to open the store");
     r->log = log;
+    pthread_mutex_init(&r->lock, NULL);
     r->root = realpath(store, NULL);
     r->dirfd = r->root ? open(r->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (r->dirfd < 0) {
         enum status st = err_set(err, ST_NOT_FOUND, "the store '%.300s' cannot be opened: %s", store, strerror(errno));
         free(r->root);
+        pthread_mutex_destroy(&r->lock);
         free(r);
         return st;
     }
@@ -78,6 +82,8 @@ enum status repository_open(struct repository **out, const char *store, struct l
 void repository_close(struct repository *r)
 {
     if (!r) return;
+    if (!r->read_only) repository_remove_tree(r->own, "overrides");
+    pthread_mutex_destroy(&r->lock);
     close(r->dirfd);
     if (r->own >= 0) close(r->own);
     free(r->root);
@@ -143,7 +149,29 @@ enum status repository_list_models(struct repository *r, char ***names, int *cou
     return st;
 }
 
-bool repository_has_model(struct repository *r, const char *model) { return model_name_valid(model, strlen(model)) && is_folder(r->dirfd, model); }
+bool repository_has_model(struct repository *r, const char *model)
+{
+    char place[REPOSITORY_PATH_MAX];
+    if (!model_name_valid(model, strlen(model))) return false;
+    repository_place(r, model, place);
+    return is_folder(r->dirfd, place);
+}
+
+/* The model's folder; -1. */
+static int open_model(struct repository *r, const char *model)
+{
+    char place[REPOSITORY_PATH_MAX];
+    if (!model_name_valid(model, strlen(model))) return -1;
+    repository_place(r, model, place);
+    return repository_open_folder(r->dirfd, place);
+}
+
+void repository_folder(struct repository *r, const char *model, int64_t version, char *out, size_t size)
+{
+    char place[REPOSITORY_PATH_MAX];
+    repository_place(r, model, place);
+    snprintf(out, size, "%.4096s/%s/%" PRId64, r->root, place, version);
+}
 
 static int compare_versions(const void *a, const void *b)
 {
@@ -153,7 +181,9 @@ static int compare_versions(const void *a, const void *b)
 
 enum status repository_list_versions(struct repository *r, const char *model, int64_t *out, int max, int *count, struct err *err)
 {
-    DIR *d = model_name_valid(model, strlen(model)) ? open_directory(r->dirfd, model) : NULL;
+    int fd = open_model(r, model);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d && fd >= 0) close(fd);
     *count = 0;
     if (!d) return err_set(err, ST_NOT_FOUND, "the store has no model '%.130s'", model);
     for (struct dirent *e; *count < max && (e = readdir(d));)
@@ -163,13 +193,11 @@ enum status repository_list_versions(struct repository *r, const char *model, in
     return ST_OK;
 }
 
-static void version_path(char out[REPOSITORY_PATH_MAX], const char *model, int64_t version) { snprintf(out, REPOSITORY_PATH_MAX, "%s/%" PRId64, model, version); }
-
 /* The folder MODEL/VERSION; neither part may be a link. */
 static int open_version(struct repository *r, const char *model, int64_t version)
 {
     char number[24];
-    int fd = model_name_valid(model, strlen(model)) ? repository_open_folder(r->dirfd, model) : -1;
+    int fd = open_model(r, model);
     if (fd < 0) return -1;
     snprintf(number, sizeof number, "%" PRId64, version);
     int inner = repository_open_folder(fd, number);
@@ -333,8 +361,10 @@ static uint64_t mix_stat(uint64_t h, const char *name, const struct stat *st)
 /* Files directly in MODEL/: config and labels. Their order does not matter: the sum of their numbers is taken. */
 static uint64_t stamp_own_files(struct repository *r, const char *model)
 {
-    DIR *d = open_directory(r->dirfd, model);
+    int fd = open_model(r, model);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
     uint64_t sum = 0;
+    if (!d && fd >= 0) close(fd);
     for (struct dirent *e; d && (e = readdir(d));) {
         struct stat st;
         if (e->d_name[0] != '.' && !fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode)) sum += mix_stat(2, e->d_name, &st);
@@ -360,16 +390,16 @@ uint64_t repository_stamp(struct repository *r, const char *model, int64_t versi
 
 enum status repository_open_file(struct repository *r, const char *model, int64_t version, const char *file, int *fd, uint64_t *size, struct err *err)
 {
-    char path[2 * REPOSITORY_PATH_MAX], folder[REPOSITORY_PATH_MAX];
+    char path[2 * REPOSITORY_PATH_MAX], place[REPOSITORY_PATH_MAX];
     enum status st = ST_NOT_FOUND;
     if (!model_name_valid(model, strlen(model))) return err_set(err, ST_NOT_FOUND, "the store has no model of this name");
+    repository_place(r, model, place);
     if (version) {
-        version_path(folder, model, version);
-        snprintf(path, sizeof path, "%s/%.500s", folder, file);
+        snprintf(path, sizeof path, "%.400s/%" PRId64 "/%.500s", place, version, file);
         st = file_open_below(fd, size, r->dirfd, path, err);
     }
     if (st == ST_NOT_FOUND) {
-        snprintf(path, sizeof path, "%s/%.500s", model, file);
+        snprintf(path, sizeof path, "%s/%.500s", place, file);
         st = file_open_below(fd, size, r->dirfd, path, err);
     }
     return st;

@@ -21,6 +21,19 @@ void        repository_close(struct repository *r);
 bool        repository_read_only(const struct repository *r);
 const char *repository_root(const struct repository *r);                                  /* absolute */
 
+/* The absolute folder of a version's files. */
+void        repository_folder(struct repository *r, const char *model, int64_t version, char *out, size_t size);
+
+/* ---- overrides: a model whose files came with a load request, in place of its folder (which there may be none of) ---- */
+/* They lie in .inferd/overrides under a number of our own, are read as the store's files are, and nothing of them is kept beyond the process. Paths are as in the
+ * model's folder ("1/model.onnx", "labels.txt"); every part is a plain name. */
+struct repository_file { const char *path; const void *bytes; size_t length; };
+enum status repository_override_make(struct repository *r, const struct repository_file *files, int count, uint64_t *id, struct err *err);
+/* The model's files are those of `id` from now on (0: of its own folder), and what they were before goes to *was. Loader thread. */
+enum status repository_override_set(struct repository *r, const char *model, uint64_t id, uint64_t *was, struct err *err);
+bool        repository_overridden(struct repository *r, const char *model);
+void        repository_override_remove(struct repository *r, uint64_t id);      /* 0 is allowed; what is mapped stays readable */
+
 /* Model names in alphabetical order: *names is one block of pointers and text, free() it. */
 enum status repository_list_models(struct repository *r, char ***names, int *count, struct err *err);
 bool        repository_has_model(struct repository *r, const char *model);

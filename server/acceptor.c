@@ -133,3 +133,8 @@ void acceptor_map_address(struct in6_addr *out, const struct sockaddr_storage *a
         memcpy(out->s6_addr + 12, &((const struct sockaddr_in *)a)->sin_addr, 4);
     }
 }
+
+uint16_t acceptor_map_port(const struct sockaddr_storage *a)
+{
+    return ntohs(a->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)a)->sin6_port : ((const struct sockaddr_in *)a)->sin_port);
+}

@@ -21,5 +21,6 @@ void        acceptor_free(struct acceptor *a);      /* stopped; NULL is allowed 
 
 /* IPv4 as mapped. */
 void        acceptor_map_address(struct in6_addr *out, const struct sockaddr_storage *a);
+uint16_t    acceptor_map_port(const struct sockaddr_storage *a);
 
 #endif

@@ -78,6 +78,8 @@ static enum status read_keys(const char *path, struct key **out, int *count, str
         else if (!digest_from_hex(hex, strlen(hex), keys[n].digest)) st = err_set(err, ST_BAD_INPUT, "%s line %d: the digest is not 64 lower-case hexadecimal digits", path, number);
         else st = read_scopes(scopes, &keys[n].scopes, path, number, err);
         if (!st) st = read_quotas(line + behind, &keys[n], path, number, err);
+        for (int i = 0; i < n && !st; i++)
+            if (!strcmp(keys[i].name, name)) st = err_set(err, ST_BAD_INPUT, "%s line %d: another key is called '%s' as well: the audit log and quotas go by names, so each key needs its own", path, number, name);
         if (!st) memcpy(keys[n++].name, name, sizeof name);
     }
     free(text);

@@ -9,6 +9,7 @@
 #include "engine/ensemble/ensemble.h"
 #include "engine/llm/llm_engine.h"
 #include "engine/onnx/onnx_engine.h"
+#include "engine/rate_limiter.h"
 #include "engine/response_cache.h"
 #include "kernels/kernels.h"
 #include "model_store/manifest.h"
@@ -22,7 +23,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2, CORES_PER_RPC_THREAD = 8 };
+enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2, TLS_TICKS = 5, METRICS_CONNECTIONS_MAX = 256, CORES_PER_RPC_THREAD = 8 };
 
 static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine, &diffusion_engine, &ensemble_engine };
 
@@ -67,13 +68,15 @@ static enum status start_registry(struct server *s, struct err *err)
     log_write(s->log, LOG_INFO, "cpu", "computing at level %s on %d cores", s->cpu_level, c->threads ? (int)c->threads : threads_cpu_count());
     struct registry_options o = {
         .store = c->store, .control = !strcmp(c->control, "poll") ? CONTROL_POLL : !strcmp(c->control, "explicit") ? CONTROL_EXPLICIT : CONTROL_NONE,
-        .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_model_count ? c->load_models : NULL, .load_at_start_count = c->load_model_count,
+        .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_models.count ? c->load_models.items : NULL, .load_at_start_count = c->load_models.count,
         .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = precision,
-        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .cache = s->cache, .signers = s->signers, .require_signatures = c->require_signatures, .inspector = s->inspector,
+        .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .limiter = s->limiter, .cache = s->cache, .signers = s->signers, .require_signatures = c->require_signatures, .inspector = s->inspector,
         .log = s->log, .progress = isatty(2) ? show_progress : NULL,
     };
     return registry_open(&s->registry, &o, err);
 }
+
+static uint32_t rpc_connections_max(const struct server_config *c) { return c->connections_max < RPC_CONNECTIONS_MAX ? (uint32_t)c->connections_max : RPC_CONNECTIONS_MAX; }
 
 static enum status start_listener(struct server *s, struct listener *l, int64_t port, bool metrics_only, struct err *err)
 {
@@ -81,10 +84,12 @@ static enum status start_listener(struct server *s, struct listener *l, int64_t 
     l->server = s;
     l->metrics_only = metrics_only;
     if (port == PORT_OFF) return ST_OK;
-    struct http_limits limits = { .connections_max = (uint32_t)c->connections_max, .per_address_max = c->per_address_max ? (uint32_t)c->per_address_max : s->loopback ? 0 : 1024,
-                                  .header_ms = (uint32_t)c->header_timeout_ms, .body_grace_ms = (uint32_t)c->header_timeout_ms, .idle_ms = (uint32_t)c->idle_timeout_ms, .stall_ms = (uint32_t)c->stall_timeout_ms };
+    uint32_t connections_max = metrics_only && c->connections_max > METRICS_CONNECTIONS_MAX ? METRICS_CONNECTIONS_MAX : (uint32_t)c->connections_max;
+    struct http_options options = { .connections_max = connections_max, .fds_elsewhere = metrics_only ? 0 : METRICS_CONNECTIONS_MAX + (c->grpc_port == PORT_OFF ? 0 : rpc_fds_wanted(rpc_connections_max(c))), .tls = s->tls,
+                                    .asks_client = !metrics_only /* probes have none */, .per_address_max = c->per_address_max ? (uint32_t)c->per_address_max : s->loopback ? 0 : 1024,
+                                    .header_ms = (uint32_t)c->header_timeout_ms, .body_grace_ms = (uint32_t)c->header_timeout_ms, .idle_ms = (uint32_t)c->idle_timeout_ms, .stall_ms = (uint32_t)c->stall_timeout_ms };
     struct http_handler handler = serve_handler(l);
-    return http_open(&l->http, c->host, (uint16_t)port, &handler, &limits, s->log, err);
+    return http_open(&l->http, c->host, (uint16_t)port, &handler, &options, s->log, err);
 }
 
 static void print_address(char *out, size_t size, const struct server *s, const struct listener *l)
@@ -98,9 +103,9 @@ static enum status start_rpc(struct server *s, struct err *err)
     const struct server_config *c = s->config;
     if (c->grpc_port == PORT_OFF) return ST_OK;
     int cores = threads_cpu_count();
-    struct rpc_options o = { .host = c->host, .port = (uint16_t)c->grpc_port, .connections_max = c->connections_max < RPC_CONNECTIONS_MAX ? (uint32_t)c->connections_max : RPC_CONNECTIONS_MAX,
+    struct rpc_options o = { .host = c->host, .port = (uint16_t)c->grpc_port, .connections_max = rpc_connections_max(c),
                              .per_address_max = c->per_address_max ? (uint32_t)c->per_address_max : s->loopback ? 0 : 1024, .message_max = (uint64_t)c->body_max,
-                             .fast_method = "/inference.GRPCInferenceService/ModelInfer", .threads = cores / CORES_PER_RPC_THREAD };
+                             .fast_method = "/inference.GRPCInferenceService/ModelInfer", .threads = cores / CORES_PER_RPC_THREAD, .tls = s->tls };
     struct rpc_handler handler = serve_rpc_handler(s);
     return rpc_open(&s->rpc, &o, &handler, s->log, err);
 }
@@ -147,11 +152,12 @@ static void give_back_when_quiet(struct server *s, int *quiet_ticks, uint64_t *s
 
 static void run(struct server *s, const sigset_t *signals)
 {
-    int quiet_ticks = 0;
+    int quiet_ticks = 0, tick = 0;
     uint64_t served = 0;
     for (;;) {
         int got = wait_signal(signals, TICK_MS);
         give_back_when_quiet(s, &quiet_ticks, &served);
+        if (s->tls && (got == SIGHUP || ++tick % TLS_TICKS == 0)) tls_refresh(s->tls, got == SIGHUP);
         if (got == SIGTERM || got == SIGINT || atomic_load(&s->drain_asked)) return;
         if (got != SIGHUP) continue;
         struct err err = { 0 };
@@ -190,6 +196,7 @@ static void stop(struct server *s)
     registry_close(s->registry);
     expiry_close(s->expiry);
     response_cache_close(s->cache);
+    rate_limiter_close(s->limiter);
     http_free(s->main_listener.http);
     http_free(s->metrics_listener.http);
     rpc_free(s->rpc);
@@ -197,6 +204,7 @@ static void stop(struct server *s)
     signers_close(s->signers);
     tracer_close(s->tracer);      /* after the last exchange, which tells of itself */
     auth_close(s->auth);
+    tls_close(s->tls);
     serve_trim(s);
     inspector_stop(s->inspector);
     log_write(s->log, LOG_INFO, "stop", "stopped");
@@ -212,6 +220,16 @@ static void raise_file_limit(void)
     if (files.rlim_cur >= want) return;
     files.rlim_cur = files.rlim_max == RLIM_INFINITY || files.rlim_max > want ? want : files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
+}
+
+static enum status start_limiter(struct server *s, struct err *err)
+{
+    const struct config_list *resources = &s->config->rate_limit_resources;
+    enum status st = ST_OK;
+    if (!strcmp(s->config->rate_limit, "off")) return ST_OK;
+    if (!(s->limiter = rate_limiter_open())) return err_set(err, ST_NO_MEMORY, "no memory for the rate limiter");
+    for (int i = 0; i < resources->count && !st; i++) st = rate_limiter_fix(s->limiter, resources->items[i], err);
+    return st;
 }
 
 static enum status start_tracer(struct server *s, struct err *err)
@@ -239,11 +257,13 @@ static enum status start(struct server *s, struct err *err)
     buf_free(&effective);
     st = check_exposure(s, err);
     if (!st) st = auth_open(&s->auth, c->api_keys, s->loopback || c->insecure_no_auth, err);
+    if (!st && c->tls_cert) st = tls_open(&s->tls, c->tls_cert, c->tls_key, c->tls_client_ca, s->log, err);
     if (!st) st = expiry_open(&s->expiry, err);
     if (!st && c->response_cache_bytes && !(s->cache = response_cache_open((uint64_t)c->response_cache_bytes))) st = err_set(err, ST_NO_MEMORY, "no memory for the response cache");
     if (!st && c->require_signatures && !c->trusted_signers) st = err_set(err, ST_BAD_INPUT, "--require-signatures needs --trusted-signers, or nothing could be loaded");
     if (!st && c->trusted_signers) st = signers_open(&s->signers, c->trusted_signers, err);
     if (!st && c->allow_shared_memory && !(s->regions = regions_open())) st = err_set(err, ST_NO_MEMORY, "no memory for shared memory regions");
+    if (!st) st = start_limiter(s, err);
     if (!st) st = start_tracer(s, err);
     if (!st) st = jobs_open(&s->jobs, JOB_THREADS, JOBS_WAITING, err);
     if (!st) st = start_registry(s, err);

@@ -21,12 +21,17 @@ static const struct setting settings[] = {
     { "metrics-port", PORT, AT(metrics_port), 0, 65535, "PORT", "Prometheus port (8002)" },
     { "control", TEXT, AT(control), 0, 0, "MODE", "none: load every model at start (default); poll: and follow changes of the store; explicit: load what is asked for" },
     { "load-model", LIST, AT(load_models), 0, 0, "NAME", "explicit mode: load NAME at start (again for more; * loads all)" },
+    { "rate-limit", TEXT, AT(rate_limit), 0, 0, "MODE", "off (default), or execution_count: models wait for the resources that their configs' rate_limiter names" },
+    { "rate-limit-resource", LIST, AT(rate_limit_resources), 0, 0, "NAME:COUNT", "copies of a resource there are (again for more; default: what the most demanding loaded model needs)" },
     { "poll-ms", NUMBER, AT(poll_ms), 50, 3600000, "N", "poll mode: look at the store every N milliseconds (1000)" },
     { "threads", NUMBER, AT(threads), 0, 1024, "N", "cores to compute on (0: all this process may use)" },
     { "cpu-level", TEXT, AT(cpu_level), 0, 0, "LEVEL", "use no instructions beyond scalar, avx2, avx512 or amx" },
     { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: f32, bf16, or auto (the quickest whose error is small: docs/NETWORKS.md); a model's parameter `precision` comes first" },
     { "api-keys", TEXT, AT(api_keys), 0, 0, "FILE", "keys: lines of sha256-hex scopes name [requests=N] [tokens=N], scopes from infer,read,admin, quotas a minute; read again on SIGHUP" },
     { "insecure-no-auth", SWITCH, AT(insecure_no_auth), 0, 0, NULL, "listen beyond loopback without keys (logged as a warning at every start)" },
+    { "tls-cert", TEXT, AT(tls_cert), 0, 0, "FILE", "speak TLS on every port, with this certificate chain (PEM; read again when it changes, and on SIGHUP)" },
+    { "tls-key", TEXT, AT(tls_key), 0, 0, "FILE", "its key (PEM, no password, mode 0600)" },
+    { "tls-client-ca", TEXT, AT(tls_client_ca), 0, 0, "FILE", "take only clients with a certificate of these authorities on the HTTP and gRPC ports (PEM)" },
     { "allowed-hosts", TEXT, AT(allowed_hosts), 0, 0, "NAMES", "more names that a Host header may carry on loopback, comma-separated" },
     { "strict-readiness", SWITCH, AT(strict_readiness), 0, 0, NULL, "ready only when every model is (true)" },
     { "drain-delay", NUMBER, AT(drain_delay_s), 0, 3600, "SECONDS", "after SIGTERM keep listening that long while not ready (0)" },
@@ -80,10 +85,11 @@ static enum status put_text(struct server_config *c, const struct setting *s, co
         return ST_OK;
     }
     case LIST: {
-        if (c->load_model_count == CONFIG_MODELS_MAX) return err_set(err, ST_BAD_INPUT, "%s%s may be given %d times", where, s->name, CONFIG_MODELS_MAX);
+        struct config_list *list = (struct config_list *)((char *)c + s->at);
+        if (list->count == CONFIG_LIST_MAX) return err_set(err, ST_BAD_INPUT, "%s%s may be given %d times", where, s->name, CONFIG_LIST_MAX);
         char *copy = arena_copy(&c->arena, text, strlen(text));
         if (!copy) return err_set(err, ST_NO_MEMORY, "no memory for the configuration");
-        c->load_models[c->load_model_count++] = copy;
+        list->items[list->count++] = copy;
         return ST_OK;
     }
     case SWITCH:
@@ -155,14 +161,18 @@ static enum status check(const struct server_config *c, struct err *err)
     if (!c->store) return err_set(err, ST_BAD_INPUT, "--store DIR is needed: the folder that holds the models");
     if (strcmp(c->control, "none") && strcmp(c->control, "poll") && strcmp(c->control, "explicit"))
         return err_set(err, ST_BAD_INPUT, "--control takes none, poll or explicit, not '%.64s'", c->control);
-    if (c->load_model_count && strcmp(c->control, "explicit")) return err_set(err, ST_BAD_INPUT, "--load-model is for --control explicit");
+    if (c->load_models.count && strcmp(c->control, "explicit")) return err_set(err, ST_BAD_INPUT, "--load-model is for --control explicit");
+    if (!c->tls_cert != !c->tls_key) return err_set(err, ST_BAD_INPUT, "--tls-cert and --tls-key go together");
+    if (c->tls_client_ca && !c->tls_cert) return err_set(err, ST_BAD_INPUT, "--tls-client-ca needs --tls-cert and --tls-key");
+    if (strcmp(c->rate_limit, "off") && strcmp(c->rate_limit, "execution_count")) return err_set(err, ST_BAD_INPUT, "--rate-limit takes off or execution_count, not '%.64s'", c->rate_limit);
+    if (c->rate_limit_resources.count && !strcmp(c->rate_limit, "off")) return err_set(err, ST_BAD_INPUT, "--rate-limit-resource is for --rate-limit execution_count");
     if (strcmp(c->precision, "f32") && strcmp(c->precision, "bf16") && strcmp(c->precision, "auto")) return err_set(err, ST_BAD_INPUT, "--precision takes f32, bf16 or auto, not '%.64s'", c->precision);
     return ST_OK;
 }
 
 enum status config_read(struct server_config *c, int argc, char **argv, bool *help, struct err *err)
 {
-    *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .allowed_hosts = "", .http_port = 8000, .grpc_port = 8001, .metrics_port = 8002,
+    *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .rate_limit = "off", .allowed_hosts = "", .http_port = 8000, .grpc_port = 8001, .metrics_port = 8002,
                                  .poll_ms = 1000, .exit_timeout_s = 30, .connections_max = 10000, .body_max = 64 << 20, .request_memory_max = 512 << 20,
                                  .model_memory_max = INT64_C(8) << 30, .response_cache_bytes = 64 << 20, .trace_rate = 1000, .trace_count = -1, .header_timeout_ms = 10000, .idle_timeout_ms = 75000, .stall_timeout_ms = 30000,
                                  .strict_readiness = true, .access_log = true };
@@ -187,7 +197,7 @@ void config_free(struct server_config *c) { arena_free(&c->arena); }
 void config_write_help(struct buf *out)
 {
     buf_puts(out, "inferd serve --store DIR [flags]\n\nServes every model of the store over HTTP and gRPC (Open Inference Protocol v2, OpenAI) until SIGTERM, which drains.\n"
-                  "SIGHUP reads the keys again.\n\n");
+                  "SIGHUP reads the keys and certificates again.\n\n");
     for (int i = 0; i < SETTINGS; i++) {
         char flag[64];
         snprintf(flag, sizeof flag, "--%s %s", settings[i].name, settings[i].value ? settings[i].value : "");
@@ -209,9 +219,10 @@ void config_write_json(struct buf *out, const struct server_config *c)
         else if (settings[i].kind == NUMBER || settings[i].kind == PORT) buf_int(out, number);
         else if (settings[i].kind == LIST) {
             buf_putc(out, '[');
-            for (int k = 0; k < c->load_model_count; k++) {
+            const struct config_list *list = p;
+            for (int k = 0; k < list->count; k++) {
                 if (k) buf_putc(out, ',');
-                json_write_text(out, c->load_models[k]);
+                json_write_text(out, list->items[k]);
             }
             buf_putc(out, ']');
         } else if (*(const char *const *)p) json_write_text(out, *(const char *const *)p);

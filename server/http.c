@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/threads.h"
+#include "server/tls.h"
 
 #include <arpa/inet.h>
 #include <assert.h>
@@ -27,6 +28,8 @@ struct http {
     struct http_guard  *guard;
     struct http_handler handler;
     struct log         *log;
+    struct tls         *tls;
+    bool                asks_client;
     atomic_uint         busy;
     pthread_mutex_t     lock;                    /* recursive: `gone` may lead to http_resume. Guards the four lists below */
     struct http_call   *suspended;
@@ -198,7 +201,9 @@ static void refuse_body(struct http_call *c, enum status st, const char *text)
     int n = snprintf(answer, sizeof answer, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n{\"error\":\"%s\"}",
                      status_http(st), status_words(st), strlen(text) + 12, text);
     c->status = status_http(st);
-    if (send(c->fd, answer, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return;
+    const union MHD_ConnectionInfo *i = c->http->tls ? MHD_get_connection_info(c->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION) : NULL;
+    if (i) tls_send(i->tls_session, answer, (size_t)n);
+    else if (send(c->fd, answer, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return;
 }
 
 static bool take_body(struct http_call *c, const char *data, size_t n)
@@ -432,11 +437,22 @@ static void on_completed(void *p, struct MHD_Connection *connection, void **stat
     call_free(c);
 }
 
+/* The library has made the session and not begun it: here it gets our certificate and our rules, and the connection holds them until its session is gone. */
+static void begin_session(struct http *h, struct MHD_Connection *connection, void **state)
+{
+    const union MHD_ConnectionInfo *session = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION), *fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    const struct tls_identity *i = session ? tls_begin(h->tls, session->tls_session, h->asks_client) : NULL;
+    *state = (void *)i;
+    if (!i && fd) shutdown(fd->connect_fd, SHUT_RDWR);
+}
+
 static void on_connection(void *p, struct MHD_Connection *connection, void **state, enum MHD_ConnectionNotificationCode code)
 {
     struct http *h = p;
-    (void)state;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED && h->tls) begin_session(h, connection, state);
     if (code != MHD_CONNECTION_NOTIFY_CLOSED) return;
+    if (*state) tls_release(*state);
+    *state = NULL;
     const union MHD_ConnectionInfo *i = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (i) http_guard_closed(h->guard, i->connect_fd);
 }
@@ -541,7 +557,7 @@ static void stop_loop(struct http *h)
     take_newcomers(h);      /* so that the library closes them with the others */
 }
 
-enum status http_open(struct http **out, const char *address, uint16_t port, const struct http_handler *handler, const struct http_limits *limits,
+enum status http_open(struct http **out, const char *address, uint16_t port, const struct http_handler *handler, const struct http_options *options,
                       struct log *log, struct err *err)
 {
     struct http *h = calloc(1, sizeof *h);
@@ -556,11 +572,14 @@ enum status http_open(struct http **out, const char *address, uint16_t port, con
     pthread_mutex_init(&h->lock, &recursive);
     pthread_mutexattr_destroy(&recursive);
     pthread_mutex_init(&h->spare_lock, NULL);
-    struct http_limits none = { 0 };
+    struct http_options none = { 0 };
+    h->tls = options ? options->tls : NULL;
+    h->asks_client = options && options->asks_client;
     enum status st = (h->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0 ? err_set(err, ST_INTERNAL, "no eventfd: %s", strerror(errno)) : ST_OK;
-    if (!st) st = http_guard_open(&h->guard, h, address, port, limits ? limits : &none, log, err);
+    if (!st) st = http_guard_open(&h->guard, h, address, port, options ? options : &none, log, err);
     if (st) goto free_http;
-    h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
+    const struct tls_identity *i = h->tls ? tls_hold(h->tls) : NULL;      /* the library wants a certificate at its start; begin_session decides what is shown */
+    h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG | (i ? MHD_USE_TLS : 0),
                                  0, NULL, NULL, on_access, h,
                                  MHD_OPTION_EXTERNAL_LOGGER, on_library_log, h,
                                  MHD_OPTION_URI_LOG_CALLBACK, on_request_line, h,
@@ -570,7 +589,10 @@ enum status http_open(struct http **out, const char *address, uint16_t port, con
                                  MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)POOL_BYTES,
                                  MHD_OPTION_CONNECTION_MEMORY_INCREMENT, (size_t)(16 << 10),
                                  MHD_OPTION_STRICT_FOR_CLIENT, 1,
+                                 i ? MHD_OPTION_HTTPS_MEM_CERT : MHD_OPTION_END, i ? i->cert : NULL,
+                                 MHD_OPTION_HTTPS_MEM_KEY, i ? i->key : NULL,
                                  MHD_OPTION_END);
+    if (i) tls_release(i);
     if (!h->daemon) {
         st = err_set(err, ST_INTERNAL, "the HTTP library did not start on port %u", port);
         http_guard_stop(h->guard);

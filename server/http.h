@@ -37,14 +37,19 @@ struct http_handler {
     void (*end)(void *context, struct http_call *c, bool sent);
 };
 
-struct http_limits {
+struct tls;
+
+struct http_options {
     uint32_t connections_max;      /* 0: HTTP_CONNECTIONS_MAX */
+    uint32_t fds_elsewhere;        /* descriptors that other listeners may take */
     uint32_t per_address_max;      /* 0: no limit */
     uint32_t header_ms, body_grace_ms, body_bytes_per_s, idle_ms, stall_ms;    /* 0: 10 s, 10 s, 1024, 75 s, 30 s */
+    struct tls *tls;               /* NULL: plain text */
+    bool asks_client;              /* for a certificate, when tls has authorities for that */
 };
 
 /* Binds numeric `address` ("127.0.0.1", "::1", "0.0.0.0") and `port` (0: a free one). */
-enum status http_open(struct http **out, const char *address, uint16_t port, const struct http_handler *handler, const struct http_limits *limits,
+enum status http_open(struct http **out, const char *address, uint16_t port, const struct http_handler *handler, const struct http_options *options,
                       struct log *log, struct err *err);
 uint16_t    http_port(const struct http *h);
 uint32_t    http_connections(const struct http *h);

@@ -23,7 +23,7 @@ enum { TICK_BUSY_MS = 20, TICK_IDLE_MS = 250, SCAN_MS = 500 };
 struct http_guard {
     struct http            *http;
     struct log             *log;
-    struct http_limits      limits;
+    struct http_options     limits;
     struct acceptor        *acceptor;
     int                     wake;                 /* an eventfd that ends the watcher */
     struct http_connection *connections;          /* [fd_max], by descriptor */
@@ -58,11 +58,11 @@ void http_guard_closed(struct http_guard *g, int fd)
 
 /* ---- accepting ---- */
 
-static void refuse(int fd)
+static void refuse(const struct http_guard *g, int fd)
 {
     static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: application/json\r\nContent-Length: 32\r\n\r\n"
                                  "{\"error\":\"too many connections\"}";
-    if (send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL | MSG_DONTWAIT) > 0) shutdown(fd, SHUT_WR);
+    if (!g->limits.tls && send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL | MSG_DONTWAIT) > 0) shutdown(fd, SHUT_WR);
     close(fd);
 }
 
@@ -81,7 +81,7 @@ static void take(void *context, int fd, const struct sockaddr_storage *from, soc
     struct in6_addr address;
     acceptor_map_address(&address, from);
     if (fd >= g->fd_max || atomic_load(&g->count) >= g->limits.connections_max || address_full(g, &address)) {
-        refuse(fd);
+        refuse(g, fd);
         return;
     }
     struct http_connection *c = &g->connections[fd];
@@ -93,7 +93,7 @@ static void take(void *context, int fd, const struct sockaddr_storage *from, soc
     atomic_fetch_add(&g->count, 1);
     if (http_adopt(g->http, fd, (const struct sockaddr *)from, length)) return;
     http_guard_closed(g, fd);
-    refuse(fd);
+    refuse(g, fd);
 }
 
 /* ---- watching ---- */
@@ -108,9 +108,10 @@ static bool tcp_bytes(int fd, uint64_t *received, uint64_t *acked)
     return true;
 }
 
-static void end(struct http_connection *c, int fd, const char *answer)
+/* Within TLS the session belongs to the listener's thread: such a connection ends without a word. */
+static void end(const struct http_guard *g, struct http_connection *c, int fd, const char *answer)
 {
-    if (answer && send(fd, answer, strlen(answer), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) answer = NULL;
+    if (answer && !g->limits.tls && send(fd, answer, strlen(answer), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) answer = NULL;
     c->shut = true;
     shutdown(fd, SHUT_RDWR);
 }
@@ -133,11 +134,11 @@ static void watch_one(struct http_guard *g, int fd, uint64_t now)
     if (c->shut) return;
     if (phase == PHASE_BODY) {
         uint64_t bytes = atomic_load_explicit(&c->body_bytes, memory_order_relaxed);
-        if (age_ms > g->limits.body_grace_ms && bytes * 1000 / age_ms < g->limits.body_bytes_per_s) end(c, fd, slow);
+        if (age_ms > g->limits.body_grace_ms && bytes * 1000 / age_ms < g->limits.body_bytes_per_s) end(g, c, fd, slow);
         return;
     }
     if (phase == PHASE_HEADERS && atomic_load_explicit(&c->fresh, memory_order_relaxed)) {
-        if (age_ms > g->limits.header_ms) end(c, fd, tcp_bytes(fd, &received, &acked) && received ? slow : NULL);      /* who has asked nothing is answered nothing: an answer now would be taken for the next one */
+        if (age_ms > g->limits.header_ms) end(g, c, fd, tcp_bytes(fd, &received, &acked) && received ? slow : NULL);      /* who has asked nothing is answered nothing: an answer now would be taken for the next one */
         return;
     }
     if (!tcp_bytes(fd, &received, &acked)) return;
@@ -150,11 +151,11 @@ static void watch_one(struct http_guard *g, int fd, uint64_t now)
         return;
     }
     if (phase == PHASE_SEND) {
-        if ((now - c->moved_ns) / 1000000 > g->limits.stall_ms) end(c, fd, NULL);
+        if ((now - c->moved_ns) / 1000000 > g->limits.stall_ms) end(g, c, fd, NULL);
         return;
     }
     /* between requests: bytes that have come since we first looked are a header that began and is not complete */
-    if (bytes != c->seen_bytes ? (now - c->moved_ns) / 1000000 > g->limits.header_ms : age_ms > g->limits.idle_ms) end(c, fd, NULL);
+    if (bytes != c->seen_bytes ? (now - c->moved_ns) / 1000000 > g->limits.header_ms : age_ms > g->limits.idle_ms) end(g, c, fd, NULL);
 }
 
 static void *watch_run(void *p)
@@ -177,16 +178,16 @@ static void *watch_run(void *p)
 
 /* ---- life ---- */
 
-static void set_limits(struct http_guard *g, const struct http_limits *l)
+static void set_limits(struct http_guard *g, const struct http_options *o)
 {
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     g->fd_max = files.rlim_cur > 1 << 20 ? 1 << 20 : (int)files.rlim_cur;
-    g->limits = *l;
+    g->limits = *o;
     if (!g->limits.connections_max) g->limits.connections_max = HTTP_CONNECTIONS_MAX;
-    uint32_t have = g->fd_max > 2 * HTTP_FD_RESERVE ? (uint32_t)(g->fd_max - HTTP_FD_RESERVE) : (uint32_t)g->fd_max / 2;
+    uint32_t fds = (uint32_t)g->fd_max, kept = HTTP_FD_RESERVE + o->fds_elsewhere, have = fds > 2 * kept ? fds - kept : fds / 2;
     if (g->limits.connections_max > have) {
-        log_write(g->log, LOG_WARNING, "limits", "connections are limited to %u: RLIMIT_NOFILE is %d, and %d descriptors are kept in reserve", have, g->fd_max, HTTP_FD_RESERVE);
+        log_write(g->log, LOG_WARNING, "limits", "connections are limited to %u: RLIMIT_NOFILE is %d, and %u descriptors are kept for others", have, g->fd_max, kept);
         g->limits.connections_max = have;
     }
     if (!g->limits.header_ms) g->limits.header_ms = 10000;
@@ -196,14 +197,14 @@ static void set_limits(struct http_guard *g, const struct http_limits *l)
     if (!g->limits.stall_ms) g->limits.stall_ms = 30000;
 }
 
-enum status http_guard_open(struct http_guard **out, struct http *h, const char *address, uint16_t port, const struct http_limits *limits, struct log *log, struct err *err)
+enum status http_guard_open(struct http_guard **out, struct http *h, const char *address, uint16_t port, const struct http_options *options, struct log *log, struct err *err)
 {
     struct http_guard *g = calloc(1, sizeof *g);
     if (!g) return err_set(err, ST_NO_MEMORY, "no memory for a listener");
     g->http = h;
     g->log = log;
     g->wake = -1;
-    set_limits(g, limits);
+    set_limits(g, options);
     g->connections = mem_calloc_array((uint64_t)g->fd_max, sizeof *g->connections);
     enum status st = g->connections ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory for %d connections", g->fd_max);
     if (!st) st = acceptor_open(&g->acceptor, "http accept", address, port, take, g, err);

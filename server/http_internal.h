@@ -27,7 +27,7 @@ struct http_connection {
 
 struct http_guard;
 
-enum status http_guard_open(struct http_guard **out, struct http *h, const char *address, uint16_t port, const struct http_limits *limits, struct log *log, struct err *err);
+enum status http_guard_open(struct http_guard **out, struct http *h, const char *address, uint16_t port, const struct http_options *options, struct log *log, struct err *err);
 enum status http_guard_start(struct http_guard *g, struct err *err);      /* when the library is ready to adopt */
 uint16_t    http_guard_port(const struct http_guard *g);
 uint32_t    http_guard_connections(const struct http_guard *g);

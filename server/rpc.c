@@ -144,12 +144,13 @@ static void library_log(gpr_log_func_args *args) { (void)args; }      /* its wor
 static void adopt(void *context, int fd)
 {
     struct rpc *s = context;
-    grpc_server_add_channel_from_fd(s->server, fd, s->insecure);
+    if (s->tls) rpc_tls_adopt(s, fd);
+    else grpc_server_add_channel_from_fd(s->server, fd, s->credentials);
 }
 
 static grpc_arg number_arg(const char *key, int value) { return (grpc_arg){ .type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = value }; }
 
-static grpc_server *make_server(const struct rpc_options *o)
+static grpc_server *make_server(struct rpc *rpc, const struct rpc_options *o)
 {
     grpc_resource_quota *quota = grpc_resource_quota_create("inferd");
     grpc_resource_quota_resize(quota, QUOTA_BYTES);
@@ -159,7 +160,7 @@ static grpc_server *make_server(const struct rpc_options *o)
         number_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, RPC_IDLE_MS), number_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, RPC_HANDSHAKE_MS),
         number_arg(GRPC_ARG_KEEPALIVE_TIME_MS, 60000), number_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000), number_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2),
         number_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000), number_arg(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0), number_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        number_arg(GRPC_ARG_ALLOW_REUSEPORT, 0), number_arg(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, READ_BYTES_MAX),
+        number_arg(GRPC_ARG_ALLOW_REUSEPORT, 0), rpc_tls_arg(rpc), number_arg(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, READ_BYTES_MAX),
         { .type = GRPC_ARG_POINTER, .key = (char *)GRPC_ARG_RESOURCE_QUOTA, .value.pointer = { quota, grpc_resource_quota_arg_vtable() } },
     };
     grpc_server *s = grpc_server_create(&(grpc_channel_args){ sizeof args / sizeof *args, args }, NULL);
@@ -203,12 +204,14 @@ enum status rpc_open(struct rpc **out, const struct rpc_options *o, const struct
     }
     gpr_set_log_function(library_log);
     grpc_init();
-    s->server = make_server(o);
-    s->insecure = grpc_insecure_server_credentials_create();
+    s->tls = o->tls;
+    s->server = make_server(s, o);
+    if (s->tls) st = rpc_tls_open(s, err);
+    else s->credentials = grpc_insecure_server_credentials_create();
     s->fast = grpc_server_register_method(s->server, s->fast_path, NULL, GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER, 0);
     s->loop_count = o->threads < 1 ? 1 : o->threads > RPC_LOOPS_MAX ? RPC_LOOPS_MAX : o->threads;
     for (int i = 0; i < s->loop_count; i++) loop_open(s, &s->loops[i]);
-    grpc_server_start(s->server);
+    if (!st) grpc_server_start(s->server);
     atomic_store(&s->listening, true);
     for (int i = 0; i < s->loop_count && !st; i++) {
         st = thread_start(&s->loops[i].thread, "rpc", loop_run, &s->loops[i], err);
@@ -262,7 +265,7 @@ void rpc_free(struct rpc *s)
     if (!s) return;
     grpc_server_destroy(s->server);
     for (int i = 0; i < s->loop_count; i++) loop_close(&s->loops[i]);
-    grpc_server_credentials_release(s->insecure);
+    if (s->credentials) grpc_server_credentials_release(s->credentials);
     grpc_shutdown_blocking();
     rpc_guard_free(s->guard);
     free(s);

@@ -1,4 +1,4 @@
-/* One gRPC listener over the C core: completion queues with one thread each. rpc.c and rpc_call.c are the only files that name the library; rpc_guard.c accepts, counts and
+/* One gRPC listener over the C core: completion queues with one thread each. rpc.c, rpc_call.c and rpc_tls.c are the only files that name the library; rpc_guard.c accepts, counts and
  * closes connections by our own limits (R8, R9), since the library's listener never listens again once descriptors ran out and it does not mind a client
  * that resets its streams for ever.
  *
@@ -20,6 +20,7 @@ enum {
 
 struct rpc;
 struct rpc_call;
+struct tls;
 
 enum rpc_next { RPC_MORE /* *out holds a message */, RPC_WAIT /* until rpc_news */, RPC_END /* rpc_end_stream was called */ };
 
@@ -51,8 +52,11 @@ struct rpc_options {
     uint64_t    message_max;
     const char *fast_method;             /* the unary method that most calls are for: its message is read with the call */
     int         threads;
+    struct tls *tls;                     /* NULL: plain text */
 };
 
+/* How many descriptors a listener may take for connections, when it is asked for `connections_max`. */
+uint32_t    rpc_fds_wanted(uint32_t connections_max);
 enum status rpc_open(struct rpc **out, const struct rpc_options *o, const struct rpc_handler *handler, struct log *log, struct err *err);
 uint16_t    rpc_port(const struct rpc *s);
 uint32_t    rpc_connections(const struct rpc *s);

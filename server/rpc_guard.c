@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@ enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCA
 struct rpc_connection {
     uint64_t        cookie;              /* 0: none */
     struct in6_addr address;
+    uint16_t        port;
     uint64_t        since_ns, window_ns;
     uint32_t        resets;              /* since window_ns */
     uint64_t        marked_bytes;        /* received when rpc_guard_mark was called */
@@ -94,7 +96,7 @@ static void take(void *context, int fd, const struct sockaddr_storage *from, soc
     bool room = fd < g->fd_max && !is_full(g, &address);
     if (room) {
         if (!g->connections[fd].cookie) g->count++;      /* else the one before has closed and was not missed yet */
-        g->connections[fd] = (struct rpc_connection){ .cookie = cookie_of(fd), .address = address, .since_ns = now, .silent = true };
+        g->connections[fd] = (struct rpc_connection){ .cookie = cookie_of(fd), .address = address, .port = acceptor_map_port(from), .since_ns = now, .silent = true };
         if (fd >= g->fd_top) g->fd_top = fd + 1;
     }
     pthread_mutex_unlock(&g->lock);
@@ -110,10 +112,38 @@ void rpc_guard_tick(struct rpc_guard *g)
     pthread_mutex_unlock(&g->lock);
 }
 
+/* A peer within TLS: "ipv4:127.0.0.1:4711" or "ipv6:%5B::1%5D:4711". */
+static bool read_address(const char *peer, struct in6_addr *address, uint16_t *port)
+{
+    char text[INET6_ADDRSTRLEN + 8];
+    struct sockaddr_storage a = { 0 };
+    bool v6 = !strncmp(peer, "ipv6:", 5);
+    const char *from = peer + 5, *colon = strrchr(peer, ':');
+    if (!v6 && strncmp(peer, "ipv4:", 5)) return false;
+    size_t open = !v6 ? 0 : strncasecmp(from, "%5B", 3) ? 1 : 3, n = (size_t)(colon - from);
+    if (colon < from || n < 2 * open || n - 2 * open >= sizeof text) return false;
+    memcpy(text, from + open, n - 2 * open);
+    text[n - 2 * open] = 0;
+    *port = (uint16_t)atoi(colon + 1);
+    a.ss_family = v6 ? AF_INET6 : AF_INET;
+    if (inet_pton(a.ss_family, text, v6 ? (void *)&((struct sockaddr_in6 *)&a)->sin6_addr : (void *)&((struct sockaddr_in *)&a)->sin_addr) != 1) return false;
+    acceptor_map_address(address, &a);
+    return true;
+}
+
 /* With the lock. NULL: the peer is none of ours, or is gone. */
 static struct rpc_connection *connection_of(struct rpc_guard *g, const char *peer, int *fd)
 {
     char *end;
+    struct in6_addr address;
+    uint16_t port;
+    if (read_address(peer, &address, &port)) {
+        for (*fd = 0; *fd < g->fd_top; ++*fd) {
+            struct rpc_connection *c = &g->connections[*fd];
+            if (c->cookie && c->port == port && !memcmp(&c->address, &address, sizeof address) && cookie_of(*fd) == c->cookie) return c;
+        }
+        return NULL;
+    }
     if (strncmp(peer, "fd:", 3)) return NULL;
     long n = strtol(peer + 3, &end, 10);
     if (end == peer + 3 || *end || n < 0 || n >= g->fd_top || !g->connections[n].cookie) return NULL;
@@ -174,6 +204,14 @@ void rpc_guard_address(struct rpc_guard *g, const char *peer, char *out, size_t 
     pthread_mutex_unlock(&g->lock);
 }
 
+uint32_t rpc_fds_wanted(uint32_t connections_max)
+{
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    uint32_t share = (files.rlim_cur > FD_TABLE_MAX ? FD_TABLE_MAX : (uint32_t)files.rlim_cur) / RPC_FD_SHARE, want = connections_max ? connections_max : RPC_CONNECTIONS_MAX;
+    return want < share ? want : share;
+}
+
 enum status rpc_guard_open(struct rpc_guard **out, const struct rpc_options *o, void (*adopt)(void *, int), void *context, struct log *log, struct err *err)
 {
     struct rlimit files;
@@ -183,9 +221,7 @@ enum status rpc_guard_open(struct rpc_guard **out, const struct rpc_options *o, 
     pthread_mutex_init(&g->lock, NULL);
     getrlimit(RLIMIT_NOFILE, &files);
     g->fd_max = files.rlim_cur > FD_TABLE_MAX ? FD_TABLE_MAX : (int)files.rlim_cur;
-    uint32_t share = (uint32_t)g->fd_max / RPC_FD_SHARE;
-    g->connections_max = o->connections_max ? o->connections_max : RPC_CONNECTIONS_MAX;
-    if (g->connections_max > share) g->connections_max = share;
+    g->connections_max = rpc_fds_wanted(o->connections_max);
     g->connections = mem_calloc_array((uint64_t)g->fd_max, sizeof *g->connections);
     enum status st = g->connections ? acceptor_open(&g->acceptor, "rpc accept", o->host, o->port, take, g, err) : err_set(err, ST_NO_MEMORY, "no memory for %d connections", g->fd_max);
     if (st) rpc_guard_free(g);

@@ -15,7 +15,7 @@ void        rpc_guard_stop(struct rpc_guard *g);        /* no new connections */
 void        rpc_guard_free(struct rpc_guard *g);        /* NULL is allowed */
 /* Looks for connections that closed and for those that never said a word. Now and then, from one thread. */
 void        rpc_guard_tick(struct rpc_guard *g);
-/* A call of this peer ("fd:17" as the library names it) was reset: too many of them in a short time and its connection is shut down. */
+/* A call of this peer ("fd:17" as the library names it, or "ipv4:127.0.0.1:4711" within TLS) was reset: too many of them in a short time and its connection is shut down. */
 void        rpc_guard_reset(struct rpc_guard *g, const char *peer);
 /* A flood: mark remembers what each connection has sent so far, end_busiest shuts down the one that has sent most since, if any has sent much. */
 void        rpc_guard_mark(struct rpc_guard *g);

@@ -1,4 +1,4 @@
-/* What rpc.c (loops, the server's life) and rpc_call.c (a call's life) share: the only files that name the gRPC library. */
+/* What rpc.c (loops, the server's life), rpc_call.c (a call's life) and rpc_tls.c share: the only files that name the gRPC library. */
 #ifndef SERVER_RPC_LIBRARY_H
 #define SERVER_RPC_LIBRARY_H
 
@@ -38,7 +38,10 @@ struct rpc_loop {
 
 struct rpc {
     grpc_server             *server;
-    grpc_server_credentials *insecure;
+    grpc_server_credentials *credentials;
+    struct tls              *tls;             /* NULL: plain text */
+    uint64_t                 tls_number;      /* of the identity that the library has; guarded by the library */
+    struct fd_taker         *fd_taker;        /* within TLS: what takes our sockets over; the core's */
     void                    *fast;
     char                     fast_path[RPC_METHOD_BYTES];
     struct rpc_guard        *guard;
@@ -84,6 +87,11 @@ struct rpc_call {
     struct rpc_call     *next_looker;
     struct rpc_call     *next, *previous;     /* in loop.suspended, .resumed or .spare */
 };
+
+/* ---- rpc_tls.c ---- */
+grpc_arg    rpc_tls_arg(struct rpc *s);                             /* of the server; harmless without TLS */
+enum status rpc_tls_open(struct rpc *s, struct err *err);           /* before the server starts */
+void        rpc_tls_adopt(struct rpc *s, int fd);
 
 /* ---- rpc_call.c; the loop's thread ---- */
 /* Lets the library have as many calls to begin as it may. */

@@ -4,6 +4,7 @@
 
 #include "base/digest.h"
 #include "base/json.h"
+#include "model_store/repository.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,24 +42,51 @@ static const char *model_of(struct exchange *x, struct err *err)
 
 /* ---- Triton's repository control ---- */
 
-static void do_load(struct exchange *x)
+/* A file of the request: base64 in JSON, its bytes as they are over gRPC. */
+static enum status read_file(struct exchange *x, const struct json *j, struct repository_file *f, struct err *err)
+{
+    struct buf bytes;
+    if (j->type != JSON_STRING) return err_set(err, ST_BAD_INPUT, "the parameter '%.100s' must be the file's bytes%s", j->key, x->loop ? "" : " in base64");
+    *f = (struct repository_file){ .path = j->key + strlen("file:"), .bytes = j->string.text, .length = j->string.length };
+    if (x->loop) return ST_OK;
+    buf_init(&bytes, 0);
+    bool is = json_read_base64(&bytes, j->string.text, j->string.length);
+    f->bytes = is && !bytes.failed ? arena_copy(&x->request.arena, bytes.data ? bytes.data : "", bytes.length) : NULL;
+    f->length = bytes.length;
+    buf_free(&bytes);
+    if (!is) return err_set(err, ST_BAD_INPUT, "the parameter '%.100s' is no base64", j->key);
+    return f->bytes ? ST_OK : err_set(err, ST_NO_MEMORY, "no memory for the files of the request");
+}
+
+static enum status read_load(struct exchange *x, const struct json **config, struct repository_file **files, int *count, struct err *err)
 {
     struct json *root;
-    const char *name = model_of(x, &x->error);
-    if (!name || serve_read_object(x, &root, &x->error)) return;
-    const struct json *parameters = json_get(root, "parameters"), *config = NULL;
-    for (const struct json *j = parameters && parameters->type == JSON_OBJECT ? parameters->list.first : NULL; j; j = j->next) {
-        if (!strcmp(j->key, "config") && j->type == JSON_STRING) {
-            config = j;
-        } else if (!strncmp(j->key, "file:", 5)) {
-            err_set(&x->error, ST_UNSUPPORTED, "file overrides on load are not supported; PUT /admin/models/M/versions/V/files/F uploads a file");
-            return;
-        } else {
-            err_set(&x->error, ST_BAD_INPUT, "Unrecognized parameter '%.64s' for model load", j->key);
-            return;
-        }
+    enum status st = serve_read_object(x, &root, err);
+    if (st) return st;
+    const struct json *parameters = json_get(root, "parameters");
+    bool given = parameters && parameters->type == JSON_OBJECT;
+    *config = NULL;
+    *count = 0;
+    *files = arena_calloc(&x->request.arena, (given ? parameters->list.count : 0) + 1, sizeof **files);
+    if (!*files) return err_set(err, ST_NO_MEMORY, "no memory for the request's parameters");
+    for (const struct json *j = given ? parameters->list.first : NULL; j && !st; j = j->next) {
+        if (!strcmp(j->key, "config") && j->type == JSON_STRING) *config = j;
+        else if (!strncmp(j->key, "file:", 5)) st = read_file(x, j, &(*files)[(*count)++], err);
+        else st = err_set(err, ST_BAD_INPUT, "Unrecognized parameter '%.64s' for model load", j->key);
     }
-    registry_load(x->server->registry, name, config ? config->string.text : NULL, config ? config->string.length : 0, x->who, &x->error);
+    if (!st && *count && !*config) st = err_set(err, ST_BAD_INPUT, "override model directory, expected non-empty 'config' parameter beside the files");
+    return st;
+}
+
+static void do_load(struct exchange *x)
+{
+    const struct json *config;
+    struct repository_file *files;
+    int count;
+    const char *name = model_of(x, &x->error);
+    if (!name || read_load(x, &config, &files, &count, &x->error)) return;
+    if (count) registry_load_files(x->server->registry, name, config->string.text, config->string.length, files, count, x->who, &x->error);
+    else registry_load(x->server->registry, name, config ? config->string.text : NULL, config ? config->string.length : 0, x->who, &x->error);
 }
 
 static void do_unload(struct exchange *x)

@@ -8,6 +8,7 @@
 #include "api/oip_text.h"
 #include "api/proto.h"
 #include "base/json.h"
+#include "engine/image_ops.h"
 #include "engine/formats/protobuf_write.h"
 
 #include <stdio.h>
@@ -137,6 +138,20 @@ static void serve_small(struct exchange *x, const struct piece *pieces, int coun
 
 /* ---- inference ---- */
 
+/* Whoever wants partial pictures in a stream has a job of their own; else the engine makes one of the tensors. */
+static enum status read_drawing(struct exchange *x, struct err *err)
+{
+    const struct image_ops *ops = x->pin->ops->image;
+    struct images_ask *a = &x->image.ask;
+    enum status st = ops->read_tensors(x->pin->engine, &a->job, &x->request, err);
+    if (st || !a->job.partials) return st;
+    st = image_job_reserve(&a->job, err);
+    if (st) return st;
+    a->has_job = true;
+    x->request.image = &a->job;
+    return ST_OK;
+}
+
 enum status serve_rpc_read_infer(struct exchange *x, const struct piece *pieces, int count, struct err *err)
 {
     struct oip_proto_names names;
@@ -153,7 +168,8 @@ enum status serve_rpc_read_infer(struct exchange *x, const struct piece *pieces,
         for (int i = 0; i < count; i++) x->body_length += pieces[i].length;
         return oip_text_question(&x->question, &x->request, err);
     }
-    return st ? st : oip_infer_check_named(&x->request, &x->ask, x->pin, err);
+    if (!st) st = oip_infer_check_named(&x->request, &x->ask, x->pin, err);
+    return st || !x->in_stream || !x->pin->ops->image ? st : read_drawing(x, err);
 }
 
 void serve_rpc_submit(struct exchange *x)
@@ -191,7 +207,8 @@ static enum status write_text(struct exchange *x, struct chain *out, struct err 
 enum status serve_rpc_write_infer(struct exchange *x, struct chain *out, struct err *err)
 {
     if (x->text.has_job) return write_text(x, out, err);
-    enum status st = oip_proto_write(out, &x->request, &x->ask, x->pin, x->in_stream ? "triton_final_response" : NULL, true, err);
+    enum status st = x->image.ask.has_job ? x->pin->ops->image->write_tensors(&x->request, &x->image.ask.job, err) : ST_OK;
+    if (!st) st = oip_proto_write(out, &x->request, &x->ask, x->pin, x->in_stream ? "triton_final_response" : NULL, true, err);
     if (st) {
         buf_free(&out->head);
         return st;

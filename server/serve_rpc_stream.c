@@ -71,6 +71,26 @@ static bool text_grew(struct exchange *x)
     return grew;
 }
 
+/* A partial picture that was not sent yet. */
+static bool put_partial(struct exchange *x, struct chain *out)
+{
+    struct images_ask *a = &x->image.ask;
+    struct image_job *j = &a->job;
+    bool put = false;
+    if (!a->has_job) return false;
+    pthread_mutex_lock(&j->lock);
+    for (int k = 0; k < j->pictures && !put; k++) {
+        const struct image_answer *p = &j->answers[k];
+        if (!p->partial || p->partial_count <= a->seen[k]) continue;
+        a->seen[k] = p->partial_count;
+        oip_proto_write_partial(out, &x->request, x->pin, p->partial, j->used.width, j->used.height, k, p->partial_count - 1, "triton_final_response");
+        put = !out->head.failed;      /* without memory it is left out: the next one, or the picture, says more */
+        if (!put) buf_free(&out->head);
+    }
+    pthread_mutex_unlock(&j->lock);
+    return put;
+}
+
 /* The error of a request that is over, as a message or as the stream's end. */
 static enum rpc_next send_error(struct exchange *stream, struct exchange *x, const struct err *e, struct chain *out)
 {
@@ -91,6 +111,10 @@ static enum rpc_next send_news(struct exchange *stream, struct exchange *x, stru
     bool over = atomic_load(&x->over), grew;      /* over first: what a text grew by before is then seen */
     if (over && x->error.status) return send_error(stream, x, &x->error, out);
     if (over && x->request.error.status) return send_error(stream, x, &x->request.error, out);
+    if (put_partial(x, out)) {
+        oip_proto_wrap(out);
+        return RPC_MORE;
+    }
     grew = text_grew(x);
     if (over && x->text.has_job && !grew && !x->final_wanted) {      /* all was said, and its last message was not known to be the last */
         leave(stream, x, true);

@@ -19,6 +19,7 @@
 #include "server/http.h"
 #include "server/jobs.h"
 #include "server/rpc.h"
+#include "server/tls.h"
 
 enum { MODEL_VERSIONS_MAX = 1024, EXCHANGES_KEPT = 1024 };
 
@@ -32,9 +33,11 @@ struct server {
     const struct server_config *config;
     struct log        *log;
     struct auth       *auth;
+    struct tls        *tls;                 /* NULL: plain text */
     struct registry   *registry;
     struct expiry     *expiry;
     struct response_cache *cache;
+    struct rate_limiter *limiter;           /* NULL: none */
     struct tracer     *tracer;
     struct signers    *signers;
     struct regions    *regions;             /* shared memory that clients registered; NULL: not allowed */

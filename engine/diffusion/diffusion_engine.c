@@ -221,7 +221,7 @@ static void instance_retire(struct engine_instance *i, struct slot *s)
 
 static const struct image_model *engine_model(const struct engine *e) { return &e->about; }
 static struct image_stats *engine_stats(const struct engine *e) { return (struct image_stats *)(uintptr_t)&e->stats; }      /* counters are no part of what is read only */
-static const struct image_ops image = { .model = engine_model, .stats = engine_stats };
+static const struct image_ops image = { .model = engine_model, .stats = engine_stats, .read_tensors = request_read_checked, .write_tensors = request_write_tensors };
 
 const struct engine_ops diffusion_engine = {
     .name = "diffusion", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = request_check, .start = instance_start, .stop = instance_stop,

@@ -99,6 +99,7 @@ void        request_retire(struct slot *s);
 /* ---- request_tensors.c ---- */
 /* The question of a request without an image job; answers are not reserved. */
 enum status request_read_tensors(struct image_job *j, const struct request *r, struct err *err);
+enum status request_read_checked(const struct engine *e, struct image_job *j, struct request *r, struct err *err);      /* held against the signature first */
 /* The pictures of a job that is over, as the request's output. */
 enum status request_write_tensors(struct request *r, const struct image_job *j, struct err *err);
 

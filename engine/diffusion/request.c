@@ -96,13 +96,19 @@ static enum status check_fit(const struct engine *e, const struct image_job *j, 
     return ST_OK;
 }
 
+enum status request_read_checked(const struct engine *e, struct image_job *j, struct request *r, struct err *err)
+{
+    if (e->about.takes_text && !r->input_count) return err_set(err, ST_BAD_INPUT, "this model draws pictures: give it the input 'prompt', or use /v1/images/generations, edits or variations");
+    enum status st = request_check_ports(r, &e->signature, err);
+    return st ? st : request_read_tensors(j, r, err);
+}
+
 enum status request_check(const struct engine *e, struct request *r, struct err *err)
 {
     struct image_job own;
     const struct image_job *j = r->image ? r->image : &own;
-    if (!r->image && e->about.takes_text && !r->input_count) return err_set(err, ST_BAD_INPUT, "this model draws pictures: give it the input 'prompt', or use /v1/images/generations, edits or variations");
-    enum status st = r->image ? ST_OK : request_check_ports(r, &e->signature, err);
-    if (!st && !r->image) st = request_read_tensors(&own, r, err);
+    enum status st = r->image ? ST_OK : request_read_checked(e, &own, r, err);
+    if (!st && !r->image && own.partials) st = err_set(err, ST_BAD_INPUT, "parameter 'partial_images' is for streams: ModelStreamInfer, or /v1/images");
     if (!st) st = image_job_check(j, err);
     if (st) return st;
     const struct image_used u = settle(e, j);

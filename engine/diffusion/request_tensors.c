@@ -23,10 +23,10 @@ static enum status read_number(const struct parameter *p, double low, double hig
 /* Numbers and names under `parameters`; what is none of ours is another's (timeout, priority). */
 static enum status read_parameters(struct image_job *j, const struct request *r, struct err *err)
 {
-    double seed = -1, steps = 0, guidance = -1, eta = 0, n = 1, width = 0, height = 0, label = -1;
+    double seed = -1, steps = 0, guidance = -1, eta = 0, n = 1, width = 0, height = 0, label = -1, partials = 0;
     const struct { const char *name; double low, high; bool whole; double *out; } numbers[] = {
         { "seed", 0, 9007199254740992.0, true, &seed }, { "steps", 1, IMAGE_STEPS_MAX, true, &steps }, { "guidance_scale", 0, IMAGE_GUIDANCE_MAX, false, &guidance }, { "eta", 0, 1, false, &eta },
-        { "n", 1, IMAGE_PICTURES_MAX, true, &n }, { "width", 8, IMAGE_SIDE_MAX, true, &width }, { "height", 8, IMAGE_SIDE_MAX, true, &height }, { "label", 0, 1e9, true, &label },
+        { "n", 1, IMAGE_PICTURES_MAX, true, &n }, { "width", 8, IMAGE_SIDE_MAX, true, &width }, { "height", 8, IMAGE_SIDE_MAX, true, &height }, { "label", 0, 1e9, true, &label }, { "partial_images", 0, IMAGE_PARTIALS_MAX, true, &partials },
     };
     for (int k = 0; k < r->parameter_count; k++) {
         const struct parameter *p = &r->parameters[k];
@@ -48,6 +48,7 @@ static enum status read_parameters(struct image_job *j, const struct request *r,
     j->width = (int)width;
     j->height = (int)height;
     j->label = (int)label;
+    j->partials = (int)partials;
     return ST_OK;
 }
 

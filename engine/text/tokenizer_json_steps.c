@@ -65,29 +65,14 @@ static enum status read_pattern(const struct json *j, void **out, struct err *er
     return st;
 }
 
-static int base64_value(char c)
-{
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
 static enum status read_charsmap(struct tokenizer *t, const struct json *v, struct normalise_step *s, struct err *err)
 {
     struct buf b;
-    uint32_t bits = 0;
-    int have = 0;
     if (!v || v->type != JSON_STRING) return err_set(err, ST_BAD_INPUT, "precompiled_charsmap is no text");
     buf_init(&b, 0);
-    for (size_t i = 0; i < v->string.length && v->string.text[i] != '='; i++) {
-        int d = base64_value(v->string.text[i]);
-        if (d < 0) {
-            buf_free(&b);
-            return err_set(err, ST_BAD_INPUT, "precompiled_charsmap is no base64");
-        }
-        bits = bits << 6 | (uint32_t)d;
-        if ((have += 6) >= 8) buf_putc(&b, (char)(bits >> (have -= 8)));
+    if (!json_read_base64(&b, v->string.text, v->string.length)) {
+        buf_free(&b);
+        return err_set(err, ST_BAD_INPUT, "precompiled_charsmap is no base64");
     }
     enum status st = b.failed ? err_set(err, ST_NO_MEMORY, "no memory for precompiled_charsmap") : tokenizer_set_charsmap(t, s, b.data, b.length, err);
     s->graphemes = true;

@@ -99,12 +99,43 @@ static void layer_norm_f32(float *y, const float *x, const float *scale, const f
     if (columns > 0) parallel_for(parts, parts, layer_norm_part, &j);
 }
 
+enum { MEAN_CHAINS = 8 };
+
+/* Planes of one column: each sum waits for its last addition, so that several go side by side, each in its own order. */
+static inline void mean_chains(const struct rows_job *j, int64_t u, const int chains)
+{
+    const float *x = j->x + u * j->rows;
+    float sum[MEAN_CHAINS] = { 0 };
+    for (int64_t r = 0; r < j->rows; r++)
+        for (int p = 0; p < chains; p++) sum[p] = sum[p] + x[p * j->rows + r];
+    for (int p = 0; p < chains; p++) j->y[u + p] = sum[p] / (float)j->rows;
+}
+
+static void mean_planes(const struct rows_job *j, int64_t u, int64_t end)
+{
+    for (; end - u >= MEAN_CHAINS; u += MEAN_CHAINS) mean_chains(j, u, MEAN_CHAINS);
+    switch (end - u) {
+    case 7: mean_chains(j, u, 7); break;
+    case 6: mean_chains(j, u, 6); break;
+    case 5: mean_chains(j, u, 5); break;
+    case 4: mean_chains(j, u, 4); break;
+    case 3: mean_chains(j, u, 3); break;
+    case 2: mean_chains(j, u, 2); break;
+    case 1: mean_chains(j, u, 1); break;
+    default: break;
+    }
+}
+
 /* Columns are the unit of work here: one vector of columns goes down all rows, first row first. */
 static void mean_part(void *ctx, int part, int parts)
 {
     const struct rows_job *j = ctx;
     const int64_t bands = (j->columns + LANES - 1) / LANES, units = j->n * bands;
     const vec count = vec_set((float)j->rows);
+    if (j->columns == 1) {
+        mean_planes(j, units * part / parts, units * (part + 1) / parts);
+        return;
+    }
     for (int64_t u = units * part / parts, end = units * (part + 1) / parts; u < end; u++) {
         int64_t c = u % bands * LANES;
         int n = j->columns - c < LANES ? (int)(j->columns - c) : LANES;

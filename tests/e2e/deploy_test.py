@@ -68,9 +68,18 @@ def test_compose_file():
     assert inferd["read_only"] and inferd["cap_drop"] == ["ALL"] and "--api-keys" in inferd["command"]
 
 
+def test_compose_file_with_tls():
+    got = yaml.safe_load(passes("/usr/bin/python3", debian("docker-compose"), "-f", "docker/compose.yaml", "-f", "docker/compose.tls.yaml", "config"))
+    inferd, volumes = got["services"]["inferd"], str(got["services"]["inferd"]["volumes"])
+    plain = yaml.safe_load(open(os.path.join(DOCKER, "compose.yaml")))["services"]["inferd"]["command"]
+    assert inferd["command"] == plain + ["--tls-cert", "/tls/tls.crt", "--tls-key", "/tls/tls.key"] and "/tls:ro" in volumes and "/keys" in volumes, inferd
+    assert "/tls/ca.crt:ro" in str(got["services"]["prometheus"]["volumes"])
+
+
 def test_prometheus_files():
     promtool = debian("promtool")
     passes(promtool, "check", "config", "--syntax-only", "docker/prometheus/prometheus.yml")
+    passes(promtool, "check", "config", "--syntax-only", "docker/prometheus/prometheus.tls.yml")
     assert "7 rules found" in passes(promtool, "check", "rules", "docker/prometheus/rules.yml")
     passes(promtool, "test", "rules", "docker/prometheus/rules_test.yml")
 
@@ -87,7 +96,28 @@ def test_kubernetes_files():
                 check_runtime(d)
             else:
                 kubernetes_validate.validate(d, "1.29", strict=True)
+    check_tls_patch()
     assert sorted(seen) == ["Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Service", "ServingRuntime"]
+
+
+def merged(base, patch):
+    """A strategic merge, as far as our patches go: lists of named things by name, others replaced."""
+    if isinstance(base, dict) and isinstance(patch, dict):
+        return {k: merged(base[k], patch[k]) if k in base and k in patch else patch.get(k, base.get(k)) for k in {**base, **patch}}
+    if isinstance(base, list) and patch and isinstance(patch[0], dict):
+        new = {p["name"]: p for p in patch}
+        return [merged(b, new.pop(b["name"])) if b["name"] in new else b for b in base] + list(new.values())
+    return patch
+
+
+def check_tls_patch():
+    base, patch = (yaml.safe_load(open(os.path.join(DOCKER, "k8s", f))) for f in ("deployment.yaml", "tls/deployment.yaml"))
+    d = merged(base, patch)
+    kubernetes_validate.validate(d, "1.29", strict=True)
+    c = d["spec"]["template"]["spec"]["containers"][0]
+    assert c["args"] == base["spec"]["template"]["spec"]["containers"][0]["args"] + ["--tls-cert", "/tls/tls.crt", "--tls-key", "/tls/tls.key"]
+    assert all(c[p]["httpGet"]["scheme"] == "HTTPS" and c[p]["httpGet"]["path"] for p in ("startupProbe", "readinessProbe", "livenessProbe"))
+    assert {v["name"] for v in d["spec"]["template"]["spec"]["volumes"]} == {"store", "keys", "tmp", "tls"}
 
 
 def check_runtime(d):

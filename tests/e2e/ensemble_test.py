@@ -1,5 +1,5 @@
 """Ensembles: models in a row and side by side as one model, swapped and cancelled like any other."""
-import json, os, shutil, sys, tempfile, threading, time
+import hashlib, json, os, shutil, sys, tempfile, threading, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import Server, run
@@ -38,6 +38,21 @@ def outputs(answer):
 
 
 server = Server("--access-log", "false", "--control", "explicit", "--load-model", "*", store=make_store())
+
+
+def test_the_digest_names_the_config():
+    """The version's folder is empty: what tells one ensemble from another is its config."""
+    digest = lambda s: s.call("POST", "/v2/models/both/infer", {"inputs": [{"name": "raw", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]})[1]["x-inferd-digest"]
+    first = digest(server)
+    assert first != hashlib.sha256(b"").hexdigest()[:16]
+    path = os.path.join(server.store, "both/config.pbtxt")
+    text = open(path).read()
+    open(path, "w").write(text.replace("max_batch_size: 8", "max_batch_size: 4"))
+    assert server.json("POST", "/v2/repository/models/both/load")[0] == 200
+    second = digest(server)
+    open(path, "w").write(text)
+    assert server.json("POST", "/v2/repository/models/both/load")[0] == 200
+    assert second != first and digest(server) == first
 
 
 def test_steps_pass_tensors_on():

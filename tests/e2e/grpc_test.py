@@ -378,7 +378,7 @@ def test_errors():
     assert code_of(lambda: stub.ModelInfer(short))[0] == "INVALID_ARGUMENT"
     more = request_of(CASES[0][1])
     more.raw_input_contents.append(b"1234")
-    assert "expected number of raw input contents" in code_of(lambda: stub.ModelInfer(more))[1]
+    assert stub.ModelInfer(more).raw_output_contents[0] == stub.ModelInfer(request_of(CASES[0][1])).raw_output_contents[0]      # nobody's: passed over, as Triton does
     region = request_of(CASES[0][1])
     region.inputs[0].parameters["shared_memory_region"].string_param = "r"
     assert code_of(lambda: stub.ModelInfer(region))[0] == "UNIMPLEMENTED"
@@ -413,7 +413,7 @@ def test_repository_control():
     client.load_model("digits")
     assert client.get_model_config("digits").config.max_batch_size == 64 and client.is_model_ready("digits")
     assert code_of(lambda: client.load_model("nothing"))[0] == "NOT_FOUND"
-    assert code_of(lambda: client.load_model("digits", config="{}", files={"file:1/model.onnx": b"x"}))[0] == "UNIMPLEMENTED"
+    assert "config" in code_of(lambda: client.load_model("digits", files={"file:1/model.onnx": b"x"}))[1]
 
 
 def test_health_service():

@@ -132,6 +132,15 @@ def test_R7_body_limits_and_encodings():
     alive()
 
 
+def test_R8_connections_leave_room_for_the_others():
+    """HTTP takes what the descriptors leave after the reserve, the metrics port's share and what gRPC may take."""
+    for grpc, most in (("0", 2000 - 256 - 256 - 400), ("off", 2000 - 256 - 256)):
+        out = subprocess.Popen(["bash", "-c", "ulimit -n 2000 && exec %s serve --store %s --http-port 0 --grpc-port %s --metrics-port 0" % (BINARY, server.store, grpc)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert out.stdout.readline().startswith("inferd ready")
+        out.terminate()
+        assert "connections are limited to %d:" % most in out.communicate(timeout=40)[1], (grpc, most)
+
+
 def test_R8_too_many_connections():
     held = []
     try:

@@ -127,6 +127,62 @@ def test_what_is_held_is_answered_at_the_end():
     shutil.rmtree(s.store)
 
 
+STATE = "dims: [1] initial_state: { name: 'begin' data_type: TYPE_FP32 dims: [1] data_file: '%s' } }"
+
+
+def states_of(name, content=None, link=None):
+    store = make_store()
+    path = os.path.join(store, "sum/config.pbtxt")
+    text = open(path).read()
+    open(path, "w").write(text.replace("dims: [1] }", STATE % name))
+    os.makedirs(os.path.join(store, "sum/initial_state"))
+    if content is not None:
+        open(os.path.join(store, "sum/initial_state/begin"), "wb").write(content)
+    if link:
+        os.symlink(link, os.path.join(store, "sum/initial_state/begin"))
+    return store
+
+
+def test_a_state_begins_with_a_file():
+    ten = np.float32(10).tobytes()
+    with Server("--access-log", "false", store=states_of("begin", ten)) as s:
+        assert [ask(s, 5, n, start=n == 1)[1]["y"] for n in (1, 2)] == [1, 3]      # the model begins anew where it is told to start
+        shutil.rmtree(s.store)
+    outside = tempfile.NamedTemporaryFile()
+    outside.write(ten)
+    outside.flush()
+    for name, content, link, says in (("begin", ten + b"x", None, "has 5 bytes"), ("begin", b"", None, "has 0 bytes"), ("begin", None, None, "initial_state/begin"), ("../../x", ten, None, "plain file name"),
+                                      (outside.name, ten, None, "plain file name"), ("begin", None, outside.name, "initial_state/begin")):
+        with Server("--access-log", "false", "--strict-readiness", "false", store=states_of(name, content, link)) as s:
+            reason = s.json("POST", "/v2/repository/index")[1][0].get("reason", "")
+            assert says in reason, (name, says, reason)
+            shutil.rmtree(s.store)
+
+
+def test_the_first_state_reaches_the_model():
+    store = states_of("begin", np.float32(10).tobytes())
+    open(os.path.join(store, "sum/1/model.onnx"), "wb").write(model([node("Add", ["sum", "x"], ["sum_out"]), node("Identity", ["sum_out"], ["y"])], [("x", FLOAT, ["n", 1]), ("sum", FLOAT, ["n", 1])],
+                                                                    [("y", FLOAT, ["n", 1]), ("sum_out", FLOAT, ["n", 1])]))
+    path = os.path.join(store, "sum/config.pbtxt")
+    text = open(path).read()
+    open(path, "w").write(text[:text.index("control_input")] + text[text.index("state ["):])
+    with Server("--access-log", "false", store=store) as s:
+        assert [ask(s, 5, n, start=n == 1, end=n == 3)[1]["y"] for n in (1, 2, 3)] == [11, 13, 16]
+        assert ask(s, 5, 1, start=True)[1]["y"] == 11
+        shutil.rmtree(store)
+
+
+def test_iterative_requests_are_sequences_of_their_own():
+    store = make_store("iterative_sequence: true direct { }")
+    with Server("--access-log", "false", store=store) as s:
+        for _ in range(3):
+            status, answer = s.json("POST", "/v2/models/sum/infer", {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [4]}]})
+            got = {o["name"]: o["data"][0] for o in answer["outputs"]}
+            assert status == 200 and got["y"] == 4 and got["last"] == 1, answer
+        assert [ask(s, 6, n)[1] for n in (1, 2)] == [{"y": 1, "who": 6, "last": 1}, {"y": 2, "who": 6, "last": 1}]      # without a start, which each is
+        shutil.rmtree(store)
+
+
 def test_direct_and_bad_plans():
     with Server("--access-log", "false", store=make_store("direct { }")) as s:
         assert [ask(s, 5, n, start=n == 1)[1]["y"] for n in (1, 2, 3)] == [1, 3, 6]

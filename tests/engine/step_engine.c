@@ -71,11 +71,12 @@ static enum status step_submit(struct engine_instance *i, struct slot *const *sl
     if (n > atomic_load(&step_control.riders_peak)) atomic_store(&step_control.riders_peak, n);
     for (int k = 1; k < n; k++)
         if (slots[k]->request->ride_key != slots[0]->request->ride_key) atomic_store(&step_control.mixed_keys, 1);
-    for (unsigned us = atomic_load(&step_control.step_us); us > 0; us -= us < 1000 ? us : 1000) {
-        if (atomic_load(stop)) return err_set(err, ST_CANCELLED, "nobody wants this step");
-        usleep(us < 1000 ? us : 1000);
-    }
-    return ST_OK;
+    int running = atomic_fetch_add(&step_control.running, 1) + 1, peak = atomic_load(&step_control.running_peak);
+    while (running > peak && !atomic_compare_exchange_weak(&step_control.running_peak, &peak, running)) continue;
+    unsigned us = atomic_load(&step_control.step_us);
+    for (; us > 0 && !atomic_load(stop); us -= us < 1000 ? us : 1000) usleep(us < 1000 ? us : 1000);
+    atomic_fetch_sub(&step_control.running, 1);
+    return us ? err_set(err, ST_CANCELLED, "nobody wants this step") : ST_OK;
 }
 
 static enum status step_collect(struct engine_instance *i, struct err *err)

@@ -11,6 +11,7 @@ struct step_engine_control {
     atomic_int  room;                     /* slots an instance has; 0: as many as asked */
     atomic_int  steps, slots_open, slots_peak, riders_peak, preempt_once, mixed_keys;
     atomic_int  instances;
+    atomic_int  running, running_peak;    /* steps at the same time, over all engines */
     atomic_bool fail_start;
 };
 extern struct step_engine_control step_control;

@@ -194,6 +194,25 @@ TEST(mean_over_rows)
         }
 }
 
+/* Planes side by side: each has the bits that it has alone, however many there are and whoever takes them. */
+TEST(mean_of_planes_has_one_order)
+{
+    enum { ROWS = 203, MOST = 19 };
+    EACH_LEVEL(k)
+        for (int n = 1; n <= MOST; n++)
+            for (int threads = 1; threads <= 3; threads++) {
+                float *x = fresh(MOST * ROWS, -1, 1), y[MOST];
+                k.mean_rows_f32(y, x, n, ROWS, 1, threads);
+                for (int i = 0; i < n; i++) {
+                    float sum = 0;
+                    for (int r = 0; r < ROWS; r++) sum = sum + x[i * ROWS + r];
+                    sum /= (float)ROWS;
+                    CHECK(!memcmp(&sum, &y[i], sizeof sum));
+                }
+                free(x);
+            }
+}
+
 static const struct window2d windows[] = {
     { .n = 2, .h = 7, .w = 9, .c = 5, .out_h = 7, .out_w = 9, .kh = 3, .kw = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1 },
     { .n = 1, .h = 21, .w = 40, .c = 35, .out_h = 11, .out_w = 20, .kh = 3, .kw = 3, .stride_h = 2, .stride_w = 2, .dilation_h = 1, .dilation_w = 1, .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1 },

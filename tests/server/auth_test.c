@@ -40,6 +40,10 @@ TEST(scopes_are_kept_apart)
     CHECK_INT(auth_check(a, "Bearer a", SCOPE_ADMIN, who, &err), ST_FORBIDDEN);
     CHECK_INT(auth_check(a, "bearer  b", SCOPE_ADMIN, who, &err), ST_OK);
     CHECK_INT(auth_check(a, "Bearer b", SCOPE_INFER, who, &err), ST_FORBIDDEN);
+    snprintf(text, sizeof text, "%s infer alice\n%s infer bob\n%s read alice\n", hex_of("a"), hex_of("b"), hex_of("c"));
+    write_keys(path, text);
+    CHECK_INT(auth_reload(a, &err), ST_BAD_INPUT);
+    CHECK(strstr(err.text, "line 3: another key is called 'alice'") != NULL);
     write_keys(path, "nonsense\n");
     CHECK_INT(auth_reload(a, &err), ST_BAD_INPUT);
     CHECK(strstr(err.text, "line 1") != NULL);

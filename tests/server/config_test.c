@@ -25,8 +25,8 @@ TEST(flags_in_both_forms)
     CHECK_INT(c.http_port, 0);
     CHECK_INT(c.metrics_port, PORT_OFF);
     CHECK(!c.strict_readiness && c.insecure_no_auth);
-    CHECK_INT(c.load_model_count, 2);
-    CHECK_TEXT(c.load_models[1], "b");
+    CHECK_INT(c.load_models.count, 2);
+    CHECK_TEXT(c.load_models.items[1], "b");
     CHECK_TEXT(c.host, "127.0.0.1");
     config_free(&c);
 }
@@ -67,7 +67,7 @@ TEST(a_file_sets_and_flags_win)
     CHECK_INT(c.http_port, 99);
     CHECK_INT(c.metrics_port, PORT_OFF);
     CHECK_INT(c.drain_delay_s, 5);
-    CHECK(!c.access_log && c.load_model_count == 1);
+    CHECK(!c.access_log && c.load_models.count == 1);
     struct buf b;
     buf_init(&b, 0);
     config_write_json(&b, &c);
