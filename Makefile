@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings bench-serving bench-pictures bench-texts bench-stream llama-compat fuzz faults compat docker-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings zoo bench-serving bench-pictures bench-texts bench-stream llama-compat fuzz faults compat docker-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -124,6 +124,9 @@ bench-serving: all $(B)/tests/bench/load $(B)/tests/bench/rpc_load  ## figures o
 
 bench-peers: all  ## inferd and onnxruntime side by side: ResNet-50, MobileNetV2, AlexNet (PEERS="resnet50 --threads 1")
 	@tools/bench_peers.py --least 0.85 --inferd $(B)/inferd $(PEERS)
+
+zoo: all  ## one small network of each family beside the library it comes from and onnxruntime (ZOO="--no-speed resnet18 bert")
+	@tools/venv.sh torch torchvision transformers onnx onnxruntime onnxscript scikit-learn skl2onnx && build/venv/bin/python tools/zoo --inferd $(B)/inferd $(ZOO)
 
 bench-embeddings: all  ## sentences a second of all-MiniLM-L6-v2, inferd beside transformers on PyTorch (EMBEDDINGS="--threads 2 --length 100")
 	@tools/venv.sh torch transformers && build/venv/bin/python tools/bench_embeddings.py --inferd $(B)/inferd $(EMBEDDINGS)

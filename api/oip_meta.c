@@ -32,6 +32,15 @@ static void write_ports(struct buf *out, const char *key, const struct port *p, 
     buf_putc(out, ']');
 }
 
+/* The optional "properties" of the protocol: texts. */
+static void write_precision(struct buf *out, const struct signature_precision *p)
+{
+    if (!p->name) return;
+    buf_printf(out, ",\"properties\":{\"precision\":\"%s\"", p->name);
+    if (p->error >= 0) buf_printf(out, ",\"bf16_error\":\"%.3e\",\"bf16_speedup\":\"%.3f\"", p->error, p->gain);
+    buf_putc(out, '}');
+}
+
 void oip_model_write(struct buf *out, const struct model_version *v, const int64_t *versions, int version_count)
 {
     buf_puts(out, "{\"name\":");
@@ -42,6 +51,7 @@ void oip_model_write(struct buf *out, const struct model_version *v, const int64
     json_write_text(out, v->config->platform && v->config->platform[0] ? v->config->platform : v->signature->platform);
     write_ports(out, "inputs", v->signature->inputs, v->signature->input_count);
     write_ports(out, "outputs", v->signature->outputs, v->signature->output_count);
+    write_precision(out, &v->signature->precision);
     buf_putc(out, '}');
 }
 

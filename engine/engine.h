@@ -25,7 +25,18 @@ struct model_files {
     const char *label_file;    /* or NULL */
 };
 
-enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_F16, PRECISION_INT8, PRECISION_AUTO };
+/* AUTO: what the engine finds quickest and right enough. BF16: layers on constant weights round those and what they are given to bfloat16, sums are float; where the
+ * machine is not quick at it, and of texts and pictures, as AUTO. */
+enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_AUTO };
+bool precision_from_name(const char *name, enum precision *out);      /* "f32", "bf16", "auto" */
+const char *precision_name(enum precision p);
+
+/* What was found out about a version once and need not be again: which precision is quicker and right enough. Asked and told by open, in its thread. */
+struct engine_choices {
+    void *ctx;                                                              /* knows which version */
+    bool (*find)(void *ctx, const char *machine, char *text, size_t room);   /* false: nothing is known for this kind of machine */
+    void (*keep)(void *ctx, const char *machine, const char *text);
+};
 
 struct engine_options {
     int            threads;            /* cores of one instance, >= 1 */
@@ -34,6 +45,7 @@ struct engine_options {
     int64_t        max_batch_rows;     /* the most rows one step will be given, >= 1 */
     uint64_t       memory_max;         /* budget in bytes for weights, constants and plans of this version; 0: 8 GiB */
     bool           passes_off;         /* run the graph as written (conformance) */
+    const struct engine_choices *choices;  /* used by open only; NULL: choices are made anew */
     /* language models */
     uint64_t       kv_bytes;           /* budget of the KV cache; 0: 2 GiB */
     uint64_t       kv_swap_bytes;      /* heap for keys and values of texts that give way; 0: they are computed again */

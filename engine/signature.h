@@ -16,7 +16,15 @@ struct port {
     bool        optional;
 };
 
+/* The precision of a network's layers and how it was chosen. */
+struct signature_precision {
+    const char *name;                      /* "f32", "bf16"; NULL: the engine chooses by itself for each layer */
+    double      error;                     /* largest relative L2 error of an output against f32 in the trial; below 0: there was no trial */
+    double      gain;                      /* how many times as fast as f32 */
+};
+
 struct signature {
+    struct signature_precision precision;
     const char        *platform;           /* as Triton says it: "onnxruntime_onnx" for ONNX files */
     const struct port *inputs;  int input_count;
     const struct port *outputs; int output_count;

@@ -44,6 +44,8 @@ struct conv_plan {
     uint64_t lane_bytes;                 /* scratch of one thread */
     struct conv_winograd_blocks blocks;
     struct conv_onednn_plan *onednn;
+    bool rounds_x, widens_x, rounds_y;   /* what is stored otherwise than the kernel takes it goes through scratch */
+    uint64_t kernel_scratch, x_scratch, y_scratch;      /* bytes, one behind the other */
 };
 
 static int64_t depth_of(const struct conv_spec *s) { return s->kh * s->kw * (s->in_c / s->groups); }
@@ -107,6 +109,9 @@ static enum status copy_bias(struct conv_layer *l, const float *bias, struct err
 /* Our own kernel for this layer. */
 static enum conv_kind own_kind(const struct conv_spec *s) { return is_depthwise(s) ? CONV_DEPTHWISE : is_pointwise(s) ? CONV_GEMM1X1 : CONV_IM2COL; }
 
+/* Our depthwise kernel reads and writes bfloat16 as it does floats. With few products for each number there is nothing in rounding the weights, too, and the error is less. */
+static bool takes_halves(const struct conv_layer *l) { return is_depthwise(&l->spec) && l->spec.x_bf16 && l->spec.y_bf16 && l->kind == CONV_DEPTHWISE; }
+
 enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias, const struct kernels *k, int threads,
                                enum conv_choice choice, struct err *err)
 {
@@ -121,9 +126,9 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: Winograd takes 3x3 kernels of stride 1 in one group");
         goto close;
     }
-    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && (choice == CONV_BY_RULE || choice == CONV_BY_ONEDNN);
+    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && !takes_halves(l)));
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
-    if (l->spec.bf16 || (!winograd && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
+    if (l->spec.bf16 || (!winograd && !(choice == CONV_BY_RULE && takes_halves(l)) && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
         st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);
         if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel on tiles: as in f32 */
             conv_layer_close(l);
@@ -209,7 +214,7 @@ static enum status spare_layer(const struct conv_layer **out, const struct conv_
         float *weight = mem_alloc_array((uint64_t)depth_of(&l->spec) * sizeof(float), (uint64_t)l->spec.out_c);
         st = weight ? conv_onednn_unpack(l->onednn, weight, &bias, err) : err_set(err, ST_NO_MEMORY, "convolution weights");
         struct conv_spec plain = l->spec;
-        plain.bf16 = false;
+        plain.bf16 = plain.x_bf16 = plain.y_bf16 = false;
         if (!st) st = conv_layer_open_as(&l->spare->own, &plain, weight, bias, &l->k, 1, CONV_BY_OWN, err);
         free(weight);
     }
@@ -221,6 +226,22 @@ static enum status spare_layer(const struct conv_layer **out, const struct conv_
 /* A padded (or cropped) 1x1 goes by im2col rows, with the same packed weights and so the same bits. */
 static bool is_padded(const struct window2d *w) { return w->pad_top || w->pad_left || w->pad_bottom || w->pad_right || w->out_h != w->h || w->out_w != w->w; }
 
+static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }
+
+/* What the kernel needs, and room for an input and an output that it takes in another type than they are stored in. */
+static void plan_scratch(struct conv_plan *p, const struct conv_spec *given)
+{
+    const struct window2d *w = &p->w;
+    const bool halves = (p->onednn && given->bf16) || takes_halves(p->l);
+    const uint64_t in = (uint64_t)(w->n * w->h * w->w * w->c), out = (uint64_t)(w->n * w->out_h * w->out_w * given->out_c);
+    p->rounds_x = halves && !given->x_bf16;
+    p->widens_x = !halves && given->x_bf16;
+    p->rounds_y = !halves && given->y_bf16;
+    p->kernel_scratch = round_up(p->l->kind == CONV_WINOGRAD ? p->blocks.scratch : p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads);
+    p->x_scratch = p->rounds_x ? round_up(in * sizeof(uint16_t)) : p->widens_x ? round_up(in * sizeof(float)) : 0;
+    p->y_scratch = p->rounds_y ? round_up(out * sizeof(float)) : 0;
+}
+
 enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, const struct window2d *w, int threads, struct err *err)
 {
     enum status st = check_window(&l->spec, w, err);
@@ -228,6 +249,7 @@ enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, c
     struct conv_plan *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "convolution plan");
     *p = (struct conv_plan){ .l = l, .w = *w, .threads = threads < 1 ? 1 : threads };
+    const struct conv_spec given = l->spec;
     if (l->kind == CONV_ONEDNN && w->n > 0) {
         st = conv_onednn_plan_open(&p->onednn, l->onednn, w, p->threads, err);
         if (st == ST_UNSUPPORTED) {
@@ -255,6 +277,7 @@ enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, c
         }
         p->lane_bytes &= ~(uint64_t)(ALIGN - 1);
     }
+    plan_scratch(p, &given);
     *out = p;
     return ST_OK;
 }
@@ -266,14 +289,7 @@ void conv_plan_close(struct conv_plan *p)
     free(p);
 }
 
-static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }
-
-uint64_t conv_plan_scratch(const struct conv_plan *p)
-{
-    if (p->l->kind == CONV_WINOGRAD) return p->blocks.scratch;
-    if (p->onednn && p->l->spec.bf16) return round_up(conv_onednn_plan_scratch(p->onednn)) + (uint64_t)(p->w.n * p->w.h * p->w.w * p->w.c) * sizeof(uint16_t);
-    return p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads;
-}
+uint64_t conv_plan_scratch(const struct conv_plan *p) { return p->kernel_scratch + p->x_scratch + p->y_scratch; }
 
 /* `count` floats: short runs, of which im2col is full, as two halves that may overlap. */
 static inline void copy_floats(float *to, const float *from, int64_t count)
@@ -370,34 +386,47 @@ static void im2col_part(void *ctx, int part, int parts)
     }
 }
 
-enum status conv_plan_run(struct conv_plan *p, float *y, const float *x, const float *residual, void *scratch, struct err *err)
+/* By our own kernels: floats in and out, but where the depthwise one takes bfloat16. */
+static void run_own(const struct conv_plan *p, void *y, const void *x, const void *residual, void *scratch)
 {
     const struct conv_layer *l = p->l;
     const struct conv_spec *s = &l->spec;
-    assert(s->has_residual == (residual != NULL));
-    if (p->w.n == 0) return ST_OK;
+    const struct gemm_epilogue ep = { .bias = l->bias, .residual = residual, .ldr = s->out_c, .act = s->act };
     if (l->kind == CONV_GEMM1X1 && !is_padded(&p->w)) {
-        const struct gemm_epilogue ep = { .bias = l->bias, .residual = residual, .ldr = s->out_c, .act = s->act };
         l->k.gemm_f32(y, s->out_c, x, s->in_c, l->packed, p->w.n * p->w.h * p->w.w, s->out_c, s->in_c, &ep, p->threads);
-        return ST_OK;
-    }
-    if (l->kind == CONV_DEPTHWISE) {
+    } else if (takes_halves(l)) {
+        l->k.depthwise2d_bf16(y, x, l->packed, l->bias, residual, &p->w, s->act, p->threads);
+    } else if (l->kind == CONV_DEPTHWISE) {
         l->k.depthwise2d_f32(y, x, l->packed, l->bias, residual, &p->w, s->act, p->threads);
-        return ST_OK;
-    }
-    if (l->kind == CONV_ONEDNN && !s->bf16) return conv_onednn_plan_run(p->onednn, y, x, residual, scratch, err);
-    if (l->kind == CONV_ONEDNN) {
-        void *rounded = (char *)scratch + round_up(conv_onednn_plan_scratch(p->onednn));
-        l->k.round_bf16(rounded, x, p->w.n * p->w.h * p->w.w * p->w.c, p->threads);
-        return conv_onednn_plan_run(p->onednn, y, rounded, residual, scratch, err);
-    }
-    if (l->kind == CONV_WINOGRAD) {
-        const struct conv_winograd_run r = { .spec = s, .k = &l->k, .w = &p->w, .blocks = &p->blocks, .packed = l->packed, .stride = l->packed_stride, .y = y, .x = x,
-                                             .ep = { .bias = l->bias, .residual = residual, .act = s->act }, .scratch = scratch };
+    } else if (l->kind == CONV_WINOGRAD) {
+        const struct conv_winograd_run r = { .spec = s, .k = &l->k, .w = &p->w, .blocks = &p->blocks, .packed = l->packed, .stride = l->packed_stride, .y = y, .x = x, .ep = ep, .scratch = scratch };
         conv_winograd_run(&r, p->threads);
-        return ST_OK;
+    } else {
+        struct im2col_job j = { .p = p, .y = y, .x = x, .residual = residual, .scratch = scratch };
+        parallel_for(p->threads, p->threads, im2col_part, &j);
     }
-    struct im2col_job j = { .p = p, .y = y, .x = x, .residual = residual, .scratch = scratch };
-    parallel_for(p->threads, p->threads, im2col_part, &j);
-    return ST_OK;
+}
+
+enum status conv_plan_run(struct conv_plan *p, void *y, const void *x, const void *residual, void *scratch, struct err *err)
+{
+    const struct conv_layer *l = p->l;
+    const struct kernels *k = &l->k;
+    const int64_t in = p->w.n * p->w.h * p->w.w * p->w.c, out = p->w.n * p->w.out_h * p->w.out_w * l->spec.out_c;
+    char *other_x = (char *)scratch + p->kernel_scratch;
+    float *other_y = (float *)(void *)(other_x + p->x_scratch);
+    enum status st = ST_OK;
+    assert(l->spec.has_residual == (residual != NULL));
+    if (p->w.n == 0) return ST_OK;
+    if (p->rounds_x) k->round_bf16(other_x, x, in, p->threads);
+    if (p->widens_x) k->widen_bf16((float *)(void *)other_x, x, in, p->threads);
+    if (p->rounds_x || p->widens_x) x = other_x;
+    if (p->rounds_y && residual) {
+        k->widen_bf16(other_y, residual, out, p->threads);
+        residual = other_y;
+    }
+    void *to = p->rounds_y ? other_y : y;
+    if (l->kind == CONV_ONEDNN) st = conv_onednn_plan_run(p->onednn, to, x, residual, scratch, err);
+    else run_own(p, to, x, residual, scratch);
+    if (!st && p->rounds_y) k->round_bf16(y, other_y, out, p->threads);
+    return st;
 }

@@ -16,6 +16,7 @@ struct conv_spec {
     bool    has_residual;                /* y = act(conv + bias + residual): residual has y's shape */
     struct activation_spec act;
     bool    bf16;                        /* where the machine has tiles: inputs and weights are rounded to bfloat16, sums are float */
+    bool    x_bf16, y_bf16;              /* x, y and the residual lie in memory as bfloat16; any layer takes that */
     /* typical spatial size, for choosing a kernel; 0: unknown */
     int64_t hint_h, hint_w, hint_n_max;
     int64_t hint_out_h, hint_out_w;      /* the output of it and the padding before it; 0: as large as the input divided by the strides, padded evenly */
@@ -40,7 +41,7 @@ const char *conv_layer_kernel(const struct conv_layer *l);          /* "onednn:j
 enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, const struct window2d *w, int threads, struct err *err);
 void        conv_plan_close(struct conv_plan *p);
 uint64_t    conv_plan_scratch(const struct conv_plan *p);
-/* residual: NULL unless spec.has_residual; it may be y itself. No allocation by our own code. */
-enum status conv_plan_run(struct conv_plan *p, float *y, const float *x, const float *residual, void *scratch, struct err *err);
+/* residual: NULL unless spec.has_residual; it may be y itself. Floats, or what the spec says. No allocation by our own code. */
+enum status conv_plan_run(struct conv_plan *p, void *y, const void *x, const void *residual, void *scratch, struct err *err);
 
 #endif

@@ -51,8 +51,8 @@ struct conv_onednn_plan {
     struct lane *lanes; int lane_count;
     uint64_t scratch_bytes;              /* of one lane */
     int64_t calls;                       /* 1, or n when the primitive takes one picture */
-    size_t x_picture, y_picture;         /* floats of one picture */
-    size_t y_floats;                     /* floats of the whole output */
+    size_t x_picture, y_picture;         /* bytes of one picture */
+    size_t y_bytes;                      /* of the whole output */
     int threads;
 };
 
@@ -101,6 +101,9 @@ static bool eltwise_of(struct activation_spec act, dnnl_alg_kind_t *alg, float *
 
 static bool plain_md(dnnl_memory_desc_t *md, int n, const dnnl_dims_t dims, dnnl_data_type_t type, dnnl_format_tag_t tag) { return dnnl_memory_desc_init_by_tag(md, n, dims, type, tag) == dnnl_success; }
 
+static size_t x_size(const struct conv_spec *s) { return s->bf16 ? sizeof(uint16_t) : sizeof(float); }
+static size_t y_size(const struct conv_spec *s) { return s->bf16 && s->y_bf16 ? sizeof(uint16_t) : sizeof(float); }
+
 static void weight_dims(const struct conv_spec *s, int *n, dnnl_dims_t dims)
 {
     *n = s->groups > 1 ? 5 : 4;
@@ -114,9 +117,9 @@ static dnnl_status_t describe(dnnl_convolution_desc_t *cd, const struct conv_spe
     dnnl_memory_desc_t x, y, any, bias;
     dnnl_dims_t dims;
     int rank;
-    const dnnl_data_type_t in = s->bf16 ? dnnl_bf16 : dnnl_f32;
+    const dnnl_data_type_t in = s->bf16 ? dnnl_bf16 : dnnl_f32, out = s->bf16 && s->y_bf16 ? dnnl_bf16 : dnnl_f32;
     weight_dims(s, &rank, dims);
-    if (!plain_md(&x, 4, (dnnl_dims_t){ n, s->in_c, w->h, w->w }, in, dnnl_nhwc) || !plain_md(&y, 4, (dnnl_dims_t){ n, s->out_c, w->out_h, w->out_w }, dnnl_f32, dnnl_nhwc) ||
+    if (!plain_md(&x, 4, (dnnl_dims_t){ n, s->in_c, w->h, w->w }, in, dnnl_nhwc) || !plain_md(&y, 4, (dnnl_dims_t){ n, s->out_c, w->out_h, w->out_w }, out, dnnl_nhwc) ||
         !plain_md(&any, rank, dims, in, dnnl_format_tag_any) || !plain_md(&bias, 1, (dnnl_dims_t){ s->out_c }, dnnl_f32, dnnl_a)) return dnnl_invalid_arguments;
     const dnnl_dims_t strides = { s->stride_h, s->stride_w }, dilates = { s->dilation_h - 1, s->dilation_w - 1 }, before = { w->pad_top, w->pad_left };
     /* oneDNN wants the padding that the output really uses; a rest at the lower right that no window reaches is cut off. */
@@ -260,8 +263,8 @@ enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct co
     parallel_set_threads(c->apart ? 1 : threads);       /* a kernel is made for the team that will run it */
     struct conv_onednn_plan *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "convolution plan");
-    *p = (struct conv_onednn_plan){ .c = c, .threads = threads, .x_picture = (size_t)(w->h * w->w * w->c), .y_picture = (size_t)(w->out_h * w->out_w * c->spec.out_c) };
-    p->y_floats = p->y_picture * (size_t)w->n;
+    *p = (struct conv_onednn_plan){ .c = c, .threads = threads, .x_picture = (size_t)(w->h * w->w * w->c) * x_size(&c->spec), .y_picture = (size_t)(w->out_h * w->out_w * c->spec.out_c) * y_size(&c->spec) };
+    p->y_bytes = p->y_picture * (size_t)w->n;
     bool made;
     if (c->one && same_picture(w, &c->window)) {
         const_dnnl_primitive_desc_t pd = NULL;
@@ -289,15 +292,15 @@ enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct co
 
 uint64_t conv_onednn_plan_scratch(const struct conv_onednn_plan *p) { return p->scratch_bytes * (uint64_t)p->lane_count; }
 
-struct copy_job { float *y; const float *x; size_t n; };
+struct copy_job { char *y; const char *x; size_t n; };      /* bytes */
 static void copy_part(void *ctx, int part, int parts)
 {
     const struct copy_job *j = ctx;
     size_t from = j->n * (size_t)part / (size_t)parts, to = j->n * ((size_t)part + 1) / (size_t)parts;
-    memcpy(j->y + from, j->x + from, (to - from) * sizeof(float));
+    memcpy(j->y + from, j->x + from, to - from);
 }
 
-struct run_job { const struct conv_onednn_plan *p; float *y; const char *x; size_t x_picture; char *scratch; atomic_bool failed; };      /* x_picture in bytes */
+struct run_job { const struct conv_onednn_plan *p; char *y; const char *x; char *scratch; atomic_bool failed; };
 
 /* Calls [calls part / parts, calls (part + 1) / parts) with the part's own lane. */
 static void run_part(void *ctx, int part, int parts)
@@ -315,20 +318,20 @@ static void run_part(void *ctx, int part, int parts)
     }
     for (int64_t i = p->calls * part / parts, end = p->calls * (part + 1) / parts; well && i < end; i++) {
         /* The library's types know no const; it only reads x. */
-        union { const char *given; void *taken; } in = { .given = j->x + (size_t)i * j->x_picture };
+        union { const char *given; void *taken; } in = { .given = j->x + (size_t)i * p->x_picture };
         well = dnnl_memory_set_data_handle(l->x, in.taken) == dnnl_success && dnnl_memory_set_data_handle(l->y, j->y + (size_t)i * p->y_picture) == dnnl_success &&
                dnnl_primitive_execute(p->primitive, l->stream, count, args) == dnnl_success && dnnl_stream_wait(l->stream) == dnnl_success;
     }
     if (!well) atomic_store_explicit(&j->failed, true, memory_order_relaxed);
 }
 
-enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const void *x, const float *residual, void *scratch, struct err *err)
+enum status conv_onednn_plan_run(struct conv_onednn_plan *p, void *y, const void *x, const void *residual, void *scratch, struct err *err)
 {
     if (residual && residual != y) {
-        struct copy_job j = { y, residual, p->y_floats };
+        struct copy_job j = { y, residual, p->y_bytes };
         parallel_for(p->threads, p->threads, copy_part, &j);
     }
-    struct run_job j = { .p = p, .y = y, .x = x, .x_picture = p->x_picture * (p->c->spec.bf16 ? sizeof(uint16_t) : sizeof(float)), .scratch = scratch };
+    struct run_job j = { .p = p, .y = y, .x = x, .scratch = scratch };
     const int parts = p->calls < p->lane_count ? (int)p->calls : p->lane_count;
     parallel_set_threads(p->c->apart ? 1 : p->threads);
     parallel_for(parts, parts, run_part, &j);
@@ -380,7 +383,7 @@ static struct window2d typical_window(const struct conv_spec *s)
     return w;
 }
 
-static enum status run_once(const struct conv_onednn *c, const struct window2d *w, int threads, float *y, const void *x, struct err *err)
+static enum status run_once(const struct conv_onednn *c, const struct window2d *w, int threads, void *y, const void *x, struct err *err)
 {
     struct conv_onednn_plan *p;
     enum status st = conv_onednn_plan_open(&p, c, w, threads, err);
@@ -399,8 +402,9 @@ static enum status verify(const struct conv_onednn *c, struct window2d w, int th
     const int64_t macs = w.out_h * w.out_w * c->spec.out_c * (c->spec.in_c / c->spec.groups) * c->spec.kh * c->spec.kw, afford = macs > 0 ? VERIFY_MACS / macs : 1;
     int64_t n = c->spec.hint_n_max > 1 ? c->spec.hint_n_max : 2;
     if (n > afford) n = afford < 2 ? 2 : afford;
-    const size_t in = (size_t)(w.h * w.w * w.c), out = (size_t)(w.out_h * w.out_w * c->spec.out_c);
-    float *x = mem_alloc_array((uint64_t)n * in, sizeof(float)), *batch = mem_calloc_array((uint64_t)n * out, sizeof(float)), *alone = mem_calloc_array(out, sizeof(float));
+    const size_t in = (size_t)(w.h * w.w * w.c), out = (size_t)(w.out_h * w.out_w * c->spec.out_c) * y_size(&c->spec);
+    float *x = mem_alloc_array((uint64_t)n * in, sizeof(float));
+    char *batch = mem_calloc_array((uint64_t)n, out), *alone = mem_calloc_array(1, out);
     enum status st = x && batch && alone ? ST_OK : err_set(err, ST_NO_MEMORY, "convolution check");
     if (!st) {
         uint32_t state = 12345;
@@ -410,12 +414,12 @@ static enum status verify(const struct conv_onednn *c, struct window2d w, int th
                 const uint16_t rounded = f32_to_bf16_one(x[i]);
                 memcpy((char *)x + i * sizeof rounded, &rounded, sizeof rounded);
             }
-        const size_t one = in * (c->spec.bf16 ? sizeof(uint16_t) : sizeof(float));
+        const size_t one = in * x_size(&c->spec);
         memcpy((char *)x + (size_t)(n - 1) * one, x, one);
         st = run_once(c, &w, threads, alone, x, err);
         w.n = n;
         if (!st) st = run_once(c, &w, threads, batch, x, err);
-        if (!st && (memcmp(alone, batch, out * sizeof(float)) || memcmp(alone, batch + (size_t)(n - 1) * out, out * sizeof(float))))
+        if (!st && (memcmp(alone, batch, out) || memcmp(alone, batch + (size_t)(n - 1) * out, out)))
             st = err_set(err, ST_UNSUPPORTED, "convolution: kernel %s rounds a picture otherwise within a batch", c->name);
     }
     free(x);
@@ -510,7 +514,7 @@ enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct co
 }
 void conv_onednn_plan_close(struct conv_onednn_plan *p) { (void)p; }
 uint64_t conv_onednn_plan_scratch(const struct conv_onednn_plan *p) { return (void)p, 0; }
-enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const void *x, const float *residual, void *scratch, struct err *err)
+enum status conv_onednn_plan_run(struct conv_onednn_plan *p, void *y, const void *x, const void *residual, void *scratch, struct err *err)
 {
     (void)p, (void)y, (void)x, (void)residual, (void)scratch;
     return err_set(err, ST_UNSUPPORTED, "convolution: this build has no oneDNN");

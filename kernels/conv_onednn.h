@@ -22,7 +22,7 @@ enum status conv_onednn_unpack(const struct conv_onednn *c, float *weight, const
 enum status conv_onednn_plan_open(struct conv_onednn_plan **out, const struct conv_onednn *c, const struct window2d *w, int threads, struct err *err);
 void        conv_onednn_plan_close(struct conv_onednn_plan *p);
 uint64_t    conv_onednn_plan_scratch(const struct conv_onednn_plan *p);
-/* x: floats, or with spec.bf16 bfloat16. */
-enum status conv_onednn_plan_run(struct conv_onednn_plan *p, float *y, const void *x, const float *residual, void *scratch, struct err *err);
+/* x: floats, or with spec.bf16 bfloat16. y and residual: floats, or with spec.bf16 and spec.y_bf16 bfloat16. */
+enum status conv_onednn_plan_run(struct conv_onednn_plan *p, void *y, const void *x, const void *residual, void *scratch, struct err *err);
 
 #endif

@@ -2,6 +2,7 @@
 #include "kernels/kernels.h"
 
 #include <cpuid.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -27,6 +28,14 @@ bool cpu_level_from_name(const char *name, enum cpu_level *out)
             return true;
         }
     return false;
+}
+
+void cpu_kind(char text[CPU_KIND_MAX])
+{
+    uint32_t brand[13] = { 0 }, signature = 0, b, c, d;
+    for (uint32_t i = 0; i < 3; i++) __get_cpuid(0x80000002 + i, &brand[4 * i], &brand[4 * i + 1], &brand[4 * i + 2], &brand[4 * i + 3]);
+    __get_cpuid(1, &signature, &b, &c, &d);
+    snprintf(text, CPU_KIND_MAX, "%.48s %08x", (const char *)brand, (unsigned)signature);
 }
 
 static uint64_t xcr0(void)

@@ -14,6 +14,8 @@
 enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_LEVEL_COUNT };   /* AVX512 means F, BW, DQ, VL; VNNI and bf16 dot are asked for apart */
 enum cpu_level cpu_level_detect(void);                  /* by CPUID and XGETBV; for AMX also the kernel's permission (arch_prctl), asked once */
 bool           cpu_has_vnni(void);                      /* 8-bit dot products (AVX512_VNNI), where the level is CPU_AVX512 or above */
+enum { CPU_KIND_MAX = 80 };
+void           cpu_kind(char text[CPU_KIND_MAX]);       /* the processor's name and its family, model and stepping: what timings hold for */
 const char    *cpu_level_name(enum cpu_level l);        /* "scalar", "avx2", "avx512", "amx" */
 bool           cpu_level_from_name(const char *name, enum cpu_level *out);
 
@@ -25,7 +27,7 @@ void parallel_set_threads(int threads);
 
 enum activation {
     ACT_NONE, ACT_RELU, ACT_CLIP /* alpha = low, beta = high */, ACT_LEAKY_RELU /* alpha */, ACT_SIGMOID, ACT_TANH, ACT_SILU /* x*sigmoid(x) */,
-    ACT_HARD_SIGMOID /* alpha, beta: max(0,min(1,a*x+b)) */, ACT_HARD_SWISH, ACT_GELU /* erf */, ACT_GELU_TANH, ACT_ELU /* alpha */, ACT_SOFTPLUS, ACT_EXP, ACT_QUICK_GELU /* x*sigmoid(1.702x) */, ACT_COUNT
+    ACT_HARD_SIGMOID /* alpha, beta: max(0,min(1,a*x+b)) */, ACT_HARD_SWISH, ACT_GELU /* erf */, ACT_GELU_TANH, ACT_ELU /* alpha */, ACT_SOFTPLUS, ACT_EXP, ACT_QUICK_GELU /* x*sigmoid(1.702x) */, ACT_ERF, ACT_COUNT
 };
 struct activation_spec { enum activation kind; float alpha, beta; };
 
@@ -45,6 +47,14 @@ struct window2d {
     int64_t out_h, out_w;
     int     kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, pad_bottom, pad_right;
 };
+
+/* One axis of a tensor seen as [outer, n, inner]. A result of taps is the sum of weight times element index. */
+enum reduce_kind { REDUCE_SUM, REDUCE_MEAN, REDUCE_MAX, REDUCE_MIN, REDUCE_L1, REDUCE_L2, REDUCE_SQUARES };
+struct axis_tap { int64_t index; float weight; };
+
+/* A window over `dims` axes of [outer, in..., inner]. */
+enum { POOL_DIMS_MAX = 6 };
+struct pool_any { int64_t outer, inner; int dims; int64_t in[POOL_DIMS_MAX], out[POOL_DIMS_MAX], kernel[POOL_DIMS_MAX], stride[POOL_DIMS_MAX], dilation[POOL_DIMS_MAX], low[POOL_DIMS_MAX], high[POOL_DIMS_MAX]; };
 
 struct kernels {
     enum cpu_level level;
@@ -81,9 +91,34 @@ struct kernels {
     /* Across-channel local response normalisation (ONNX LRN) on [rows, c]. */
     void (*lrn_f32)(float *y, const float *x, int64_t rows, int64_t c, int size, float alpha, float beta, float bias, int threads);
 
-    /* ---- moving ---- */
-    /* to bfloat16, to nearest even; what is no number stays none */
+    /* ---- axes ---- */
+    /* y [outer, inner]; sums in double, in an order of n's own. A NaN makes MAX and MIN NaN. n > 0. */
+    void (*reduce_f32)(float *y, const float *x, int64_t outer, int64_t n, int64_t inner, enum reduce_kind kind, int threads);
+    /* y [outer, out, inner] from x [outer, in, inner]: taps [out, each], indices within `in`. A single tap is a copy. */
+    void (*taps_f32)(float *y, const float *x, int64_t outer, int64_t in, int64_t out, int64_t inner, const struct axis_tap *taps, int each, int threads);
+    void (*pool_any_f32)(float *y, const float *x, const struct pool_any *w, enum pool_kind kind, int threads);
+
+    /* ---- recurrent cells on [rows, hidden]; one thread ---- */
+    /* gates [rows, 4 hidden], the whole sums of i, o, f, c: cell = sigmoid(f) cell + sigmoid(i) tanh(c), h = sigmoid(o) tanh(cell). */
+    void (*lstm_cell_f32)(float *h, float *cell, const float *gates, int64_t rows, int64_t hidden);
+    /* x (rows ldx apart) and sums [rows, 3 hidden], of the input and of h, as z, r, h: z = sigmoid(x + sums), r likewise, n = tanh(x + r sums), h = n + z (h - n). */
+    void (*gru_cell_f32)(float *h, const float *x, int64_t ldx, const float *sums, int64_t rows, int64_t hidden);
+    /* h = n + keep (h - n), rows of keep ldk apart. */
+    void (*blend_f32)(float *h, const float *keep, int64_t ldk, const float *n, int64_t rows, int64_t hidden);
+
+    /* ---- numbers that lie in memory as bfloat16: kernels/cpu/halves_body.h ---- */
+    /* to nearest even; what is no number stays none */
     void (*round_bf16)(void *y, const float *x, int64_t n, int threads);
+    void (*widen_bf16)(float *y, const void *x, int64_t n, int threads);
+    /* pool2d_f32 and mean_rows_f32 of such pictures: sums are float, rounded once; a maximum is exact */
+    void (*pool2d_bf16)(void *y, const void *x, const struct window2d *w, enum pool_kind kind, int threads);
+    void (*mean_rows_bf16)(float *y, const void *x, int64_t n, int64_t rows, int64_t columns, int threads);
+    /* depthwise2d_f32 of such pictures: sums are float, in the same order, rounded once */
+    void (*depthwise2d_bf16)(void *y, const void *x, const float *weight, const float *bias, const void *residual, const struct window2d *w, struct activation_spec act, int threads);
+    /* y[n, r, c] = x[n, r, c] * scale[n, c]: the gate of a squeeze-and-excitation block. y may be x. */
+    void (*scale_channels_bf16)(void *y, const void *x, const float *scale, int64_t n, int64_t rows, int64_t columns, int threads);
+
+    /* ---- moving ---- */
     /* [n, rows, columns] -> [n, columns, rows], elements of 1, 2, 4 or 8 bytes: NCHW <-> NHWC among others. */
     void (*transpose_2d)(void *y, const void *x, int64_t n, int64_t rows, int64_t columns, int element_bytes, int threads);
 };

@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 
-enum { DURABLE_WAIT_MS = 4500, NOTE_WAIT_MS = 100, TEXT_MAX = 512, SCHEMA_VERSION = 1 };
+enum { DURABLE_WAIT_MS = 4500, NOTE_WAIT_MS = 100, TEXT_MAX = 512, SCHEMA_VERSION = 2 };
 
 struct catalog {
     pthread_mutex_t lock;        /* guards db: one statement at a time */
@@ -24,10 +24,11 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS aliases (model TEXT NOT NULL, alias TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (model, alias)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS active (model TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS loaded (model TEXT PRIMARY KEY) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS choices (digest TEXT NOT NULL, machine TEXT NOT NULL, choice TEXT NOT NULL, PRIMARY KEY (digest, machine)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS audit (id INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL);"
     "CREATE TRIGGER IF NOT EXISTS audit_keep_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;"
     "CREATE TRIGGER IF NOT EXISTS audit_keep_delete BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;"
-    "PRAGMA user_version = 1;";
+    "PRAGMA user_version = 2;";
 
 /* Our own words for what SQLite says (R29). */
 static enum status refuse(struct err *err, int code)
@@ -188,6 +189,13 @@ bool catalog_note_digest(struct catalog *c, const char *model, int64_t version, 
     return !code;
 }
 
+void catalog_note_choice(struct catalog *c, const char *digest, const char *machine, const char *choice)
+{
+    if (!lock_within(c, NOTE_WAIT_MS)) return;
+    change(c, "INSERT INTO choices (digest, machine, choice) VALUES (?, ?, ?) ON CONFLICT (digest, machine) DO UPDATE SET choice = excluded.choice", "sss", VALUES(digest, machine, choice));
+    unlock(c);
+}
+
 void catalog_forget_version(struct catalog *c, const char *model, int64_t version)
 {
     if (!lock_within(c, NOTE_WAIT_MS)) return;
@@ -269,6 +277,18 @@ enum status catalog_find_digest(struct catalog *c, const char *model, int64_t ve
     sqlite3_finalize(s);
     unlock(c);
     return code == SQLITE_ROW || code == SQLITE_DONE ? ST_OK : refuse(err, code);
+}
+
+bool catalog_find_choice(struct catalog *c, const char *digest, const char *machine, char *choice, size_t room)
+{
+    sqlite3_stmt *s = NULL;
+    bool found = false;
+    pthread_mutex_lock(&c->lock);
+    if (!prepare(c, &s, "SELECT choice FROM choices WHERE digest = ? AND machine = ?", "ss", VALUES(digest, machine)) && sqlite3_step(s) == SQLITE_ROW && sqlite3_column_text(s, 0))
+        found = snprintf(choice, room, "%s", (const char *)sqlite3_column_text(s, 0)) < (int)room;
+    sqlite3_finalize(s);
+    unlock(c);
+    return found;
 }
 
 bool catalog_find_active(struct catalog *c, const char *model, int64_t *version)

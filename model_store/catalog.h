@@ -24,6 +24,9 @@ void catalog_note_state(struct catalog *c, const char *model, int64_t version, c
 void catalog_note_audit(struct catalog *c, const char *who, const char *action, const char *subject, const char *detail);
 /* Records the digest a version was first loaded with, unless one is recorded; false when it could not be written (tried again at the next load). */
 bool catalog_note_digest(struct catalog *c, const char *model, int64_t version, const char *hex);
+/* What an engine chose for the files of this digest on this kind of machine (engine_choices of engine/engine.h); may be lost. find: false where nothing is known. */
+bool catalog_find_choice(struct catalog *c, const char *digest, const char *machine, char *choice, size_t room);
+void catalog_note_choice(struct catalog *c, const char *digest, const char *machine, const char *choice);
 /* The version is gone from the store: its digest is forgotten. */
 void catalog_forget_version(struct catalog *c, const char *model, int64_t version);
 

@@ -202,14 +202,13 @@ static enum status read_mib(const struct model_config *c, const char *key, unsig
     return ST_OK;
 }
 
-/* What a config's parameters say about a language model: precision, kv_cache_mib, kv_swap_mib, kv_cache_type, batch_invariant. */
+/* What a config's parameters say to an engine: precision, and of a language model kv_cache_mib, kv_swap_mib, kv_cache_type, batch_invariant. */
 static enum status read_engine_parameters(const struct model_config *c, struct engine_options *o, struct err *err)
 {
     static const struct { const char *name; int type; } types[] = { { "f32", 0 }, { "f16", 1 }, { "bf16", 30 }, { "q8_0", 8 }, { "q4_0", 2 } };
     const char *precision = model_config_parameter(c, "precision"), *type = model_config_parameter(c, "kv_cache_type"), *invariant = model_config_parameter(c, "batch_invariant");
     if (precision) {
-        if (strcmp(precision, "f32") && strcmp(precision, "auto")) return wrong_parameter("precision", precision, "f32 or auto", err);
-        o->precision = strcmp(precision, "f32") ? PRECISION_AUTO : PRECISION_F32;
+        if (!precision_from_name(precision, &o->precision)) return wrong_parameter("precision", precision, "f32, bf16 or auto", err);
     }
     enum status st = read_mib(c, "kv_cache_mib", 1, &o->kv_bytes, err);
     if (!st) st = read_mib(c, "kv_swap_mib", 0, &o->kv_swap_bytes, err);
@@ -238,6 +237,21 @@ static bool may_cache(const struct loaded *l)
     return l->config->response_cache && !o->preserve_ordering && !o->sequences.on && !l->v.ops->text && !l->v.ops->image && !l->v.signature->ensemble;
 }
 
+/* An engine's choices are remembered by the version's digest, so that restarts, and replicas that share a catalog, answer alike. */
+struct choosing { struct catalog *catalog; const char *digest; };
+
+static bool find_choice(void *ctx, const char *machine, char *text, size_t room)
+{
+    const struct choosing *c = ctx;
+    return catalog_find_choice(c->catalog, c->digest, machine, text, room);
+}
+
+static void keep_choice(void *ctx, const char *machine, const char *text)
+{
+    const struct choosing *c = ctx;
+    catalog_note_choice(c->catalog, c->digest, machine, text);
+}
+
 static enum status open_engine(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
 {
     struct model_config *c = l->config;
@@ -250,6 +264,9 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
         if (c->scheduling.preferred[i] > rows) rows = c->scheduling.preferred[i];
     divide_cores(r, c);
     struct engine_options options = { .threads = c->scheduling.threads, .cpu_level = r->o.cpu_level, .precision = r->o.precision, .max_batch_rows = rows > 0 ? rows : 1, .memory_max = r->o.memory_max, .ensemble = &c->ensemble, .models = &r->members };
+    struct choosing choosing = { r->catalog, l->v.digest };
+    const struct engine_choices choices = { &choosing, find_choice, keep_choice };
+    options.choices = &choices;
     enum status st = read_engine_parameters(c, &options, err);
     if (!st) st = l->v.ops->open(&l->v.engine, &files, &options, err);
     if (st) return st;

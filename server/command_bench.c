@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/threads.h"
+#include "engine/onnx/trial.h"
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/operators/numbers.h"
 #include "server/command_bench.h"
@@ -16,12 +17,12 @@
 
 enum { RUNS_MAX = 1000000, WARM_UP = 3, STEPS_MAX = 20000, STEPS_SHOWN = 40, OPERATORS_MAX = 64 };
 
-struct bench { const char *model, *size; int64_t batch; double seconds; bool json, trace; struct engine_options options; struct bench_text_ask text; struct draw_bench draw; };
+struct bench { const char *model, *size; int64_t batch; double seconds; bool json, trace; struct engine_options options; struct bench_text_ask text; struct draw_bench draw; struct command_binding *bindings; int binding_count; };
 
 static void usage(FILE *to)
 {
-    fprintf(to, "usage: inferd bench MODEL [--batch N] [--threads N] [--precision P] [--seconds S] [--json] [--trace] [--size N] [--cpu-level L]\n"
-                "Free dimensions but the first are --size (224). --json prints one line; --trace lists the slowest nodes of the last run.\n"
+    fprintf(to, "usage: inferd bench MODEL [--batch N] [--threads N] [--precision P] [--seconds S] [--json] [--trace] [--size N] [--cpu-level L] [--input NAME=FILE]...\n"
+                "Free dimensions but the first are --size (224); with --input all inputs are read from files. --json prints one line; --trace lists the slowest nodes of the last run.\n"
                 "On a language model: [--prompt 512] [--generate 128] [--sequences 1] [--precision f32|auto] [--batch-invariant].\n"
                 "On a model of pictures: [--size 512x512] [--steps N] [--guidance G] [--batch PICTURES] [--precision f32|auto].\n");
 }
@@ -106,7 +107,7 @@ static void print_trace(const struct command_model *m)
     free(info);
 }
 
-static enum status measure(const struct bench *b, struct command_model *m, struct request_tensor *inputs, uint64_t *times, int *runs, struct err *err)
+static enum status measure(const struct bench *b, struct command_model *m, struct request_tensor *inputs, int count, uint64_t *times, int *runs, struct err *err)
 {
     enum status st = ST_OK;
     uint64_t begin = clock_ns();
@@ -114,7 +115,7 @@ static enum status measure(const struct bench *b, struct command_model *m, struc
     for (int i = -WARM_UP; !st && *runs < RUNS_MAX && (*runs < 5 || (double)(clock_ns() - begin) < b->seconds * 1e9); i++) {
         struct request r;
         uint64_t start = clock_ns();
-        st = command_model_run(m, &r, inputs, m->signature->input_count, err);
+        st = command_model_run(m, &r, inputs, count, err);
         uint64_t end = clock_ns();
         request_drop(&r);
         if (i == -1) begin = end;
@@ -137,17 +138,20 @@ static enum status bench(const struct bench *b, struct err *err)
     arena_init(&arena, (uint64_t)16 << 30);
     uint64_t *times = mem_alloc_array(RUNS_MAX, sizeof *times);
     if (!times) st = err_set(err, ST_NO_MEMORY, "the list of times");
-    if (!st) st = make_inputs(m.signature, b, inputs, &arena, err);
-    if (!st) st = measure(b, &m, inputs, times, &runs, err);
+    int count = b->binding_count ? b->binding_count : m.signature->input_count;
+    if (!st) st = b->binding_count ? command_bindings_read(m.signature, b->bindings, count, inputs, &arena, err) : make_inputs(m.signature, b, inputs, &arena, err);
+    if (!st) st = measure(b, &m, inputs, count, times, &runs, err);
     if (!st) {
         struct rusage u;
         getrusage(RUSAGE_SELF, &u);
         qsort(times, (size_t)runs, sizeof *times, compare_times);
         double min = (double)times[0] / 1e6, median = (double)times[runs / 2] / 1e6, p99 = (double)times[(runs - 1) * 99 / 100] / 1e6;
         double load = (double)m.load_ns / 1e6, rss = (double)u.ru_maxrss / 1024;
-        if (b->json) printf("{\"precision\":\"f32\",\"threads\":%d,\"batch\":%lld,\"runs\":%d,\"min_ms\":%.4f,\"median_ms\":%.4f,\"p99_ms\":%.4f,\"load_ms\":%.1f,\"peak_rss_mb\":%.1f}\n", b->options.threads, (long long)b->batch, runs, min, median, p99, load, rss);
-        else printf("%s: batch %lld, %d threads, f32, %s: %d runs, min %.3f ms, median %.3f ms, p99 %.3f ms, %.1f rows/s; loaded in %.1f ms, peak %.1f MiB\n", b->model, (long long)b->batch, b->options.threads,
-                    cpu_level_name(m.engine->import.graph.device.kernels.level), runs, min, median, p99, (double)b->batch / median * 1e3, load, rss);
+        if (b->json) printf("{\"precision\":\"%s\",\"threads\":%d,\"batch\":%lld,\"runs\":%d,\"min_ms\":%.4f,\"median_ms\":%.4f,\"p99_ms\":%.4f,\"load_ms\":%.1f,\"peak_rss_mb\":%.1f}\n", m.signature->precision.name, b->options.threads, (long long)b->batch, runs, min, median, p99, load, rss);
+        else printf("%s: batch %lld, %d threads, %s, %s: %d runs, min %.3f ms, median %.3f ms, p99 %.3f ms, %.1f rows/s; loaded in %.1f ms, peak %.1f MiB\n", b->model, (long long)b->batch, b->options.threads,
+                    m.signature->precision.name, cpu_level_name(m.engine->import.graph.device.kernels.level), runs, min, median, p99, (double)b->batch / median * 1e3, load, rss);
+        const struct signature_precision *p = &m.signature->precision;
+        if (!b->json && p->error >= 0) printf("precision: bf16 has an error of %.2e (%.0e is allowed) and is %.2f times as fast as f32: %s\n", p->error, TRIAL_ERROR_MAX, p->gain, p->name);
         if (b->trace && !b->json) print_trace(&m);
     }
     free(times);
@@ -185,7 +189,8 @@ static enum status run_bench(struct bench *b, struct err *err)
 
 int command_bench(int argc, char **argv)
 {
-    struct bench b = { .batch = 1, .seconds = 3, .text = { .prompt = 512, .generate = 128, .sequences = 1 }, .draw = { .steps = 4, .guidance = -1 } };
+    static struct command_binding bindings[COMMAND_TENSORS_MAX];
+    struct bench b = { .bindings = bindings, .batch = 1, .seconds = 3, .text = { .prompt = 512, .generate = 128, .sequences = 1 }, .draw = { .steps = 4, .guidance = -1 } };
     struct command_args a = { argc, 1, argv };
     const char *v;
     double n;
@@ -197,6 +202,7 @@ int command_bench(int argc, char **argv)
         if (!took) took = count_option(&a, "--generate", 0, &b.text.generate);
         if (!took) took = count_option(&a, "--sequences", 1, &b.text.sequences);
         if (!took) took = count_option(&a, "--steps", 1, &b.draw.steps);
+        if (!took) took = command_binding_option(&a, bindings, &b.binding_count);
         if (took < 0) return 2;
         if (took) continue;
         if (command_flag(&a, "--help")) { usage(stdout); return 0; }

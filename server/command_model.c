@@ -55,7 +55,6 @@ void command_engine_defaults(struct engine_options *o)
 
 int command_engine_option(struct command_args *a, struct engine_options *o)
 {
-    static const char *const precisions[] = { [PRECISION_F32] = "f32", [PRECISION_BF16] = "bf16", [PRECISION_F16] = "f16", [PRECISION_INT8] = "int8", [PRECISION_AUTO] = "auto" };
     const char *v;
     double n;
     enum cpu_level level;
@@ -70,13 +69,8 @@ int command_engine_option(struct command_args *a, struct engine_options *o)
         return 1;
     }
     if (command_option(a, "--precision", &v)) {
-        for (int i = 0; v && i <= PRECISION_AUTO; i++)
-            if (strcmp(v, precisions[i]) == 0) {
-                if (i != PRECISION_F32 && i != PRECISION_AUTO) { fprintf(stderr, "inferd: ONNX models are computed in f32; %s is not offered\n", v); return -1; }
-                o->precision = (enum precision)i;
-                return 1;
-            }
-        fprintf(stderr, "inferd: --precision takes f32 or auto\n");
+        if (v && precision_from_name(v, &o->precision)) return 1;
+        fprintf(stderr, "inferd: --precision takes f32, bf16 or auto\n");
         return -1;
     }
     return 0;
@@ -300,4 +294,28 @@ enum status command_job_run(struct command_model *m, struct request *r, void (*p
     } while (!st && slot->state == SLOT_RUNNING);
     m->ops->retire(m->instance, slot);
     return st;
+}
+
+int command_binding_option(struct command_args *a, struct command_binding *bindings, int *count)
+{
+    const char *v;
+    if (!command_option(a, "--input", &v)) return 0;
+    if (!v || *count == COMMAND_TENSORS_MAX) return -1;
+    const char *equals = strchr(v, '=');
+    bindings[(*count)++] = (struct command_binding){ equals ? v : NULL, equals ? equals + 1 : v, equals ? (size_t)(equals - v) : 0 };
+    return 1;
+}
+
+enum status command_bindings_read(const struct signature *s, const struct command_binding *bindings, int count, struct request_tensor *inputs, struct arena *arena, struct err *err)
+{
+    for (int i = 0; i < count; i++) {
+        const struct port *port = bindings[i].name ? NULL : s->input_count == 1 ? &s->inputs[0] : NULL;
+        for (int k = 0; bindings[i].name && k < s->input_count; k++)
+            if (strlen(s->inputs[k].name) == bindings[i].name_length && strncmp(s->inputs[k].name, bindings[i].name, bindings[i].name_length) == 0) port = &s->inputs[k];
+        if (!port) return err_set(err, ST_BAD_INPUT, "the model has no input '%.*s'; inferd inspect lists them", (int)bindings[i].name_length, bindings[i].name ? bindings[i].name : "");
+        inputs[i].name = port->name;
+        enum status st = command_tensor_read(&inputs[i].tensor, arena, bindings[i].file, port, err);
+        if (st) return st;
+    }
+    return ST_OK;
 }

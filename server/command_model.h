@@ -40,6 +40,11 @@ enum status command_job_run(struct command_model *m, struct request *r, void (*p
 
 /* ---- tensors from files: .pb (TensorProto; SequenceProto or OptionalProto where the port is one), .npy, .png .jpg .webp (as the port wants them: float 0..1 or uint8) ---- */
 enum status command_tensor_read(struct tensor *t, struct arena *arena, const char *path, const struct port *port, struct err *err);
+/* --input NAME=FILE (or FILE, for a model of one input), up to COMMAND_TENSORS_MAX of them. 0: not it; 1: taken; -1: no value, or too many. */
+struct command_binding { const char *name, *file; size_t name_length; };
+int         command_binding_option(struct command_args *a, struct command_binding *bindings, int *count);
+/* inputs[i] of bindings[i]; the tensors live in the arena. */
+enum status command_bindings_read(const struct signature *s, const struct command_binding *bindings, int count, struct request_tensor *inputs, struct arena *arena, struct err *err);
 /* As .npy. */
 enum status command_tensor_write(const char *path, const struct tensor *t, struct err *err);
 

@@ -11,8 +11,6 @@
 
 enum { SHOWN = 10 };
 
-struct binding { const char *name, *file; size_t name_length; };
-
 static void usage(FILE *to)
 {
     fprintf(to, "usage: inferd run MODEL [--input NAME=FILE]... [--output DIR] [--threads N] [--cpu-level L]\n"
@@ -49,21 +47,7 @@ static enum status write_output(const char *dir, const char *name, const struct 
     return command_tensor_write(path, t, err);
 }
 
-static enum status read_inputs(const struct signature *s, const struct binding *bindings, int count, struct request_tensor *inputs, struct arena *arena, struct err *err)
-{
-    for (int i = 0; i < count; i++) {
-        const struct port *port = bindings[i].name ? NULL : s->input_count == 1 ? &s->inputs[0] : NULL;
-        for (int k = 0; bindings[i].name && k < s->input_count; k++)
-            if (strlen(s->inputs[k].name) == bindings[i].name_length && strncmp(s->inputs[k].name, bindings[i].name, bindings[i].name_length) == 0) port = &s->inputs[k];
-        if (!port) return err_set(err, ST_BAD_INPUT, "the model has no input '%.*s'; inferd inspect lists them", (int)bindings[i].name_length, bindings[i].name ? bindings[i].name : "");
-        inputs[i].name = port->name;
-        enum status st = command_tensor_read(&inputs[i].tensor, arena, bindings[i].file, port, err);
-        if (st) return st;
-    }
-    return ST_OK;
-}
-
-static enum status run_once(const char *model, const struct engine_options *options, const struct binding *bindings, int count, const char *dir, struct err *err)
+static enum status run_once(const char *model, const struct engine_options *options, const struct command_binding *bindings, int count, const char *dir, struct err *err)
 {
     static struct request_tensor inputs[COMMAND_TENSORS_MAX];
     struct command_model m;
@@ -72,7 +56,7 @@ static enum status run_once(const char *model, const struct engine_options *opti
     enum status st = command_onnx_open(&m, model, options, err);
     if (st) return st;
     arena_init(&arena, (uint64_t)8 << 30);
-    st = read_inputs(m.signature, bindings, count, inputs, &arena, err);
+    st = command_bindings_read(m.signature, bindings, count, inputs, &arena, err);
     if (!st) {
         st = command_model_run(&m, &r, inputs, count, err);
         if (!st && dir) mkdir(dir, 0777);
@@ -89,10 +73,10 @@ static enum status run_once(const char *model, const struct engine_options *opti
 
 int command_run(int argc, char **argv)
 {
-    static struct binding bindings[COMMAND_TENSORS_MAX];
+    static struct command_binding bindings[COMMAND_TENSORS_MAX];
     struct engine_options options;
     struct command_args a = { argc, 1, argv };
-    const char *v, *model = NULL, *dir = NULL;
+    const char *model = NULL, *dir = NULL;
     int count = 0;
     command_engine_defaults(&options);
     while (a.at < argc) {
@@ -104,12 +88,9 @@ int command_run(int argc, char **argv)
             if (!dir) return 2;
             continue;
         }
-        if (command_option(&a, "--input", &v)) {
-            if (!v || count == COMMAND_TENSORS_MAX) { usage(stderr); return 2; }
-            const char *equals = strchr(v, '=');
-            bindings[count++] = (struct binding){ equals ? v : NULL, equals ? equals + 1 : v, equals ? (size_t)(equals - v) : 0 };
-            continue;
-        }
+        int bound = command_binding_option(&a, bindings, &count);
+        if (bound < 0) { usage(stderr); return 2; }
+        if (bound) continue;
         if (argv[a.at][0] == '-' || model) { fprintf(stderr, "inferd run: '%s' is not understood\n", argv[a.at]); usage(stderr); return 2; }
         model = argv[a.at++];
     }

@@ -61,13 +61,15 @@ static enum status start_registry(struct server *s, struct err *err)
     const struct server_config *c = s->config;
     enum cpu_level cap = CPU_LEVEL_COUNT - 1;
     if (c->cpu_level && !cpu_level_from_name(c->cpu_level, &cap)) return err_set(err, ST_BAD_INPUT, "--cpu-level takes scalar, avx2, avx512 or amx, not '%.32s'", c->cpu_level);
+    enum precision precision = PRECISION_AUTO;
+    precision_from_name(c->precision, &precision);
     if (cap > cpu_level_detect()) cap = cpu_level_detect();
     s->cpu_level = cpu_level_name(cap);
     log_write(s->log, LOG_INFO, "cpu", "computing at level %s on %d cores", s->cpu_level, c->threads ? (int)c->threads : threads_cpu_count());
     struct registry_options o = {
         .store = c->store, .control = !strcmp(c->control, "poll") ? CONTROL_POLL : !strcmp(c->control, "explicit") ? CONTROL_EXPLICIT : CONTROL_NONE,
         .poll_ms = (uint32_t)c->poll_ms, .load_at_start = c->load_models.count ? c->load_models.items : NULL, .load_at_start_count = c->load_models.count,
-        .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = strcmp(c->precision, "f32") ? PRECISION_AUTO : PRECISION_F32,
+        .strict_readiness = c->strict_readiness, .threads = c->threads ? (int)c->threads : threads_cpu_count(), .cpu_level = (int)cap, .precision = precision,
         .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .limiter = s->limiter, .cache = s->cache, .signers = s->signers, .require_signatures = c->require_signatures, .inspector = s->inspector,
         .log = s->log, .progress = isatty(2) ? show_progress : NULL,
     };

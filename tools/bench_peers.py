@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""inferd and onnxruntime side by side: same file, same input, same threads on the same cores, one after the other in every round.
+"""inferd, onnxruntime and OpenVINO side by side: same file, same input, same threads on the same cores, one after the other in every round.
 
-  bench_peers.py [--threads 2] [--rounds 5] [--seconds 1] [--batch 1] [NAME or FILE.onnx]...      (resnet50 mobilenet_v2 alexnet)
+  bench_peers.py [--arms inferd:f32,onnxruntime:f32,openvino:f32,inferd:bf16,openvino:bf16,inferd:auto] [--threads 2] [--rounds 5] [--seconds 1] [--batch 1]
+                 [NAME or FILE.onnx]...      (resnet50 mobilenet_v2 alexnet)
 
-Names are made by make_networks.py when they are missing. First the answers are compared (`inferd check`, 1e-4), then rounds of timed runs: `inferd bench
---json` and an onnxruntime session in a process of its own, whose threads are pinned, so that neither runs while the other is timed. Printed are the median of
-the rounds' medians and the ratio of speeds. Status 1 when answers differ or a ratio is below --least.
-Without onnxruntime in this interpreter, the virtual environment build/venv (tools/venv.sh) is used.
+An arm is a side and the precision it is asked for; OpenVINO's own choice on a machine with AMX is bf16, onnxruntime has f32 only. Names are made by make_networks.py
+when they are missing. First the answers are compared (`inferd check`, 1e-4, f32), then rounds of timed runs: `inferd bench --json`, and the others in processes of their
+own, so that none runs while another is timed. Printed are the medians of the rounds' medians, and how many times as fast inferd is: in each precision as the fastest other side in
+that precision, and by its own choice (auto) as each other side's. Status 1 when answers differ or a ratio at equal precision is below --least.
+Packages that this interpreter lacks are taken from the virtual environment build/venv (tools/venv.sh).
 """
 import argparse
 import json
@@ -24,34 +26,32 @@ ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)),
 def use_environment():
     """Goes on in build/venv when this interpreter lacks a package."""
     try:
-        import numpy, onnx, onnxruntime  # noqa: F401
+        import numpy, onnx, onnxruntime, openvino  # noqa: F401
         return
     except ImportError:
         pass
     python = os.path.join(ROOT, "build/venv/bin/python")
     if os.path.realpath(sys.prefix) == os.path.realpath(os.path.join(ROOT, "build/venv")):
         sys.exit("bench_peers: build/venv lacks packages; remove it and start again")
-    subprocess.check_call([os.path.join(ROOT, "tools/venv.sh"), "onnx", "onnxruntime"])
+    subprocess.check_call([os.path.join(ROOT, "tools/venv.sh"), "onnx", "onnxruntime", "openvino"])
     os.execv(python, [python, *sys.argv])
 
 
-def make_input(session, batch):
+def make_input(inputs, batch):
+    """inputs: (name, shape whose free dimensions are no numbers, is it float)"""
     import numpy as np
 
     rng = np.random.default_rng(1)
     feed = {}
-    for value in session.get_inputs():
-        shape = [d if isinstance(d, int) else batch for d in value.shape]
-        feed[value.name] = rng.standard_normal(shape).astype(np.float32)
+    for name, shape, floating in inputs:
+        shape = [d if isinstance(d, int) else batch if i == 0 else 128 for i, d in enumerate(shape)]
+        feed[name] = rng.standard_normal(shape).astype(np.float32) if floating else rng.integers(0, 2, shape).astype(np.int64)
     return feed
 
 
-def peer(path, threads, batch, cores):
-    """The other side: answers every line "SECONDS" on standard input with a JSON list of milliseconds; "save DIR" writes a test data set."""
+def open_onnxruntime(path, threads, batch, cores):
     import onnxruntime
-    from onnx import numpy_helper
 
-    os.sched_setaffinity(0, {cores[0]})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -59,25 +59,52 @@ def peer(path, threads, batch, cores):
     if threads > 1:
         options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(str(c + 1) for c in cores[1:threads]))
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = make_input(session, batch)
+    feed = make_input([(v.name, v.shape, "float" in v.type) for v in session.get_inputs()], batch)
+    return feed, [o.name for o in session.get_outputs()], lambda: session.run(None, feed)
+
+
+def open_openvino(path, threads, batch, precision):
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    feed = make_input([(v.any_name, [d.get_length() if d.is_static else None for d in v.partial_shape], v.element_type.is_real()) for v in model.inputs], batch)
+    model.reshape({v.any_name: list(feed[v.any_name].shape) for v in model.inputs})
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if precision != "auto":
+        settings["INFERENCE_PRECISION_HINT"] = precision
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return feed, [], lambda: request.infer(feed)
+
+
+def peer(args, cores):
+    """A side of its own: answers every line "SECONDS" on standard input with a JSON list of milliseconds; "save DIR" writes a test data set."""
+    side, precision = args.peer_arm.split(":")
+    if side == "onnxruntime":
+        os.sched_setaffinity(0, {cores[0]})
+        feed, outputs, run = open_onnxruntime(args.peer, args.threads, args.batch, cores)
+    else:
+        os.sched_setaffinity(0, set(cores[:args.threads]))
+        feed, outputs, run = open_openvino(args.peer, args.threads, args.batch, precision)
     for line in sys.stdin:
         words = line.split(maxsplit=1)
         if words[0] == "save":
+            from onnx import numpy_helper
+
             folder = words[1].strip()
             os.makedirs(folder, exist_ok=True)
-            pairs = [("input", list(feed.items())), ("output", [(o.name, y) for o, y in zip(session.get_outputs(), session.run(None, feed))])]
-            for kind, tensors in pairs:
+            for kind, tensors in ("input", list(feed.items())), ("output", list(zip(outputs, run()))):
                 for i, (name, array) in enumerate(tensors):
                     with open(os.path.join(folder, f"{kind}_{i}.pb"), "wb") as f:
                         f.write(numpy_helper.from_array(array, name).SerializeToString())
             print(json.dumps([]), flush=True)
             continue
         for _ in range(3):
-            session.run(None, feed)
+            run()
         times, end = [], time.perf_counter() + float(words[0])
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or not times:
             start = time.perf_counter()
-            session.run(None, feed)
+            run()
             times.append(1e3 * (time.perf_counter() - start))
         print(json.dumps(times), flush=True)
 
@@ -87,7 +114,7 @@ def ask(process, line):
     process.stdin.flush()
     answer = process.stdout.readline()
     if not answer:
-        sys.exit("bench_peers: the onnxruntime process ended")
+        sys.exit("bench_peers: a peer's process ended")
     return json.loads(answer)
 
 
@@ -113,51 +140,85 @@ def busy_seconds():
     return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def own_seconds(process):
-    with open(f"/proc/{process.pid}/stat") as f:
-        fields = f.read().rsplit(")", 1)[1].split()
+def own_seconds(processes):
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + used.ru_utime + used.ru_stime
+    total = used.ru_utime + used.ru_stime
+    for process in processes:
+        with open(f"/proc/{process.pid}/stat") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def time_inferd(path, precision, args, cores):
+    out = subprocess.run([args.inferd, "bench", path, "--precision", precision, "--threads", str(args.threads), "--batch", str(args.batch), "--seconds", str(args.seconds), "--json"],
+                         capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, set(cores[:args.threads])))
+    if out.returncode:
+        sys.exit(f"bench_peers: inferd bench failed: {out.stderr}")
+    return json.loads(out.stdout)
+
+
+def ratios(ms):
+    """How many times as fast inferd is; keys "f32", "bf16" against the fastest other side, "auto:SIDE:PRECISION" by its own choice."""
+    made = {}
+    for precision in "f32", "bf16":
+        others = [v for arm, v in ms.items() if arm.endswith(":" + precision) and not arm.startswith("inferd")]
+        if others and "inferd:" + precision in ms:
+            made[precision] = min(others) / ms["inferd:" + precision]
+    for arm, v in ms.items():
+        if "inferd:auto" in ms and arm in ("onnxruntime:f32", "openvino:bf16", "openvino:auto"):
+            made["auto against " + arm] = v / ms["inferd:auto"]
+    return made
 
 
 def bench(path, args, cores):
-    child = [sys.executable, os.path.abspath(__file__), "--peer", path, "--threads", str(args.threads), "--batch", str(args.batch)]
-    process = subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    equal = compare(args.inferd, path, process, args.threads)
-    mine, theirs, disturbed = [], [], 0
-    while len(mine) < args.rounds:
-        before = time.monotonic(), busy_seconds() - own_seconds(process)
-        out = subprocess.run([args.inferd, "bench", path, "--threads", str(args.threads), "--batch", str(args.batch), "--seconds", str(args.seconds), "--json"],
-                             capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, set(cores[:args.threads])))
-        if out.returncode:
-            sys.exit(f"bench_peers: inferd bench failed: {out.stderr}")
-        a = json.loads(out.stdout)["median_ms"]
-        b = statistics.median(ask(process, str(args.seconds)))
-        foreign = (busy_seconds() - own_seconds(process) - before[1]) / (time.monotonic() - before[0])
-        if foreign > DISTURBED and disturbed < 4 * args.rounds:      # somebody else wanted the cores: measure again
+    arms = args.arms.split(",")
+    peers = {}
+    for arm in arms:
+        if not arm.startswith("inferd"):
+            child = [sys.executable, os.path.abspath(__file__), "--peer", path, "--peer-arm", arm, "--threads", str(args.threads), "--batch", str(args.batch)]
+            peers[arm] = subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    equal = compare(args.inferd, path, peers["onnxruntime:f32"], args.threads) if "onnxruntime:f32" in peers else True
+    times, disturbed, chosen = {arm: [] for arm in arms}, 0, ""
+    while len(times[arms[0]]) < args.rounds:
+        before = time.monotonic(), busy_seconds() - own_seconds(peers.values())
+        round_ms = {}
+        for arm in arms:
+            if arm in peers:
+                round_ms[arm] = statistics.median(ask(peers[arm], str(args.seconds)))
+            else:
+                said = time_inferd(path, arm.split(":")[1], args, cores)
+                round_ms[arm] = said["median_ms"]
+                chosen = said["precision"] if arm == "inferd:auto" else chosen
+        foreign = (busy_seconds() - own_seconds(peers.values()) - before[1]) / (time.monotonic() - before[0])
+        if foreign > DISTURBED and disturbed < 2 * args.rounds:      # somebody else wanted the cores: measure again
             disturbed += 1
             time.sleep(1)
             continue
-        mine.append(a)
-        theirs.append(b)
-    process.stdin.close()
-    process.wait()
-    a, b = statistics.median(mine), statistics.median(theirs)
-    print(f"{os.path.basename(path):22} threads {args.threads} batch {args.batch}  inferd {a:8.3f} ms ({min(mine):.3f}..{max(mine):.3f})  "
-          f"onnxruntime {b:8.3f} ms ({min(theirs):.3f}..{max(theirs):.3f})  speed {b / a:.3f}  answers {'equal to 1e-4' if equal else 'DIFFER'}  "
-          f"{disturbed} rounds repeated", flush=True)
-    return equal and b / a >= args.least
+        for arm in arms:
+            times[arm].append(round_ms[arm])
+    for process in peers.values():
+        process.stdin.close()
+        process.wait()
+    ms = {arm: statistics.median(t) for arm, t in times.items()}
+    made = ratios(ms)
+    print(f"{os.path.basename(path):22} threads {args.threads} batch {args.batch}  answers {'equal to 1e-4' if equal else 'DIFFER'}, {disturbed} rounds repeated" + (f", auto is {chosen}" if chosen else ""))
+    print("   " + "  ".join(f"{arm} {ms[arm]:.3f} ms ({min(times[arm]):.3f}..{max(times[arm]):.3f})" for arm in arms))
+    print("   speed: " + "  ".join(f"{what} {ratio:.3f}" for what, ratio in made.items()), flush=True)
+    return equal and all(r >= args.least for what, r in made.items() if not what.startswith("auto")), made
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", default="inferd:f32,onnxruntime:f32,openvino:f32,inferd:bf16,openvino:bf16,inferd:auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--least", type=float, default=0.0, help="fail when a ratio is below this")
+    parser.add_argument("--least", type=float, default=0.0, help="fail when a ratio at equal precision is below this")
     parser.add_argument("--inferd", default=os.path.join(ROOT, "build/release/inferd"))
     parser.add_argument("--peer", metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--peer-arm", help=argparse.SUPPRESS)
     parser.add_argument("models", nargs="*")
     args = parser.parse_args()
     use_environment()
@@ -165,14 +226,19 @@ def main():
     if len(cores) < args.threads:
         sys.exit(f"bench_peers: {args.threads} threads on {len(cores)} cores would measure nothing")
     if args.peer:
-        peer(args.peer, args.threads, args.batch, cores)
+        peer(args, cores)
         return
-    good = True
+    good, all_made = True, []
     for name in args.models or ["resnet50", "mobilenet_v2", "alexnet"]:
         path = name if name.endswith(".onnx") else os.path.join(ROOT, "build/networks", name + ".onnx")
         if not os.path.exists(path):
             subprocess.check_call([sys.executable, os.path.join(ROOT, "tools/make_networks.py"), "--out", os.path.join(ROOT, "build/networks"), name], stdout=subprocess.DEVNULL)
-        good = bench(path, args, cores) and good
+        fine, made = bench(path, args, cores)
+        good = fine and good
+        all_made.append(made)
+    for what in dict.fromkeys(k for made in all_made for k in made):
+        values = [made[what] for made in all_made if what in made]
+        print(f"geometric mean of {len(values)}, {what}: {statistics.geometric_mean(values):.3f}, least {min(values):.3f}")
     sys.exit(0 if good else 1)
 
 

@@ -65,6 +65,9 @@ struct graph;
 /* A graph that a node runs. Its inputs behind the first `formal_count` are the node's inputs captures[0], captures[1], ... */
 struct body { const char *attribute; struct graph *graph; int formal_count; int *captures; };
 
+/* Input 0, result 0 (and what is added to it) lie in memory as bfloat16, although the file says float. */
+enum node_halves { HALVES_IN = 1, HALVES_OUT = 2 };
+
 struct node {
     const struct op *op;
     const char *name;
@@ -77,6 +80,7 @@ struct node {
     struct body *bodies; int body_count;      /* graphs this node runs, in the order of its graph attributes */
     int         formal_count;     /* inputs the operator itself takes; those behind are captures */
 
+    unsigned   halves;            /* enum node_halves; fused into a convolution by store_halves */
     /* fused into this node */
     struct activation_spec act;
     int         residual;         /* index into in, -1 */
@@ -86,7 +90,7 @@ struct node {
     uint64_t    packed_bytes;
     const float *bias;            /* dense [n] beside `packed` */
     const float *weight;          /* ScaleShift: the scale; convolution: a scale by output channel that packing multiplies in */
-    struct linear_layer *linear;  /* Linear */
+    struct linear_layer *linear;  /* Linear; Gemm and MatMul of a graph in bfloat16, in place of `packed` */
     const void *spec;             /* of the operators in operators/llm.h: read only, in the arena */
     uint64_t    row_work;         /* about how many products each row of input 0 takes, where dims alone do not tell; 0: they do */
 };
@@ -94,6 +98,7 @@ struct node {
 struct graph {
     struct arena *arena;          /* names, constants: the model's budget */
     struct device device;
+    bool          bf16;           /* layers with constant weights round those and what they are given to bfloat16, where the machine is quick at it; sums stay float */
     uint64_t      memory_max;
     uint64_t      packed_bytes;
     struct value *values; int value_count, value_room;

@@ -5,7 +5,12 @@
 
 #include "base/checked.h"
 #include "engine/graph/passes.h"
+#include "engine/operators/nn/conv_columns.h"
+#include "engine/operators/operators.h"
+#include "kernels/blocks.h"
 #include "kernels/conv.h"
+#include "kernels/half.h"
+#include "kernels/linear.h"
 
 static enum status charge(struct graph *g, uint64_t bytes, struct err *err)
 {
@@ -99,7 +104,7 @@ static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
         .in_c = w->dims[1] * groups, .out_c = w->dims[0], .groups = groups,
         .kh = flat ? 1 : (int)w->dims[2], .kw = (int)w->dims[flat ? 2 : 3], .stride_h = flat || !strides ? 1 : (int)strides[0], .stride_w = strides ? (int)strides[!flat] : 1,
         .dilation_h = flat || !dilations ? 1 : (int)dilations[0], .dilation_w = dilations ? (int)dilations[!flat] : 1,
-        .has_residual = n->residual >= 0, .act = n->act, .hint_n_max = g->max_rows,
+        .has_residual = n->residual >= 0, .act = n->act, .bf16 = g->bf16 && w->dims[1] * groups > 4, .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_n_max = g->max_rows,
     };
     give_hints(g, n, &spec);
     enum status st = charge(g, w->bytes, err);
@@ -122,11 +127,37 @@ bool gemm_packable(const struct graph *g, const struct node *n)
     return w->dtype == DT_F32 && w->rank == 2 && w->bytes > 0;
 }
 
+/* W rounded to bfloat16, as rows of k numbers one for each column of the product. */
+static enum status pack_rounded(struct graph *g, struct node *n, bool turned, int64_t k, int64_t columns, struct err *err)
+{
+    struct linear_spec spec = { .type = BLOCK_BF16, .n = columns, .k = k, .row_bytes = 2 * k, .mode = LINEAR_FAST, .level = g->device.kernels.level };
+    enum status st = charge(g, linear_open_bytes(&spec), err);
+    if (st) return st;
+    void *owned = NULL;
+    const struct operand *w = &g->values[n->in[1]].type;
+    const float *b = w->splat ? w->data : borrow_dense(g, n->in[1], &owned);
+    uint16_t *rounded = mem_alloc_array((uint64_t)k, (uint64_t)columns * sizeof *rounded), *rows = turned || w->splat ? rounded : mem_alloc_array((uint64_t)k, (uint64_t)columns * sizeof *rows);
+    st = b && rounded && rows ? ST_OK : err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    if (!st && w->splat) for (int64_t i = 0; i < k * columns; i++) rounded[i] = f32_to_bf16_one(*b);
+    else if (!st) g->device.kernels.round_bf16(rounded, b, k * columns, 1);
+    if (!st && rows != rounded) g->device.kernels.transpose_2d(rows, rounded, 1, k, columns, sizeof *rows, 1);
+    spec.weight = rows;
+    if (!st) st = linear_open(&n->linear, &spec, err);
+    if (rows != rounded) free(rows);
+    free(rounded);
+    free(owned);
+    if (st) return st;
+    if (!graph_own_linear(g, n->linear)) return err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    g->packed_bytes += linear_bytes(n->linear);
+    return ST_OK;
+}
+
 static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
 {
     const struct operand *w = &g->values[n->in[1]].type;
     bool gemm = strcmp(n->op->name, "Gemm") == 0, turned = gemm && node_int(n, "transB", 0);
     int64_t k = w->dims[turned], columns = w->dims[!turned];
+    if (g->bf16 && !(gemm && node_int(n, "transA", 0))) return pack_rounded(g, n, turned, k, columns, err);
     uint64_t bytes = g->device.kernels.gemm_f32_packed_bytes(k, columns);
     enum status st = charge(g, bytes, err);
     if (st) return st;
@@ -145,11 +176,59 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
     return ST_OK;
 }
 
+bool columns_packable(const struct graph *g, const struct node *n)
+{
+    const bool transposed = strcmp(n->op->name, "ConvTranspose") == 0 && !n->op->domain[0];
+    if ((!transposed && !(n->op->flags & OP_WANTS_LAST)) || n->in_count < 2 || !value_is_constant(g, n->in[1])) return false;
+    const struct operand *w = &g->values[n->in[1]].type;
+    const int64_t groups = node_int(n, "group", 1);
+    return w->dtype == DT_F32 && w->bytes > 0 && w->rank >= (transposed ? 3 : 5) && groups >= 1 && groups <= w->dims[0] && w->dims[0] % groups == 0;
+}
+
+static enum status pack_columns(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type;
+    const bool transposed = !(n->op->flags & OP_WANTS_LAST);
+    const int64_t groups = node_int(n, "group", 1);
+    uint64_t bytes = columns_pack_bytes(&g->device.kernels, transposed, w->dims, w->rank, groups);
+    enum status st = charge(g, bytes, err);
+    if (st) return st;
+    void *owned;
+    const float *x = borrow_dense(g, n->in[1], &owned);
+    n->packed = mem_alloc_aligned(bytes ? bytes : 1, 4096);
+    if (x && n->packed) {
+        columns_pack(&g->device.kernels, transposed, n->packed, x, w->dims, w->rank, groups);
+        n->packed_bytes = bytes;
+        g->packed_bytes += bytes;
+    } else st = err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    free(owned);
+    return st;
+}
+
+static enum status pack_recurrent(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type, *r = &g->values[n->in[2]].type;
+    uint64_t bytes = recurrent_pack_bytes(&g->device.kernels, n, w->dims, r->dims);
+    enum status st = charge(g, bytes, err);
+    if (st) return st;
+    void *own_w, *own_r;
+    const float *a = borrow_dense(g, n->in[1], &own_w), *b = borrow_dense(g, n->in[2], &own_r);
+    n->packed = mem_alloc_aligned(bytes ? bytes : 1, 4096);
+    if (a && b && n->packed) {
+        recurrent_pack(&g->device.kernels, n, n->packed, a, w->dims, b, r->dims);
+        n->packed_bytes = bytes;
+        g->packed_bytes += bytes;
+    } else st = err_set(err, ST_NO_MEMORY, "packing the weights of node '%s'", n->name);
+    free(own_w);
+    free(own_r);
+    return st;
+}
+
 /* Does a node read this input as plain bytes although it was packed? */
-static bool reads_packed(const struct node *n, int k)
+static bool reads_packed(const struct graph *g, const struct node *n, int k)
 {
     if (n->conv) return k == 1 || k == 2;
-    return n->packed && k == 1;
+    return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : n->linear && k == 1;
 }
 
 enum status pack_weights(struct graph *g, struct err *err)
@@ -157,14 +236,16 @@ enum status pack_weights(struct graph *g, struct err *err)
     for (int i = 0; i < g->node_count; i++) {
         struct node *n = &g->nodes[i];
         enum status st = ST_OK;
-        if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
+        if (columns_packable(g, n)) st = pack_columns(g, n, err);
+        else if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
+        else if (recurrent_packable(g, n)) st = pack_recurrent(g, n, err);
         if (st) return st;
     }
     for (int i = 0; i < g->node_count; i++)
         for (int k = 0; k < g->nodes[i].in_count; k++) {
             int v = g->nodes[i].in[k];
-            if (!value_is_constant(g, v) || reads_packed(&g->nodes[i], k)) continue;
+            if (!value_is_constant(g, v) || reads_packed(g, &g->nodes[i], k)) continue;
             if (!graph_dense(g, v)) return err_set(err, ST_NO_MEMORY, "constant '%s' passes the model's memory budget of %llu bytes", g->values[v].name, (unsigned long long)g->memory_max);
         }
     for (int k = 0; k < g->output_count; k++)

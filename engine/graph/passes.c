@@ -64,6 +64,7 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
 {
     enum status st = align_short(g, err);
     for (struct graph *b = g->inner; b && !st; b = b->next_inner) {
+        b->bf16 = g->bf16;
         st = passes_run(b, off, err);
         g->packed_bytes += b->packed_bytes;
     }
@@ -71,6 +72,8 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
         st = fold_constants(g, err);
         if (!st) st = settle(g, err);
         if (!st) st = probe_shapes(g, err);
+        if (!st) st = fuse_curves(g, err);
+        if (!st) st = settle(g, err);
         if (!st) st = fuse_scales(g, err);
         if (!st) st = settle(g, err);
         if (!st) st = fuse_activations(g, err);
@@ -78,6 +81,10 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
         if (!st) st = probe_shapes(g, err);
         if (!st) st = layout_last(g, err);
         if (!st) st = settle(g, err);
+        if (!st && g->bf16) {
+            st = probe_shapes(g, err);
+            if (!st) st = store_halves(g, err);
+        }
     }
     if (!st) st = probe_shapes(g, err);
     if (!st) st = pack_weights(g, err);

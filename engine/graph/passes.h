@@ -15,8 +15,10 @@ enum status probe_shapes(struct graph *g, struct err *err);
 enum status prove_rows(struct graph *g, struct err *err);
 enum status fold_constants(struct graph *g, struct err *err);
 enum status fuse_scales(struct graph *g, struct err *err);        /* BatchNormalization, Mul and Add by channel -> ScaleShift -> convolution */
+enum status fuse_curves(struct graph *g, struct err *err);        /* GELU out of its parts */
 enum status fuse_activations(struct graph *g, struct err *err);   /* bias, sum and activation into convolutions and products; shuffles */
 enum status layout_last(struct graph *g, struct err *err);
+enum status store_halves(struct graph *g, struct err *err);       /* a graph in bfloat16: pictures between layers are stored so */
 enum status pack_weights(struct graph *g, struct err *err);
 
 /* ---- shared by passes ---- */
@@ -29,6 +31,8 @@ bool probe_same_shape(const struct graph *g, int a, int b);       /* under both 
 bool value_is_constant(const struct graph *g, int v);
 /* Will packing make a layer (panels) of this node? Only then may an activation, a sum or a bias be fused into it. */
 bool conv_packable(const struct graph *g, const struct node *n);
+/* Is it a convolution or a transposed one that is a product of matrices (operators/nn/conv_columns.h) with a constant weight? */
+bool columns_packable(const struct graph *g, const struct node *n);
 bool gemm_packable(const struct graph *g, const struct node *n);
 
 #endif

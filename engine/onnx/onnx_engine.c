@@ -4,6 +4,8 @@
 #include "engine/onnx/onnx_engine.h"
 
 #include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,8 +17,10 @@
 #include "engine/graph/plan.h"
 #include "engine/onnx/import.h"
 #include "engine/onnx/onnx_engine_internal.h"
+#include "engine/onnx/trial.h"
 
-enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
+enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 1 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
+static const double GAIN_MIN = 1.05;
 
 static enum status make_signature(struct engine *e, struct err *err)
 {
@@ -39,16 +43,77 @@ static enum status make_signature(struct engine *e, struct err *err)
         out[k].rank = v->probe[0].rank;                  /* not declared: what both probes agree on is fixed */
         for (int d = 0; d < out[k].rank; d++) out[k].dims[d] = v->probe[0].dims[d] == v->probe[1].dims[d] ? v->probe[0].dims[d] : -1;
     }
-    e->signature = (struct signature){ .platform = "onnxruntime_onnx", .inputs = in, .input_count = g->input_count, .outputs = out, .output_count = g->output_count, .batchable = g->batchable };
+    e->signature = (struct signature){ .platform = "onnxruntime_onnx", .precision = e->precision, .inputs = in, .input_count = g->input_count, .outputs = out, .output_count = g->output_count, .batchable = g->batchable };
     return ST_OK;
 }
 
 static void engine_close(struct engine *e)
 {
     if (!e) return;
-    import_close(&e->import);
+    if (e->built) import_close(&e->import);
     file_unmap(&e->map);
     free(e);
+}
+
+/* ---- precision ---- */
+/* The file as a graph that can run, in float or in bfloat16. What was there is closed first. */
+static enum status build_graph(struct engine *e, bool bf16, struct err *err)
+{
+    const struct engine_options *o = &e->options;
+    if (e->built) import_close(&e->import);
+    e->built = false;
+    enum status st = import_open(&e->import, e->map.data, e->map.size, e->dirfd, false, &e->device, e->memory_max, err);
+    if (st) return st;
+    e->built = true;
+    e->import.graph.bf16 = bf16;
+    e->import.graph.max_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 1;
+    e->precision = (struct signature_precision){ .name = bf16 ? "bf16" : "f32", .error = -1 };
+    return passes_run(&e->import.graph, o->passes_off, err);
+}
+
+/* What a choice holds for: the processor, its level, threads and the rows that kernels were chosen for. */
+static void describe_machine(const struct engine *e, char text[MACHINE_MAX])
+{
+    char processor[CPU_KIND_MAX];
+    cpu_kind(processor);
+    snprintf(text, MACHINE_MAX, "%s; %s; %d threads; %lld rows; trial %d", processor, cpu_level_name(e->device.kernels.level), e->options.threads, (long long)e->options.max_batch_rows, TRIAL_EDITION);
+}
+
+/* "bf16 ERROR GAIN" or "f32 ERROR GAIN"; anything else is no choice. */
+static bool read_choice(const char *text, bool *bf16, double *error, double *gain)
+{
+    char name[8];
+    if (sscanf(text, "%7s %lf %lf", name, error, gain) != 3 || (strcmp(name, "bf16") && strcmp(name, "f32"))) return false;
+    *bf16 = !strcmp(name, "bf16");
+    return true;
+}
+
+/* The graph stands in float. Leaves it in the quicker precision whose error is small enough. A trial that fails says nothing of the model: it stays in float. */
+static enum status choose_precision(struct engine *e, struct err *err)
+{
+    const struct engine_choices *choices = e->options.choices;
+    char machine[MACHINE_MAX], text[64];
+    double error, gain;
+    bool bf16;
+    struct trial *t;
+    if (e->device.kernels.level < CPU_AMX || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
+    describe_machine(e, machine);
+    const bool known = choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, &bf16, &error, &gain);
+    enum status st = ST_OK;
+    if (!known) {
+        if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
+        st = build_graph(e, true, err);
+        if (!st && trial_compare(t, &e->import.graph, &error, &gain, NULL)) error = INFINITY, gain = 0;
+        trial_end(t);
+        if (st) return st;
+        bf16 = error <= TRIAL_ERROR_MAX && gain >= GAIN_MIN;
+        snprintf(text, sizeof text, "%s %.3e %.3f", bf16 ? "bf16" : "f32", error, gain);
+        if (choices) choices->keep(choices->ctx, machine, text);
+    }
+    if (bf16 != e->import.graph.bf16) st = build_graph(e, bf16, err);
+    e->precision.error = error;
+    e->precision.gain = gain;
+    return st;
 }
 
 static enum status engine_open(struct engine **out, const struct model_files *files, const struct engine_options *options, struct err *err)
@@ -57,17 +122,14 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     if (!e) return err_set(err, ST_NO_MEMORY, "opening a model");
     e->options = *options;
     e->memory_max = options->memory_max ? options->memory_max : (uint64_t)MEMORY_DEFAULT_GIB << 30;
-    int dirfd = -1;
+    e->dirfd = -1;
     enum status st = file_map_path(&e->map, files->main_file, err);
-    if (!st && files->directory) dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    struct device device;
-    device_cpu_open(&device, options->cpu_level, options->threads);
-    if (!st) st = import_open(&e->import, e->map.data, e->map.size, dirfd, false, &device, e->memory_max, err);
-    if (dirfd >= 0) close(dirfd);
-    if (!st) {
-        e->import.graph.max_rows = options->max_batch_rows > 0 ? options->max_batch_rows : 1;
-        st = passes_run(&e->import.graph, options->passes_off, err);
-    }
+    if (!st && files->directory) e->dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    device_cpu_open(&e->device, options->cpu_level, options->threads);
+    if (!st) st = build_graph(e, options->precision == PRECISION_BF16 && e->device.kernels.level >= CPU_AMX, err);
+    if (!st && options->precision == PRECISION_AUTO) st = choose_precision(e, err);
+    if (e->dirfd >= 0) close(e->dirfd);
+    e->options.choices = NULL;
     if (!st) st = make_signature(e, err);
     if (!st && e->map.data) madvise((void *)(uintptr_t)e->map.data, e->map.size, MADV_DONTNEED);     /* packed weights have taken the file's place; what is still read comes back by itself */
     if (st) {

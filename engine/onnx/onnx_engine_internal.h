@@ -8,7 +8,11 @@
 
 struct engine {
     struct file_map       map;
+    struct device         device;
+    int                   dirfd;             /* of the version's folder, while opening */
     struct import         import;
+    bool                  built;             /* import holds a graph */
+    struct signature_precision precision;
     struct engine_options options;
     struct signature      signature;
     uint64_t              memory_max;

@@ -92,6 +92,8 @@ static bool run_f32(int code, float *y, const float *a, const float *b, int64_t 
     case B_MUL: RUN_STEPS(p * q);
     case B_DIV: RUN_STEPS(p / q);
     case B_PRELU: RUN_STEPS(p < 0 ? p * q : p);
+    case B_MIN: RUN_STEPS(p != p ? p : q != q ? q : p < q ? p : q);
+    case B_MAX: RUN_STEPS(p != p ? p : q != q ? q : p > q ? p : q);
     default: return false;
     }
 }
@@ -200,8 +202,36 @@ static enum status infer_broadcast(struct call *c, struct err *err)
     return st ? st : call_set(c, 0, is_comparison(code) ? DT_BOOL : t, dims, rank, err);
 }
 
+/* f32 to a power that is one number for all: squares, cubes and roots without pow. */
+static bool run_power(const struct call *c)
+{
+    const struct operand *a = c->in[0], *b = c->in[1];
+    const int64_t n = (int64_t)operand_count(a);
+    double p;
+    if (a->dtype != DT_F32 || !dtype_is_number(b->dtype) || operand_count(b) != 1 || c->out[0]->bytes != a->bytes || a->splat) return false;
+    if (dtype_is_real(b->dtype)) real_load(&p, b->dtype, b->data, 0, 0, 1);
+    else {
+        int64_t k;
+        int_load(&k, b->dtype, b->data, 0, 0, 1);
+        p = (double)k;
+    }
+    const float *x = a->data;
+    float *y = c->out[0]->data;
+    if (p == 2) c->k->mul_f32(y, x, x, n, c->threads);
+    else if (p == 3)
+        for (int64_t i = 0; i < n; i++) y[i] = (float)((double)x[i] * (double)x[i] * (double)x[i]);
+    else if (p == 0.5)
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] == -INFINITY ? INFINITY : sqrtf(x[i]) + 0.0f;
+    else if (p == 1) memcpy(y, x, a->bytes);
+    else if (p == -1)
+        for (int64_t i = 0; i < n; i++) y[i] = 1 / x[i];
+    else return false;
+    return true;
+}
+
 static enum status eval_pow(struct call *c, struct err *err)
 {
+    if (run_power(c)) return ST_OK;
     /* real base, integer exponent: the exponent is read as double by the block loop of the base's class */
     const struct operand *a = c->in[0], *b = c->in[1];
     if (!(dtype_is_real(a->dtype) && !dtype_is_real(b->dtype))) return apply_pair(c, err);

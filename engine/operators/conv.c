@@ -1,10 +1,11 @@
 /* Convolution. With a constant f32 weight and one or two spatial dimensions the node carries a packed layer (kernels/conv.h) that runs on
- * channels-last data; an operand in plain order is turned in scratch, so the node is right with and without the layout pass. Any other
- * convolution is computed directly. */
+ * channels-last data; an operand in plain order is turned in scratch, so the node is right with and without the layout pass. Other f32 is gathered into
+ * rows and multiplied (nn/conv_columns.h); other types are computed directly. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "engine/operators/nn/conv_columns.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 #include "engine/operators/window.h"
@@ -29,7 +30,7 @@ static enum status read_conv(struct call *c, struct window *w, int64_t *groups, 
         return call_error(c, err, ST_BAD_INPUT, "weight %s with %lld groups does not fit input %s", shape_text(weight->dims, weight->rank, a, sizeof a), (long long)*groups, shape_text(x->dims, x->rank, b, sizeof b));
     }
     const struct operand *bias = c->in_count > 2 && c->node->residual != 2 ? c->in[2] : NULL;
-    if (bias && (bias->dtype != x->dtype || bias->rank != 1 || bias->dims[0] != m)) return call_error(c, err, ST_BAD_INPUT, "its bias must be [%lld] of the input's type", (long long)m);
+    if (bias && (bias->dtype != weight->dtype || bias->rank != 1 || bias->dims[0] != m)) return call_error(c, err, ST_BAD_INPUT, "its bias must be [%lld] of the input's type", (long long)m);
     return ST_OK;
 }
 
@@ -38,16 +39,17 @@ static enum status infer_conv(struct call *c, struct err *err)
     const struct operand *x = c->in[0], *weight = c->in[1];
     struct window w;
     int64_t groups, dims[TENSOR_RANK_MAX];
-    if (!dtype_is_real(x->dtype) || weight->dtype != x->dtype) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s and %s", dtype_name(x->dtype), dtype_name(weight->dtype));
+    const enum dtype t = c->node->halves & HALVES_OUT ? DT_BF16 : weight->dtype;
+    if (!dtype_is_real(x->dtype) || (c->node->halves & HALVES_IN ? DT_BF16 : weight->dtype) != x->dtype) return call_error(c, err, ST_UNSUPPORTED, "it is not computed for %s and %s", dtype_name(x->dtype), dtype_name(weight->dtype));
     enum status st = read_conv(c, &w, &groups, err);
     if (st) return st;
     dims[0] = x->dims[0];
     dims[1] = weight->dims[0];
     memcpy(dims + 2, w.out, (size_t)w.dims * sizeof *dims);
-    st = call_set(c, 0, x->dtype, dims, x->rank, err);
+    st = call_set(c, 0, t, dims, x->rank, err);
     if (st || c->node->residual < 0) return st;
     const struct operand *r = c->in[c->node->residual];
-    if (r->rank != x->rank || r->dtype != x->dtype || memcmp(r->dims, dims, (size_t)x->rank * sizeof *dims)) {
+    if (r->rank != x->rank || r->dtype != t || memcmp(r->dims, dims, (size_t)x->rank * sizeof *dims)) {
         char a[80], b[80];
         return call_error(c, err, ST_BAD_INPUT, "the sum behind it adds %s to %s", shape_text(r->dims, r->rank, a, sizeof a), shape_text(dims, x->rank, b, sizeof b));
     }
@@ -88,7 +90,11 @@ static enum status prepare_conv(struct call *c, struct err *err)
 static uint64_t scratch_conv(const struct call *c)
 {
     const struct conv_state *s = c->state;
-    return s ? s->turned_x + s->turned_y + conv_plan_scratch(s->plan) : 0;
+    struct call copy = *c;
+    struct window w;
+    int64_t groups;
+    if (s) return s->turned_x + s->turned_y + conv_plan_scratch(s->plan);
+    return c->in[0]->dtype == DT_F32 && !read_conv(&copy, &w, &groups, NULL) ? columns_scratch(c, &w, false, groups) : 0;
 }
 
 struct direct { const struct call *c; const struct window *w; int64_t groups; };
@@ -129,6 +135,10 @@ static enum status eval_direct(struct call *c, struct err *err)
     enum status st = read_conv(c, &w, &groups, err);
     struct operand *y = c->out[0];
     if (st || y->bytes == 0) return st;
+    if (y->dtype == DT_F32) {
+        columns_convolve(c, &w, groups);
+        return ST_OK;
+    }
     struct direct j = { c, &w, groups };
     operand_strides(y, ys);
     for (int64_t n = 0; n < y->dims[0]; n++)
@@ -155,14 +165,14 @@ static enum status eval_conv(struct call *c, struct err *err)
     struct conv_state *s = c->state;
     if (y->bytes == 0) return ST_OK;
     if (!s) return eval_direct(c, err);
-    float *in = x->data, *out = y->data;
+    void *in = x->data, *out = y->data;
     char *scratch = c->scratch;
     if (s->turned_x) {
-        in = (float *)scratch;
+        in = scratch;
         c->k->transpose_2d(in, x->data, x->dims[0], x->dims[1], s->in_space, 4, c->threads);
     }
-    if (s->turned_y) out = (float *)(scratch + s->turned_x);
-    const float *residual = c->node->residual >= 0 ? c->in[c->node->residual]->data : NULL;
+    if (s->turned_y) out = scratch + s->turned_x;
+    const void *residual = c->node->residual >= 0 ? c->in[c->node->residual]->data : NULL;
     enum status st = conv_plan_run(s->plan, out, in, residual, scratch + s->turned_x + s->turned_y, err);
     if (!st && s->turned_y) c->k->transpose_2d(y->data, out, y->dims[0], s->out_space, y->dims[1], 4, c->threads);
     return st;

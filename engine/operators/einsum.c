@@ -1,5 +1,10 @@
-/* Einsum: each letter is one loop; letters that the result does not have are summed, the last of them fastest. */
+/* Einsum: each letter is one loop; letters that the result does not have are summed, the last of them fastest.
+ *
+ * Two terms of f32 whose summed letters stand in both are a batch of products of matrices: letters of both and the result are the batch, those of the first alone the
+ * rows, of the second alone the columns. Each side is brought into that order (where it is not in it), multiplied, and the result brought into its own. */
 #include <string.h>
+
+#include "base/checked.h"
 
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
@@ -103,6 +108,140 @@ static enum status infer_einsum(struct call *c, struct err *err)
     return call_set(c, 0, c->in[0]->dtype, dims, e.rank, err);
 }
 
+/* ---- two terms of f32 ---- */
+enum role { ROLE_BATCH, ROLE_ROW, ROLE_COLUMN, ROLE_SUM, ROLES };
+struct product {
+    int     count[ROLES];
+    const struct letter *letters[ROLES][LETTERS_MAX];
+    int64_t size[ROLES];
+    uint64_t a, b, y, panel;             /* bytes of what is brought into order, 0: it is in order; of one packed right side */
+};
+
+static bool read_product(const struct call *c, const struct einsum *e, struct product *p)
+{
+    *p = (struct product){ .size = { 1, 1, 1, 1 } };
+    if (c->in_count != 2 || c->in[0]->dtype != DT_F32 || c->in[0]->splat || c->in[1]->splat) return false;
+    for (int i = 0; i < e->count; i++) {
+        const struct letter *l = &e->letters[i];
+        const bool in_a = l->stride[0] != 0, in_b = l->stride[1] != 0;
+        if (l->size == 1) continue;
+        const enum role r = l->result < 0 ? ROLE_SUM : in_a && in_b ? ROLE_BATCH : in_a ? ROLE_ROW : ROLE_COLUMN;
+        if (l->size < 1 || (r == ROLE_SUM && !(in_a && in_b)) || (!in_a && !in_b)) return false;
+        int k = p->count[r]++;
+        for (; k > 0 && r != ROLE_SUM && p->letters[r][k - 1]->result > l->result; k--) p->letters[r][k] = p->letters[r][k - 1];
+        p->letters[r][k] = l;
+        p->size[r] *= l->size;
+    }
+    return true;
+}
+
+/* Element strides of the operand k (2: the result) for the roles in this order, as one list of dimensions. */
+static int list_strides(const struct einsum *e, const struct product *p, int k, const enum role *roles, int count, int64_t *dims, int64_t *strides)
+{
+    int64_t step = 1, result[TENSOR_RANK_MAX];
+    int n = 0;
+    for (int d = e->rank - 1; d >= 0; d--)
+        for (int i = 0; i < e->count; i++)
+            if (e->letters[i].result == d) {
+                result[d] = step;
+                step *= e->letters[i].size;
+            }
+    for (int r = 0; r < count; r++)
+        for (int i = 0; i < p->count[roles[r]]; i++) {
+            const struct letter *l = p->letters[roles[r]][i];
+            dims[n] = l->size;
+            strides[n++] = k < 2 ? l->stride[k] : result[l->result];
+        }
+    return n;
+}
+
+static bool in_order(const int64_t *dims, const int64_t *strides, int n)
+{
+    int64_t step = 1;
+    for (int d = n - 1; d >= 0; step *= dims[d], d--)
+        if (strides[d] != step) return false;
+    return true;
+}
+
+/* Every element of a list of dimensions: dense[i] = x[at of i], or the other way. */
+static void move_order(float *dense, float *x, const int64_t *dims, const int64_t *strides, int n, bool back)
+{
+    int64_t index[LETTERS_MAX] = { 0 }, at = 0;
+    const int64_t run = n ? dims[n - 1] : 1, step = n ? strides[n - 1] : 1;
+    for (;;) {
+        if (back)
+            for (int64_t i = 0; i < run; i++) x[at + i * step] = dense[i];
+        else
+            for (int64_t i = 0; i < run; i++) dense[i] = x[at + i * step];
+        dense += run;
+        int d = n - 2;
+        for (; d >= 0; d--) {
+            at += strides[d];
+            if (++index[d] < dims[d]) break;
+            at -= strides[d] * dims[d];
+            index[d] = 0;
+        }
+        if (d < 0) return;
+    }
+}
+
+static const enum role sides[3][3] = { { ROLE_BATCH, ROLE_ROW, ROLE_SUM }, { ROLE_BATCH, ROLE_SUM, ROLE_COLUMN }, { ROLE_BATCH, ROLE_ROW, ROLE_COLUMN } };
+static uint64_t whole(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
+
+static bool plan_product(const struct call *c, const struct einsum *e, struct product *p)
+{
+    int64_t dims[LETTERS_MAX], strides[LETTERS_MAX];
+    uint64_t *const bytes[3] = { &p->a, &p->b, &p->y };
+    if (!read_product(c, e, p)) return false;
+    for (int k = 0; k < 3; k++) {
+        const int n = list_strides(e, p, k, sides[k], 3, dims, strides);
+        *bytes[k] = in_order(dims, strides, n) ? 0 : whole(k < 2 ? c->in[k]->bytes : c->out[0]->bytes);
+    }
+    p->panel = whole(c->k->gemm_f32_packed_bytes(p->size[ROLE_SUM], p->size[ROLE_COLUMN]));
+    return true;
+}
+
+struct product_job { const struct call *c; const struct product *p; const float *a, *b; float *y; char *panels; int threads; };
+
+static void product_part(void *ctx, int part, int parts)
+{
+    const struct product_job *j = ctx;
+    const int64_t n = j->p->size[ROLE_COLUMN], m = j->p->size[ROLE_ROW], k = j->p->size[ROLE_SUM], batch = j->p->size[ROLE_BATCH];
+    char *panel = j->panels + j->p->panel * (uint64_t)part;
+    for (int64_t i = batch * part / parts, end = batch * (part + 1) / parts; i < end; i++) {
+        j->c->k->gemm_f32_pack(panel, j->b + i * k * n, n, 1, k, n);
+        j->c->k->gemm_f32(j->y + i * m * n, n, j->a + i * m * k, k, panel, m, n, k, NULL, j->threads);
+    }
+}
+
+static void run_product(const struct call *c, const struct einsum *e, const struct product *p)
+{
+    int64_t dims[LETTERS_MAX], strides[LETTERS_MAX];
+    char *at = c->scratch;
+    float *place[3] = { c->in[0]->data, c->in[1]->data, c->out[0]->data };
+    const uint64_t bytes[3] = { p->a, p->b, p->y };
+    for (int k = 0; k < 3; k++) {
+        if (!bytes[k]) continue;
+        const int n = list_strides(e, p, k, sides[k], 3, dims, strides);
+        if (k < 2) move_order((float *)(void *)at, place[k], dims, strides, n, false);
+        place[k] = (float *)(void *)at;
+        at += bytes[k];
+    }
+    const bool apart = p->size[ROLE_BATCH] >= c->threads;
+    struct product_job j = { c, p, place[0], place[1], place[2], at, apart ? 1 : c->threads };
+    parallel_for(apart ? c->threads : 1, apart ? c->threads : 1, product_part, &j);
+    if (bytes[2]) move_order(place[2], c->out[0]->data, dims, strides, list_strides(e, p, 2, sides[2], 3, dims, strides), true);
+}
+
+static uint64_t scratch_einsum(const struct call *c)
+{
+    struct einsum e;
+    struct product p;
+    uint64_t panels, bytes;
+    if (read_einsum(c, &e, NULL) || !plan_product(c, &e, &p)) return reals_scratch(c);
+    return size_mul(p.panel, (uint64_t)(c->threads > 0 ? c->threads : 1), &panels) && size_add(panels, p.a + p.b + p.y, &bytes) ? bytes : UINT64_MAX;
+}
+
 static enum status eval_einsum(struct call *c, struct err *err)
 {
     struct einsum e;
@@ -110,7 +249,12 @@ static enum status eval_einsum(struct call *c, struct err *err)
     int n = 0, outer;
     struct reals r;
     enum status st = read_einsum(c, &e, err);
+    struct product p;
     if (st) return st;
+    if (plan_product(c, &e, &p)) {
+        if (c->out[0]->bytes) run_product(c, &e, &p);
+        return ST_OK;
+    }
     for (int d = 0; d < e.rank; d++)
         for (int i = 0; i < e.count; i++)
             if (e.letters[i].result == d) order[n++] = &e.letters[i];
@@ -140,6 +284,6 @@ static enum status eval_einsum(struct call *c, struct err *err)
 }
 
 const struct op ops_einsum[] = {
-    { "Einsum", "", 12, 0, 1, TERMS_MAX, 1, 1, OP_PRODUCT_ALL, 0, infer_einsum, eval_einsum, reals_scratch, NULL, NULL, NULL },
+    { "Einsum", "", 12, 0, 1, TERMS_MAX, 1, 1, OP_PRODUCT_ALL, 0, infer_einsum, eval_einsum, scratch_einsum, NULL, NULL, NULL },
     { 0 }
 };

@@ -4,6 +4,7 @@
 
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
+#include "kernels/linear.h"
 
 /* ---- Gemm: alpha * A' * B' + beta * C ---- */
 struct gemm { int64_t m, n, k; bool ta, tb; float alpha, beta; const struct operand *bias; };
@@ -42,6 +43,7 @@ static uint64_t scratch_gemm(const struct call *c)
 {
     struct gemm g;
     if (c->in[0]->dtype != DT_F32 || read_gemm(c, &g, NULL)) return 0;
+    if (c->node->linear) return linear_scratch(c->node->linear, g.m, c->threads);
     return (g.ta ? aligned(c->in[0]->bytes) : 0) + (c->node->packed ? 0 : aligned(c->k->gemm_f32_packed_bytes(g.k, g.n)));
 }
 
@@ -124,7 +126,7 @@ static enum status eval_gemm(struct call *c, struct err *err)
         scratch += aligned(c->in[0]->bytes);
     }
     const void *packed = c->node->packed;
-    if (!packed) {
+    if (!packed && !c->node->linear) {
         c->k->gemm_f32_pack(scratch, c->in[1]->data, g.tb ? 1 : g.n, g.tb ? g.k : 1, g.k, g.n);
         packed = scratch;
     }
@@ -132,7 +134,8 @@ static enum status eval_gemm(struct call *c, struct err *err)
     bool simple = vector && g.alpha == 1;
     struct gemm_epilogue ep = { .bias = simple ? c->node->bias ? c->node->bias : g.bias ? g.bias->data : NULL : NULL };
     if (simple) ep.act = c->node->act;
-    c->k->gemm_f32(c->out[0]->data, g.n, a, g.k, packed, g.m, g.n, g.k, &ep, c->threads);
+    if (c->node->linear) linear_run(c->node->linear, c->out[0]->data, g.n, a, g.k, g.m, &ep, scratch, c->threads);
+    else c->k->gemm_f32(c->out[0]->data, g.n, a, g.k, packed, g.m, g.n, g.k, &ep, c->threads);
     if (!simple) finish_gemm(c->out[0]->data, &g);
     return ST_OK;
 }
@@ -185,7 +188,8 @@ static uint64_t scratch_matmul(const struct call *c)
 {
     struct matmul g;
     if (c->in[0]->dtype != DT_F32 || c->node->packed || read_matmul(c, &g, NULL)) return 0;
-    return aligned(c->k->gemm_f32_packed_bytes(g.k, g.n));
+    if (c->node->linear) return linear_scratch(c->node->linear, g.m * g.batch, c->threads);
+    return aligned(c->k->gemm_f32_packed_bytes(g.k, g.n)) * (uint64_t)(c->in[1]->rank > 2 && c->threads > 1 ? c->threads : 1);
 }
 
 static int64_t batch_offset(const struct operand *o, const struct matmul *g, int64_t index, bool vector)
@@ -215,6 +219,25 @@ static void direct_product(const struct call *c, const struct matmul *g, int64_t
         }
 }
 
+/* f32 with a right side for each: the matrices are shared out among threads where there are enough of them. */
+struct matrices { const struct call *c; const struct matmul *g; uint64_t panel; int threads; };
+
+static void matrices_part(void *ctx, int part, int parts)
+{
+    const struct matrices *j = ctx;
+    const struct call *c = j->c;
+    const struct matmul *g = j->g;
+    char *panel = (char *)c->scratch + j->panel * (uint64_t)part;
+    const struct gemm_epilogue ep = { .bias = c->node->bias, .act = c->node->act };
+    int64_t packed = -1;
+    for (int64_t i = g->batch * part / parts, end = g->batch * (part + 1) / parts; i < end; i++) {
+        int64_t ao = batch_offset(c->in[0], g, i, g->row), bo = batch_offset(c->in[1], g, i, g->column);
+        if (bo != packed) c->k->gemm_f32_pack(panel, (const float *)c->in[1]->data + bo, g->n, 1, g->k, g->n);
+        packed = bo;
+        c->k->gemm_f32((float *)c->out[0]->data + i * g->m * g->n, g->n, (const float *)c->in[0]->data + ao, g->k, panel, g->m, g->n, g->k, &ep, j->threads);
+    }
+}
+
 static enum status eval_matmul(struct call *c, struct err *err)
 {
     struct matmul g;
@@ -225,19 +248,21 @@ static enum status eval_matmul(struct call *c, struct err *err)
     struct gemm_epilogue ep = { .bias = c->node->bias, .act = c->node->act };
     if (c->in[0]->dtype == DT_F32 && c->in[1]->rank <= 2) {      /* one right side for all: one tall product */
         const void *packed = c->node->packed;
+        if (c->node->linear) {
+            linear_run(c->node->linear, y, g.n, a, g.k, g.m * g.batch, &ep, c->scratch, c->threads);
+            return ST_OK;
+        }
         if (!packed) c->k->gemm_f32_pack(c->scratch, c->in[1]->data, g.n, 1, g.k, g.n);
         c->k->gemm_f32(y, g.n, a, g.k, packed ? packed : c->scratch, g.m * g.batch, g.n, g.k, &ep, c->threads);
         return ST_OK;
     }
-    for (int64_t i = 0; i < g.batch; i++) {
-        int64_t ao = batch_offset(c->in[0], &g, i, g.row), bo = batch_offset(c->in[1], &g, i, g.column), yo = i * g.m * g.n;
-        if (c->in[0]->dtype != DT_F32) {
-            direct_product(c, &g, ao, bo, yo);
-            continue;
-        }
-        c->k->gemm_f32_pack(c->scratch, (const float *)c->in[1]->data + bo, g.n, 1, g.k, g.n);
-        c->k->gemm_f32(y + yo, g.n, a + ao, g.k, c->scratch, g.m, g.n, g.k, &ep, c->threads);
+    if (c->in[0]->dtype == DT_F32) {
+        const bool apart = g.batch >= c->threads && c->threads > 1;
+        struct matrices j = { c, &g, aligned(c->k->gemm_f32_packed_bytes(g.k, g.n)), apart ? 1 : c->threads };
+        parallel_for(apart ? c->threads : 1, apart ? c->threads : 1, matrices_part, &j);
+        return ST_OK;
     }
+    for (int64_t i = 0; i < g.batch; i++) direct_product(c, &g, batch_offset(c->in[0], &g, i, g.row), batch_offset(c->in[1], &g, i, g.column), i * g.m * g.n);
     return ST_OK;
 }
 

@@ -112,6 +112,10 @@ static enum status eval_instance_norm(struct call *c, struct err *err)
     const struct operand *x = c->in[0];
     struct rows r = { x->dims[0] * x->dims[1], dims_product(x->dims, 2, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), true };
     (void)err;
+    if (x->dtype == DT_F32 && c->in[1]->dtype == DT_F32 && c->in[2]->dtype == DT_F32) {
+        if (x->bytes) channels_norm_f32(c, x->dims[1], c->in[1]->data, c->in[2]->data, (float)r.epsilon);
+        return ST_OK;
+    }
     for (int64_t i = 0; i < r.count && r.length; i++) normalise_row(c, &r, i, x->dims[1]);
     return ST_OK;
 }
@@ -226,6 +230,14 @@ static void softmax_row(const struct call *c, int64_t at, int64_t length, int64_
     }
 }
 
+static uint64_t scratch_softmax(const struct call *c)
+{
+    int64_t axis;
+    const struct operand *x = c->in[0];
+    if (x->dtype != DT_F32 || c->node->op->code != S_SOFTMAX || c->node->opset < 13 || x->channels_last || x->rank == 0 || !softmax_axis(c, &axis) || axis == x->rank - 1) return 0;
+    return 2 * x->bytes;
+}
+
 static enum status eval_softmax(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
@@ -244,6 +256,13 @@ static enum status eval_softmax(struct call *c, struct err *err)
         c->k->softmax_f32(c->out[0]->data, x->data, outer, length, c->threads);
         return ST_OK;
     }
+    if (x->dtype == DT_F32 && c->node->op->code == S_SOFTMAX) {      /* turned, so that the axis is a row */
+        float *turned = c->scratch, *made = turned + operand_count(x);
+        c->k->transpose_2d(turned, x->data, outer, length, inner, 4, c->threads);
+        c->k->softmax_f32(made, turned, outer * inner, length, c->threads);
+        c->k->transpose_2d(c->out[0]->data, made, outer, inner, length, 4, c->threads);
+        return ST_OK;
+    }
     for (int64_t o = 0; o < outer; o++)
         for (int64_t i = 0; i < inner; i++) softmax_row(c, o * length * inner + i, length, inner);
     return ST_OK;
@@ -255,12 +274,12 @@ static bool rows_softmax(const struct call *c)
     return c->in[0]->batched && softmax_axis(c, &axis) && axis != 0;
 }
 
-#define SOFTMAX(name, code) { name, "", 1, 0, 1, 1, 1, 1, 0, code, infer_softmax, eval_softmax, NULL, NULL, NULL, rows_softmax }
+#define SOFTMAX(name, code) { name, "", 1, 0, 1, 1, 1, 1, 0, code, infer_softmax, eval_softmax, scratch_softmax, NULL, NULL, rows_softmax }
 static bool rows_batch_norm(const struct call *c) { return !node_int(c->node, "training_mode", 0) && rows_first(c); }
 
 const struct op ops_normalise[] = {
     { "BatchNormalization", "", 1, 0, 5, 5, 1, 5, 0, 0, infer_batch_norm, eval_batch_norm, NULL, NULL, NULL, rows_batch_norm },
-    { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, 0, 0, infer_instance_norm, eval_instance_norm, NULL, NULL, NULL, rows_first },
+    { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, OP_LAST, 0, infer_instance_norm, eval_instance_norm, channels_norm_scratch, NULL, NULL, rows_first },
     { "LayerNormalization", "", 17, 0, 2, 3, 1, 3, 0, 0, infer_layer_norm, eval_layer_norm, NULL, NULL, NULL, rows_layer_norm },
     { "LRN", "", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_lrn, eval_lrn, NULL, NULL, NULL, rows_first },
     SOFTMAX("Softmax", S_SOFTMAX), SOFTMAX("LogSoftmax", S_LOG), SOFTMAX("Hardmax", S_HARD),

@@ -9,9 +9,14 @@ extern const struct op ops_cast[], ops_bits[], ops_scatter[], ops_arrange[], ops
     ops_sample[], ops_boxes[], ops_decode[], ops_fourier[], ops_einsum[], ops_unique[], ops_strings[], ops_tfidf[], ops_random[], ops_optimiser[],
     ops_ml_features[], ops_ml_labels[], ops_ml_trees[], ops_ml_machines[], ops_ms_elementwise[], ops_ms_products[], ops_ms_pointwise[], ops_ms_attention[];
 /* Made by passes only. */
+/* RNN, GRU and LSTM with the usual attributes go through recurrent_f32.c; with constant weights (rank 3: dims of W and R) these are packed. */
+bool     recurrent_is_plain(const struct node *n);
+bool     recurrent_packable(const struct graph *g, const struct node *n);
+uint64_t recurrent_pack_bytes(const struct kernels *k, const struct node *n, const int64_t *w, const int64_t *r);
+void     recurrent_pack(const struct kernels *k, const struct node *n, void *packed, const float *w, const int64_t *w_dims, const float *r, const int64_t *r_dims);
 /* What kernels call this node, ACT_NONE where they do not know it. */
 struct activation_spec activation_of_node(const struct node *n);
-extern const struct op op_reorder, op_shuffle, op_scale_shift, op_silu;
+extern const struct op op_reorder, op_shuffle, op_scale_shift, op_silu, op_mean_pixels, op_scale_pixels;
 
 /* ---- operands ---- */
 /* Input i; NULL where it was left out. */

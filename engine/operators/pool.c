@@ -130,6 +130,19 @@ static enum status eval_pool_direct(struct call *c, const struct window *w)
     return ST_OK;
 }
 
+/* Three dimensions and more: what lies behind the last axis that is really pooled is one run. */
+static void pool_deep(const struct call *c, const struct window *w, enum pool_kind kind)
+{
+    const struct operand *x = c->in[0];
+    struct pool_any p = { .outer = x->channels_last ? x->dims[0] : x->dims[0] * x->dims[1], .inner = x->channels_last ? x->dims[1] : 1, .dims = w->dims };
+    for (int d = 0; d < w->dims; d++) {
+        p.in[d] = w->in[d], p.out[d] = w->out[d], p.kernel[d] = w->kernel[d], p.stride[d] = w->stride[d];
+        p.dilation[d] = w->dilation[d], p.low[d] = w->low[d], p.high[d] = w->high[d];
+    }
+    for (int d; p.dims > 1 && (d = p.dims - 1, p.kernel[d] == 1 && p.stride[d] == 1 && !p.low[d] && !p.high[d] && p.in[d] == p.out[d]); p.dims--) p.inner *= p.in[d];
+    c->k->pool_any_f32(c->out[0]->data, x->data, &p, kind, c->threads);
+}
+
 static enum status eval_pool(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *y = c->out[0];
@@ -138,12 +151,20 @@ static enum status eval_pool(struct call *c, struct err *err)
     if (st || y->bytes == 0) return st;
     int code = c->node->op->code;
     bool indices = c->out_count > 1 && c->out[1];
-    if (x->dtype != DT_F32 || indices || w.dims > 2 || code == P_LP || code == P_GLOBAL_LP) return eval_pool_direct(c, &w);
+    if ((x->dtype != DT_F32 && (x->dtype != DT_BF16 || w.dims > 2)) || indices || w.dims > POOL_DIMS_MAX || code == P_LP || code == P_GLOBAL_LP) return eval_pool_direct(c, &w);
+    if (w.dims > 2) {
+        pool_deep(c, &w, code == P_MAX || code == P_GLOBAL_MAX ? POOL_MAX : node_int(c->node, "count_include_pad", 0) ? POOL_AVERAGE_PADDED : POOL_AVERAGE);
+        return ST_OK;
+    }
     struct window2d d = window_2d(&w, x->dims[0], x->dims[1]);
     bool last = x->channels_last && y->channels_last;
     if (!last) {                                   /* planes of one channel lie alike in both orders */
         d.n *= d.c;
         d.c = 1;
+    }
+    if (x->dtype == DT_BF16) {
+        c->k->pool2d_bf16(y->data, x->data, &d, code == P_MAX || code == P_GLOBAL_MAX ? POOL_MAX : node_int(c->node, "count_include_pad", 0) ? POOL_AVERAGE_PADDED : POOL_AVERAGE, c->threads);
+        return ST_OK;
     }
     if (code == P_GLOBAL_AVERAGE) c->k->mean_rows_f32(y->data, x->data, d.n, d.h * d.w, d.c, c->threads);
     else if (code == P_MAX || code == P_GLOBAL_MAX) c->k->pool2d_f32(y->data, x->data, &d, POOL_MAX, c->threads);
@@ -157,3 +178,40 @@ const struct op ops_pool[] = {
     POOL("LpPool", P_LP, 2, 1), POOL("GlobalLpPool", P_GLOBAL_LP, 2, 1),
     { 0 }
 };
+
+/* ---- MeanPixels: GlobalAveragePool of a picture that lies in memory as bfloat16 (engine/graph/store_halves.c), in float ---- */
+static enum status infer_mean_pixels(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    int64_t dims[TENSOR_RANK_MAX] = { x->dims[0], x->dims[1] };
+    if (x->dtype != DT_BF16 || !x->channels_last) return call_error(c, err, ST_INTERNAL, "it takes pictures of bfloat16, channels last");
+    for (int d = 2; d < x->rank; d++) dims[d] = 1;
+    return call_set(c, 0, DT_F32, dims, x->rank, err);
+}
+
+static enum status eval_mean_pixels(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    (void)err;
+    if (x->bytes) c->k->mean_rows_bf16(c->out[0]->data, x->data, x->dims[0], dims_product(x->dims, 2, x->rank), x->dims[1], c->threads);
+    return ST_OK;
+}
+const struct op op_mean_pixels = { "MeanPixels", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_mean_pixels, eval_mean_pixels, NULL, NULL, NULL, rows_first };
+
+/* ---- ScalePixels: a picture of bfloat16 times a number for each of its channels ---- */
+static enum status infer_scale_pixels(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0], *s = c->in[1];
+    if (x->dtype != DT_BF16 || !x->channels_last || s->dtype != DT_F32 || s->rank != x->rank || s->dims[0] != x->dims[0] || s->dims[1] != x->dims[1] || dims_product(s->dims, 2, s->rank) != 1)
+        return call_error(c, err, ST_INTERNAL, "it takes a picture of bfloat16, channels last, and a float for each channel");
+    return infer_same(c, err);
+}
+
+static enum status eval_scale_pixels(struct call *c, struct err *err)
+{
+    const struct operand *x = c->in[0];
+    (void)err;
+    if (x->bytes) c->k->scale_channels_bf16(c->out[0]->data, x->data, c->in[1]->data, x->dims[0], dims_product(x->dims, 2, x->rank), x->dims[1], c->threads);
+    return ST_OK;
+}
+const struct op op_scale_pixels = { "ScalePixels", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_scale_pixels, eval_scale_pixels, NULL, NULL, NULL, rows_elementwise };

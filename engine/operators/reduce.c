@@ -135,6 +135,22 @@ static void reduce_one(const struct call *c, struct walk inner, int64_t base, ui
     int_store(c->out[0]->data, x->dtype, at, k, 1);
 }
 
+/* f32 along neighbouring axes of a plain tensor: a kernel. */
+static bool run_axis(const struct call *c, const bool *gone, int64_t n)
+{
+    static const int kinds[] = { [R_SUM] = REDUCE_SUM, [R_MEAN] = REDUCE_MEAN, [R_MAX] = REDUCE_MAX, [R_MIN] = REDUCE_MIN, [R_PROD] = -1, [R_L1] = REDUCE_L1, [R_L2] = REDUCE_L2, [R_LOG_SUM] = -1, [R_LOG_SUM_EXP] = -1, [R_SUM_SQUARE] = REDUCE_SQUARES };
+    const struct operand *x = c->in[0];
+    const int kind = kinds[c->node->op->code];
+    int from = 0, to = x->rank;
+    if (x->dtype != DT_F32 || kind < 0 || x->channels_last || x->splat || n < 1) return false;
+    while (from < to && (!gone[from] || x->dims[from] == 1)) from++;
+    while (to > from && (!gone[to - 1] || x->dims[to - 1] == 1)) to--;
+    for (int d = from; d < to; d++)
+        if (!gone[d] && x->dims[d] != 1) return false;
+    c->k->reduce_f32(c->out[0]->data, x->data, dims_product(x->dims, 0, from), dims_product(x->dims, from, to), dims_product(x->dims, to, x->rank), (enum reduce_kind)kind, c->threads);
+    return true;
+}
+
 static enum status eval_reduce(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
@@ -160,6 +176,7 @@ static enum status eval_reduce(struct call *c, struct err *err)
         c->k->mean_rows_f32(c->out[0]->data, x->data, (int64_t)(x->bytes / 4) / n, n, 1, c->threads);
         return ST_OK;
     }
+    if (run_axis(c, gone, n)) return ST_OK;
     walk_begin(&inner);
     walk_begin(&outer);
     uint64_t at = 0;

@@ -194,26 +194,77 @@ static double kernel_at(const struct resize *r, double x)
     return x < 2 ? ((x - 5) * x + 8) * x * a - 4 * a : 0;
 }
 
-static void fill_taps(const struct resize *r, struct dimension *t, const struct operand *x, int d, int64_t i)
+/* The taps of result i; true when it lies outside a cropped region. */
+static bool fill_taps(const struct resize *r, struct tap *tap, int each, const struct operand *x, int d, int64_t i)
 {
     int64_t in = x->dims[d];
     double at = source(r, d, i, in), sum = 0;
-    struct tap *tap = t->taps + i * t->each;
     if (!(at > -1e12 && at < 1e12)) at = 0;
-    t->outside[i] = r->rule == C_CROP && (at < 0 || at > (double)(in - 1));
-    if (t->each == 1) {
+    const bool outside = r->rule == C_CROP && (at < 0 || at > (double)(in - 1));
+    if (each == 1) {
         tap[0] = (struct tap){ stays(r, x, d) ? i : nearest_of(at, r->nearest, in), 1 };
-        return;
+        return outside;
     }
     double base = ceil(at) - 1, scale = r->antialias && r->scale[d] < 1 ? r->scale[d] : 1;
-    for (int k = 0; k < t->each; k++) {
-        double place = base + 1 - t->each / 2 + k;
+    for (int k = 0; k < each; k++) {
+        double place = base + 1 - each / 2 + k;
         bool inside = place >= 0 && place <= (double)(in - 1);
         tap[k].index = inside ? (int64_t)place : place < 0 ? 0 : in - 1;
         tap[k].weight = r->inside_only && !inside ? 0 : kernel_at(r, (place - at) * scale);
         sum += tap[k].weight;
     }
-    for (int k = 0; k < t->each && sum != 0 && (r->inside_only || scale < 1); k++) tap[k].weight /= sum;
+    for (int k = 0; k < each && sum != 0 && (r->inside_only || scale < 1); k++) tap[k].weight /= sum;
+    return outside;
+}
+
+/* ---- f32 without a cropped region: an axis after the other, by the kernel of taps ---- */
+enum { QUICK_TAPS = 64 };
+struct quick { uint64_t table, picture; int passes; };      /* bytes of the longest table and of an intermediate result; axes that change */
+
+static bool is_quick(const struct call *c, const struct resize *r, struct quick *q)
+{
+    const struct operand *x = c->in[0];
+    uint64_t elements = operand_count(x), bytes;
+    *q = (struct quick){ 0 };
+    if (x->dtype != DT_F32 || r->rule == C_CROP || !elements || x->splat) return false;
+    for (int d = 0; d < x->rank; d++) {
+        const int64_t each = taps_of(r, x, d);
+        if (stays(r, x, d)) continue;
+        if (each < 1 || each > QUICK_TAPS || !size_mul((uint64_t)r->out[d], (uint64_t)each * sizeof(struct axis_tap) + 64, &bytes)) return false;
+        if (bytes > q->table) q->table = bytes;
+        if (!size_mul(elements / (uint64_t)x->dims[d], (uint64_t)r->out[d], &elements) || !size_mul(elements, sizeof(float), &bytes)) return false;
+        if (bytes > q->picture) q->picture = bytes;
+        q->passes++;
+    }
+    q->table = (q->table + 63) & ~(uint64_t)63;
+    q->picture = q->passes > 1 ? (q->picture + 63) & ~(uint64_t)63 : 0;
+    return q->picture < UINT64_MAX / 4 && q->table < UINT64_MAX / 4;
+}
+
+static void quick_resize(const struct call *c, const struct resize *r, const struct quick *q)
+{
+    const struct operand *x = c->in[0];
+    int done = 0, axes[TENSOR_RANK_MAX];
+    int64_t dims[TENSOR_RANK_MAX];
+    struct axis_tap *taps = c->scratch;
+    char *pictures = (char *)c->scratch + q->table;
+    const float *from = x->data;
+    operand_physical(x, dims);
+    for (int d = 0; d < x->rank; d++) axes[operand_physical_axis(x, d)] = d;
+    if (!q->passes) memcpy(c->out[0]->data, from, x->bytes);
+    for (int at = 0; at < x->rank; at++) {                  /* in the order the bytes lie in */
+        const int d = axes[at], each = (int)taps_of(r, x, d);
+        struct tap full[QUICK_TAPS];
+        if (stays(r, x, d)) continue;
+        for (int64_t i = 0; i < r->out[d]; i++) {
+            fill_taps(r, full, each, x, d, i);
+            for (int k = 0; k < each; k++) taps[i * each + k] = (struct axis_tap){ full[k].index, (float)full[k].weight };
+        }
+        float *to = ++done == q->passes ? c->out[0]->data : (float *)(void *)(pictures + (done & 1 ? 0 : q->picture));
+        c->k->taps_f32(to, from, dims_product(dims, 0, at), dims[at], r->out[d], dims_product(dims, at + 1, x->rank), taps, each, c->threads);
+        dims[at] = r->out[d];
+        from = to;
+    }
 }
 
 static uint64_t scratch_resize(const struct call *c)
@@ -222,7 +273,9 @@ static uint64_t scratch_resize(const struct call *c)
     struct resize r;
     bool known;
     uint64_t bytes = 0;
+    struct quick q;
     if (read_resize(&copy, &r, &known, NULL) || !known) return 0;
+    if (is_quick(c, &r, &q)) return q.table + 2 * q.picture;
     for (int d = 0; d < c->in[0]->rank; d++) {
         int64_t each = taps_of(&r, c->in[0], d);
         uint64_t table;
@@ -242,7 +295,7 @@ static void lay_tables(const struct call *c, const struct resize *r, struct dime
         t[d].outside = (bool *)(void *)at;
         at += ((uint64_t)r->out[d] + 63) & ~(uint64_t)15;
         at = (char *)(((uintptr_t)at + 15) & ~(uintptr_t)15);
-        for (int64_t i = 0; i < r->out[d]; i++) fill_taps(r, &t[d], x, d, i);
+        for (int64_t i = 0; i < r->out[d]; i++) t[d].outside[i] = fill_taps(r, t[d].taps + i * t[d].each, t[d].each, x, d, i);
     }
 }
 
@@ -268,7 +321,12 @@ static enum status eval_resize(struct call *c, struct err *err)
     int64_t xs[TENSOR_RANK_MAX], ys[TENSOR_RANK_MAX], index[TENSOR_RANK_MAX] = { 0 };
     int size = operand_size(x), d = 0;
     enum status st = read_resize(c, &r, &known, err);
+    struct quick q;
     if (st || y->bytes == 0) return st;
+    if (is_quick(c, &r, &q)) {
+        quick_resize(c, &r, &q);
+        return ST_OK;
+    }
     double outside = (double)node_float(c->node, "extrapolation_value", 0);
     operand_strides(x, xs);
     operand_strides(y, ys);

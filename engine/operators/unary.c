@@ -113,6 +113,7 @@ static struct activation_spec kernel_of(const struct node *n)
     case U_GELU: a.kind = p.beta != 0 ? ACT_GELU_TANH : ACT_GELU; break;
     case U_SOFTPLUS: a.kind = ACT_SOFTPLUS; break;
     case U_EXP: a.kind = ACT_EXP; break;
+    case U_ERF: a.kind = ACT_ERF; break;
     default: break;
     }
     return a;

@@ -4,7 +4,6 @@
 #define KERNELS_CPU_MOVING_BODY_H
 
 #include "kernels/cpu/vec.h"
-#include "kernels/half.h"
 #include "kernels/kernels.h"
 
 enum { MOVE_TILE = 8, MOVE_THIN = 4 };
@@ -96,25 +95,8 @@ static void transpose_2d(void *y, const void *x, int64_t n, int64_t rows, int64_
     parallel_for(parts, parts, move_part, &j);
 }
 
-struct round_job { uint16_t *y; const float *x; int64_t n; };
-
-static void round_part(void *ctx, int part, int parts)
-{
-    const struct round_job *j = ctx;
-    const int64_t from = j->n * part / parts, to = j->n * (part + 1) / parts;
-    for (int64_t i = from; i < to; i++) j->y[i] = f32_to_bf16_one(j->x[i]);      /* plain enough for the compiler's own vectors */
-}
-
-static void round_bf16(void *y, const float *x, int64_t n, int threads)
-{
-    struct round_job j = { y, x, n };
-    const int parts = n < 30000 ? 1 : threads;
-    parallel_for(parts, parts, round_part, &j);
-}
-
 static void moving_fill(struct kernels *k)
 {
-    k->round_bf16 = round_bf16;
     k->transpose_2d = transpose_2d;
 }
 

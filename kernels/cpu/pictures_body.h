@@ -1,4 +1,4 @@
-/* Pictures in NHWC: pooling, depthwise convolution, response normalisation (bodies at one level, kernels/cpu/vec.h). Work is shared out by
+/* Pictures in NHWC: pooling, response normalisation (bodies at one level, kernels/cpu/vec.h). Work is shared out by
  * rows of the output; within a row, one vector of channels at a time. Taps outside the picture are skipped; taps inside are taken in the
  * order kh, kw at every level, so all levels agree in bits. */
 #ifndef KERNELS_CPU_PICTURES_BODY_H
@@ -10,12 +10,9 @@ static const int64_t PICTURES_PARALLEL_MIN = 30000;     /* taps times channels *
 
 struct picture_job {
     float *y;
-    const float *x, *weight, *bias, *residual;
+    const float *x;
     const struct window2d *w;
     enum pool_kind pool;
-    struct activation_spec act;
-    float low, high;
-    int clamp_is_all;
 };
 
 /* The taps [from, to) of `taps` that fall inside [0, size) when the first lies at `start`. */
@@ -79,85 +76,6 @@ static void pool2d_f32(float *y, const float *x, const struct window2d *w, enum 
     if (w->n > 0 && w->out_h > 0) parallel_for(parts, parts, pool_part, &j);
 }
 
-enum { ACROSS = 8 };     /* output pixels whose sums are held together */
-
-/* `pixels` outputs of one row from ox on, one vector of channels, taps [ky0, ky1) x [kx0, kx1), which hold for each of the pixels. */
-VEC_INLINE void depthwise_pixels(const struct picture_job *j, const int pixels, const float *x, float *y, int64_t y_from_start, int64_t c, int channels,
-                                 const int taps[4])
-{
-    const struct window2d *w = j->w;
-    const int64_t next = w->stride_w * w->c;
-    vec sum[ACROSS];
-#pragma GCC unroll 8
-    for (int p = 0; p < pixels; p++) sum[p] = vec_set(0.0f);
-    for (int ky = taps[0]; ky < taps[1]; ky++) {
-        const float *row = x + (ky * w->dilation_h * w->w + taps[2] * w->dilation_w) * w->c;
-        const float *weight = j->weight + ((int64_t)ky * w->kw + taps[2]) * w->c + c;
-        for (int kx = taps[2]; kx < taps[3]; kx++, row += w->dilation_w * w->c, weight += w->c) {
-            const vec tap = channels == LANES ? vec_load(weight) : vec_load_n(weight, channels);
-#pragma GCC unroll 8
-            for (int p = 0; p < pixels; p++) sum[p] = vec_fma(channels == LANES ? vec_load(row + p * next) : vec_load_n(row + p * next, channels), tap, sum[p]);
-        }
-    }
-    const vec low = vec_set(j->low), high = vec_set(j->high);
-#pragma GCC unroll 8
-    for (int p = 0; p < pixels; p++) {
-        vec r = sum[p];
-        if (j->bias) r = r + vec_load_n(j->bias + c, channels);
-        if (j->residual) r = r + vec_load_n(j->residual + y_from_start + p * w->c, channels);
-        if (channels == LANES) vec_store(y + p * w->c, vec_clamp(r, low, high));
-        else vec_store_n(y + p * w->c, vec_clamp(r, low, high), channels);
-    }
-}
-
-/* One vector of channels of an output row: pixels whose whole window lies inside go ACROSS at a time, the others one by one. */
-VEC_INLINE void depthwise_channels(const struct picture_job *j, int64_t n, int64_t oy, int64_t c, int channels)
-{
-    const struct window2d *w = j->w;
-    const int64_t top = oy * w->stride_h - w->pad_top, reach = (int64_t)(w->kw - 1) * w->dilation_w;
-    int taps[4];
-    taps_inside(top, w->kh, w->dilation_h, w->h, &taps[0], &taps[1]);
-    const float *x = j->x + ((n * w->h + top) * w->w - w->pad_left) * w->c + c;
-    const int64_t start = (n * w->out_h + oy) * w->out_w * w->c + c;
-    int64_t ox = 0;
-    while (ox < w->out_w) {
-        const int64_t left = ox * w->stride_w - w->pad_left;
-        const int64_t at = start + ox * w->c;
-        if (left >= 0 && ox + ACROSS <= w->out_w && left + (ACROSS - 1) * w->stride_w + reach < w->w) {
-            taps[2] = 0, taps[3] = w->kw;
-            depthwise_pixels(j, ACROSS, x + ox * w->stride_w * w->c, j->y + at, at, c, channels, taps);
-            ox += ACROSS;
-            continue;
-        }
-        taps_inside(left, w->kw, w->dilation_w, w->w, &taps[2], &taps[3]);
-        depthwise_pixels(j, 1, x + ox * w->stride_w * w->c, j->y + at, at, c, channels, taps);
-        ox++;
-    }
-}
-
-static void depthwise_part(void *ctx, int part, int parts)
-{
-    const struct picture_job *j = ctx;
-    const struct window2d *w = j->w;
-    const int64_t rows = w->n * w->out_h;
-    for (int64_t r = rows * part / parts, end = rows * (part + 1) / parts; r < end; r++) {
-        int64_t c = 0;
-        for (; c + LANES <= w->c; c += LANES) depthwise_channels(j, r / w->out_h, r % w->out_h, c, LANES);
-        if (c < w->c) depthwise_channels(j, r / w->out_h, r % w->out_h, c, (int)(w->c - c));
-        float *row = j->y + r * w->out_w * w->c;
-        if (!j->clamp_is_all) activate_span(row, row, w->out_w * w->c, j->act);
-    }
-}
-
-static void depthwise2d_f32(float *y, const float *x, const float *weight, const float *bias, const float *residual, const struct window2d *w,
-                            struct activation_spec act, int threads)
-{
-    struct picture_job j = { .y = y, .x = x, .weight = weight, .bias = bias, .residual = residual, .w = w, .act = act };
-    j.clamp_is_all = activation_is_clamp(act, &j.low, &j.high);
-    int parts = picture_parts(w, threads);
-    if (w->n > 0 && w->out_h > 0) parallel_for(parts, parts, depthwise_part, &j);
-}
-
 struct lrn_job {
     float *y;
     const float *x;
@@ -216,7 +134,6 @@ static void lrn_f32(float *y, const float *x, int64_t rows, int64_t c, int size,
 static void pictures_fill(struct kernels *k)
 {
     k->pool2d_f32 = pool2d_f32;
-    k->depthwise2d_f32 = depthwise2d_f32;
     k->lrn_f32 = lrn_f32;
 }
 

@@ -95,6 +95,12 @@ VEC_INLINE vec vec_gelu(vec x)
     return vec_if_less(t, vec_set(0.5f), near, far);
 }
 
+VEC_INLINE vec vec_erf(vec x)
+{
+    vec t = vec_min(vec_set(6.0f), vec_abs(x)), far = vec_sign_of(vec_set(1.0f) - vec_erfc_far(t), x);
+    return vec_if_less(t, vec_set(0.9f), x * vec_erf_near(t * t), far);
+}
+
 VEC_INLINE vec vec_clamp(vec x, vec low, vec high) { return vec_min(high, vec_max(low, x)); }
 
 /* `kind` is a constant at every call, so that one formula is left. */
@@ -119,6 +125,7 @@ VEC_INLINE vec vec_activate(vec x, enum activation kind, vec a, vec b)
     case ACT_SOFTPLUS:     return vec_max(zero, x) + vec_log1p_unit(vec_exp(zero - vec_abs(x)));
     case ACT_EXP:          return vec_exp(x);
     case ACT_QUICK_GELU:   return x / (one + vec_exp(vec_set(-1.702f) * x));
+    case ACT_ERF:          return vec_erf(x);
     case ACT_NONE:
     case ACT_COUNT:        break;
     }
@@ -158,11 +165,39 @@ static __attribute__((unused, noinline)) void activate_span(float *y, const floa
     ACTIVATE_SPAN(ACT_SOFTPLUS)
     ACTIVATE_SPAN(ACT_EXP)
     ACTIVATE_SPAN(ACT_QUICK_GELU)
+    ACTIVATE_SPAN(ACT_ERF)
     case ACT_NONE:
     case ACT_COUNT:
         if (y != x) memmove(y, x, (size_t)n * sizeof *y);
     }
 }
 #undef ACTIVATE_SPAN
+
+/* One vector, where the kind is known only while running. */
+#define ACTIVATE_VEC(kind_) case kind_: return vec_activate(x, kind_, vec_set(act.alpha), vec_set(act.beta));
+static __attribute__((unused, noinline)) vec activate_vec(vec x, struct activation_spec act)
+{
+    switch (act.kind) {
+    ACTIVATE_VEC(ACT_RELU)
+    ACTIVATE_VEC(ACT_CLIP)
+    ACTIVATE_VEC(ACT_LEAKY_RELU)
+    ACTIVATE_VEC(ACT_SIGMOID)
+    ACTIVATE_VEC(ACT_TANH)
+    ACTIVATE_VEC(ACT_SILU)
+    ACTIVATE_VEC(ACT_HARD_SIGMOID)
+    ACTIVATE_VEC(ACT_HARD_SWISH)
+    ACTIVATE_VEC(ACT_GELU)
+    ACTIVATE_VEC(ACT_GELU_TANH)
+    ACTIVATE_VEC(ACT_ELU)
+    ACTIVATE_VEC(ACT_SOFTPLUS)
+    ACTIVATE_VEC(ACT_EXP)
+    ACTIVATE_VEC(ACT_QUICK_GELU)
+    ACTIVATE_VEC(ACT_ERF)
+    case ACT_NONE:
+    case ACT_COUNT: break;
+    }
+    return x;
+}
+#undef ACTIVATE_VEC
 
 #endif

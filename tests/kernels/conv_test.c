@@ -92,7 +92,7 @@ static void reference(const struct bench *b, float *y, const float *x, const flo
     }
 }
 
-static bool run(const struct conv_layer *l, struct window2d w, int64_t n, int threads, float *y, const float *x, const float *residual)
+static bool run(const struct conv_layer *l, struct window2d w, int64_t n, int threads, void *y, const void *x, const void *residual)
 {
     struct err err = { 0 };
     struct conv_plan *p;
@@ -149,6 +149,46 @@ static void check_shape(const struct kernels *k, const struct shape *t, enum con
     bench_free(&b);
 }
 
+/* The numbers of p rounded to bfloat16: as such, and as floats in their place. */
+static uint16_t *round_all(const struct kernels *k, float *p, size_t n)
+{
+    uint16_t *halves = aligned_alloc(64, (n * sizeof *halves + 127) & ~(size_t)63);
+    if (!halves) abort();
+    k->round_bf16(halves, p, (int64_t)n, 1);
+    k->widen_bf16(p, halves, (int64_t)n, 1);
+    return halves;
+}
+
+/* Pictures that lie in memory as bfloat16, by whatever kernel: the same numbers but for the rounding of the result. */
+static void check_storage(const struct kernels *k, const struct shape *t, bool bf16)
+{
+    struct bench b = bench_make(t);
+    struct err err = { 0 };
+    struct conv_layer *l;
+    b.s.bf16 = bf16, b.s.x_bf16 = b.s.y_bf16 = true;
+    const size_t n = 3;
+    uint16_t *x = round_all(k, b.x, n * b.in), *residual = round_all(k, b.residual, n * b.out), *y = aligned_alloc(64, (n * b.out * sizeof *y + 127) & ~(size_t)63);
+    float *want = fresh(b.out), *got = fresh(n * b.out);
+    if (!y) abort();
+    if (conv_layer_open(&l, &b.s, b.weight, b.bias, k, 2, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
+    else if (run(l, b.w, (int64_t)n, 2, y, x, t->residual ? residual : NULL)) {
+        const int depth = t->in_c / t->groups * t->kh * t->kw;
+        const float within = bf16 && k->level >= CPU_AMX ? 4 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
+        k->widen_bf16(got, y, (int64_t)(n * b.out), 1);
+        for (size_t p = 0; p < n; p++) {
+            reference(&b, want, b.x + p * b.in, t->residual ? b.residual + p * b.out : NULL);
+            for (size_t i = 0; i < b.out; i++)
+                if (!(fabsf(got[p * b.out + i] - want[i]) <= within + 0x1p-8f * fabsf(want[i]))) {
+                    test_fail(__FILE__, __LINE__, "%s %s %d>%d: stored as bfloat16 %g, it should be near %g", cpu_level_name(k->level), conv_layer_kernel(l), t->in_c, t->out_c, (double)got[p * b.out + i], (double)want[i]);
+                    break;
+                }
+        }
+        conv_layer_close(l);
+    }
+    free(want), free(got), free(x), free(y), free(residual);
+    bench_free(&b);
+}
+
 static const char level_variable[] = "INFERD_TEST_LEVEL";
 
 /* In the child: everything at its level. In the parent: a child for every level. */
@@ -176,12 +216,15 @@ TEST(a_picture_has_the_same_bits_alone_and_in_every_batch_at_every_level)
     REQUIRE(cpu_level_from_name(name, &level));
     struct kernels k;
     kernels_fill(&k, level);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (level != CPU_SCALAR) check_storage(&k, shapes + i, false);
+        if (level >= CPU_AMX) check_storage(&k, shapes + i, true);
         for (int choice = CONV_BY_RULE; choice <= CONV_BY_ONEDNN; choice++) {
             if (choice == CONV_BY_RULE && level >= CPU_AMX) check_shape(&k, shapes + i, CONV_BY_RULE, true);
             if ((level == CPU_SCALAR || SANITIZED) && choice == CONV_BY_OWN) continue;      /* scalar: what the rule takes */
             check_shape(&k, shapes + i, (enum conv_choice)choice, false);
         }
+    }
 }
 
 TEST(impossible_layers_and_windows_are_refused)

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/half.h"
 #include "kernels/kernels.h"
 #include "tests/test.h"
 
@@ -35,6 +36,7 @@ static double activation(enum activation kind, double x, double a, double b)
     case ACT_SOFTPLUS:     return x > 40 ? x : log1p(exp(x));
     case ACT_EXP:          return exp(x);
     case ACT_QUICK_GELU:   return x / (1 + exp(-1.702 * x));
+    case ACT_ERF:          return erf(x);
     default:               return x;
     }
 }
@@ -244,6 +246,66 @@ TEST(pooling)
                 CHECK_CLOSE(y, want, n, 1e-6f);
                 free(x), free(y), free(want);
             }
+}
+
+/* n numbers of x as bfloat16 bits; x keeps what they stand for. */
+static uint16_t *halves_of(float *x, size_t n)
+{
+    uint16_t *h = malloc((n ? n : 1) * sizeof *h);
+    if (!h) abort();
+    for (size_t i = 0; i < n; i++) x[i] = bf16_to_f32_one(h[i] = f32_to_bf16_one(x[i]));
+    return h;
+}
+
+TEST(bfloat16_to_and_fro_at_every_level)
+{
+    const float odd[] = { 0.0f, -0.0f, 1.00390625f, 1.01171875f, INFINITY, -INFINITY, NAN, 0x1p-140f, 3.4e38f, -3.4e38f };
+    const int64_t sizes[] = { 0, 1, 7, 16, 33, 70001 };
+    EACH_LEVEL(k)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            const size_t n = (size_t)sizes[s];
+            float *x = fresh(n, -3, 3), *back = fresh(n, 0, 0);
+            uint16_t *y = malloc((n + 1) * sizeof *y);
+            for (size_t i = 0; i < n && i < sizeof odd / sizeof *odd; i++) x[i] = odd[i];
+            y[n] = 0xabcd;
+            k.round_bf16(y, x, (int64_t)n, 2);
+            k.widen_bf16(back, y, (int64_t)n, 2);
+            for (size_t i = 0; i < n; i++) {
+                CHECK(isnan(x[i]) ? isnan(bf16_to_f32_one(y[i])) : y[i] == f32_to_bf16_one(x[i]));
+                CHECK(isnan(x[i]) ? isnan(back[i]) : back[i] == bf16_to_f32_one(y[i]));
+            }
+            CHECK_INT(y[n], 0xabcd);
+            free(x), free(back), free(y);
+        }
+}
+
+TEST(pictures_of_bfloat16_are_pooled_averaged_and_scaled_as_floats_are)
+{
+    EACH_LEVEL(k) {
+        for (size_t s = 0; s < sizeof windows / sizeof *windows; s++)
+            for (int kind = POOL_MAX; kind <= POOL_AVERAGE_PADDED; kind++) {
+                const struct window2d *w = &windows[s];
+                const size_t in = (size_t)(w->n * w->h * w->w * w->c), out = (size_t)(w->n * w->out_h * w->out_w * w->c);
+                float *x = fresh(in, -2, 2), *want = fresh(out, 0, 0);
+                uint16_t *h = halves_of(x, in), *got = malloc(out * sizeof *got);
+                k.pool2d_f32(want, x, w, (enum pool_kind)kind, 1);
+                k.pool2d_bf16(got, h, w, (enum pool_kind)kind, 2);
+                for (size_t i = 0; i < out; i++) CHECK_INT(got[i], f32_to_bf16_one(want[i]));
+                free(x), free(want), free(h), free(got);
+            }
+        const int64_t columns[] = { 1, 16, 37, 600 };
+        for (size_t s = 0; s < sizeof columns / sizeof *columns; s++) {
+            const size_t c = (size_t)columns[s], n = 3, rows = 49;
+            float *x = fresh(n * rows * c, -1, 1), *mean = fresh(n * c, 0, 0), *want = fresh(n * c, 0, 0), *scale = fresh(n * c, -1, 1);
+            uint16_t *h = halves_of(x, n * rows * c);
+            k.mean_rows_f32(want, x, (int64_t)n, (int64_t)rows, (int64_t)c, 1);
+            k.mean_rows_bf16(mean, h, (int64_t)n, (int64_t)rows, (int64_t)c, 2);
+            CHECK(!memcmp(mean, want, n * c * sizeof *want));
+            k.scale_channels_bf16(h, h, scale, (int64_t)n, (int64_t)rows, (int64_t)c, 2);
+            for (size_t i = 0; i < n * rows * c; i++) CHECK_INT(h[i], f32_to_bf16_one(x[i] * scale[i / c / rows * c + i % c]));
+            free(x), free(mean), free(want), free(scale), free(h);
+        }
+    }
 }
 
 TEST(depthwise)

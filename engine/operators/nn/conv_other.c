@@ -1,6 +1,7 @@
 /* ConvTranspose, DeformConv, Col2Im and MaxUnpool: convolutions and poolings the other way round. */
 #include <string.h>
 
+#include "engine/operators/nn/conv_columns.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 #include "engine/operators/window.h"
@@ -90,6 +91,14 @@ static bool target_of(const struct window *w, int64_t i, int64_t k, int64_t *out
     return true;
 }
 
+static uint64_t scratch_transposed(const struct call *c)
+{
+    struct window w;
+    int64_t groups;
+    if (c->in[0]->dtype != DT_F32) return reals_scratch(c);
+    return read_transposed(c, &w, &groups, NULL) ? 0 : columns_scratch(c, &w, true, groups);
+}
+
 static enum status eval_transposed(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0], *k = c->in[1];
@@ -97,7 +106,11 @@ static enum status eval_transposed(struct call *c, struct err *err)
     struct reals r;
     int64_t groups, to;
     enum status st = read_transposed(c, &w, &groups, err);
-    if (st) return st;
+    if (st || c->out[0]->bytes == 0) return st;
+    if (x->dtype == DT_F32) {
+        columns_transpose(c, &w, groups);
+        return ST_OK;
+    }
     reals_begin(&r, c);
     int64_t in = dims_product(w.in, 0, w.dims), out = dims_product(w.out, 0, w.dims), kernel = dims_product(w.kernel, 0, w.dims), channels = x->dims[1], per = channels / groups, filters = k->dims[1];
     for (int64_t n = 0; n < x->dims[0]; n++) {
@@ -290,7 +303,7 @@ static enum status eval_unpool(struct call *c, struct err *err)
 }
 
 const struct op ops_conv_other[] = {
-    { "ConvTranspose", "", 1, 0, 2, 3, 1, 1, OP_PRODUCT, 0, infer_transposed, eval_transposed, reals_scratch, NULL, NULL, rows_first },
+    { "ConvTranspose", "", 1, 0, 2, 3, 1, 1, OP_PRODUCT | OP_LAST, 0, infer_transposed, eval_transposed, scratch_transposed, NULL, NULL, rows_first },
     { "DeformConv", "", 19, 0, 3, 5, 1, 1, OP_PRODUCT, 0, infer_deform, eval_deform, reals_scratch, NULL, NULL, NULL },
     { "Col2Im", "", 18, 0, 3, 3, 1, 1, OP_PRODUCT, 0, infer_columns, eval_columns, reals_scratch, NULL, NULL, NULL },
     { "MaxUnpool", "", 9, 0, 2, 3, 1, 1, 0, 0, infer_unpool, eval_unpool, NULL, NULL, NULL, NULL },

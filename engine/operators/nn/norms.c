@@ -5,6 +5,7 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/nn/norms.h"
 #include "engine/operators/reals.h"
+#include "kernels/diffusion.h"
 
 /* y = (x - mean) / sqrt(variance + epsilon) over n numbers `step` apart; without `centred` the mean counts as 0. */
 static void normalise_run(double *y, const double *x, int64_t n, int64_t step, double epsilon, bool centred)
@@ -77,6 +78,41 @@ static enum status infer_group(struct call *c, struct err *err)
     return fits ? infer_same(c, err) : call_error(c, err, ST_BAD_INPUT, "%lld groups, scale or bias do not fit the input", (long long)groups);
 }
 
+/* ---- f32: channels last is a kernel of its own; in plain order a group is a row ---- */
+static struct group_norm channels_norm_of(const struct call *c, int64_t groups)
+{
+    const struct operand *x = c->in[0];
+    return (struct group_norm){ .n = x->dims[0], .rows = dims_product(x->dims, 2, x->rank), .channels = x->dims[1], .groups = groups };
+}
+
+uint64_t channels_norm_scratch(const struct call *c)
+{
+    if (c->in[0]->dtype != DT_F32 || c->in[0]->rank < 2) return reals_scratch(c);
+    struct group_norm g = channels_norm_of(c, c->in[0]->dims[1]);       /* as many groups as there can be */
+    uint64_t bytes = c->in[0]->channels_last ? group_norm_scratch(&g) : 0, other = reals_scratch(c);
+    return (bytes > other ? bytes : other) + (uint64_t)g.channels * 8;
+}
+
+void channels_norm_f32(const struct call *c, int64_t groups, const float *scale, const float *bias, float epsilon)
+{
+    const struct operand *x = c->in[0];
+    struct group_norm g = channels_norm_of(c, groups);
+    g.scale = scale;
+    g.bias = bias;
+    g.epsilon = epsilon;
+    if (x->channels_last && g.channels / groups <= GROUP_NORM_CHANNELS_MAX) {
+        c->diffusion->group_norm_f32(c->out[0]->data, x->data, &g, c->scratch, c->threads);
+        return;
+    }
+    const int64_t space = g.rows, per = g.channels / groups;
+    float *y = c->out[0]->data;
+    c->k->layer_norm_f32(y, x->data, NULL, NULL, g.n * groups, per * space, epsilon, c->threads);
+    for (int64_t i = 0; i < g.n * g.channels; i++) {
+        const float s = scale[i % g.channels], b = bias[i % g.channels];
+        for (int64_t k = 0; k < space; k++) y[i * space + k] = y[i * space + k] * s + b;
+    }
+}
+
 static enum status eval_group(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
@@ -84,6 +120,16 @@ static enum status eval_group(struct call *c, struct err *err)
     double epsilon = (double)node_float(c->node, "epsilon", 1e-5f);
     struct reals r;
     (void)err;
+    if (x->dtype == DT_F32 && c->in[1]->dtype == DT_F32 && c->in[2]->dtype == DT_F32 && x->bytes) {
+        float *scale = (float *)(void *)((char *)c->scratch + channels_norm_scratch(c) - (uint64_t)channels * 8), *bias = scale + channels;
+        for (int64_t i = 0; i < channels; i++) {
+            const int64_t at = c->node->opset < 21 ? i / per : i;
+            scale[i] = ((const float *)c->in[1]->data)[at];
+            bias[i] = ((const float *)c->in[2]->data)[at];
+        }
+        channels_norm_f32(c, groups, scale, bias, (float)epsilon);
+        return ST_OK;
+    }
     reals_begin(&r, c);
     for (int64_t g = 0; g < x->dims[0] * groups && per > 0 && space > 0; g++) normalise_run(r.out[0] + g * per * space, r.in[0] + g * per * space, per * space, 1, epsilon, true);
     for (int64_t k = 0; k < x->dims[0] * channels * space; k++) {
@@ -201,7 +247,7 @@ enum status batch_norm_train(struct call *c, struct err *err)
 
 const struct op ops_norms[] = {
     { "RMSNormalization", "", 23, 0, 2, 2, 1, 1, 0, 0, infer_rms, eval_rms, reals_scratch, NULL, NULL, rows_rms },
-    { "GroupNormalization", "", 18, 0, 3, 3, 1, 1, 0, 0, infer_group, eval_group, reals_scratch, NULL, NULL, rows_first },
+    { "GroupNormalization", "", 18, 0, 3, 3, 1, 1, OP_LAST, 0, infer_group, eval_group, channels_norm_scratch, NULL, NULL, rows_first },
     { "LpNormalization", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_lp, eval_lp, reals_scratch, NULL, NULL, NULL },
     { "MeanVarianceNormalization", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_mvn, eval_mvn, scratch_mvn, NULL, NULL, NULL },
     { 0 }

@@ -1,14 +1,11 @@
-/* RNN, GRU and LSTM in both directions and layouts. One step of one direction is the same for all three: the gates' sums W x + R h + b, then the cell. */
+/* RNN, GRU and LSTM in both directions and layouts. One step of one direction is the same for all three: the gates' sums W x + R h + b, then the cell.
+ * Here they are computed in double, for all types and attributes; f32 with the usual ones is in recurrent_f32.c. */
 #include <string.h>
 #include <strings.h>
 
+#include "engine/operators/nn/recurrent.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
-
-enum cell { CELL_RNN, CELL_GRU, CELL_LSTM };
-enum { IN_X, IN_W, IN_R, IN_B, IN_LENGTHS, IN_H, IN_C, IN_P };      /* IN_C, IN_P: of the LSTM */
-
-struct recurrent { int64_t steps, batch, inputs, hidden; int directions, gates; bool reverse, batch_first; enum cell cell; };
 
 static bool shaped(const struct operand *o, enum dtype t, int64_t a, int64_t b, int64_t n)
 {
@@ -16,7 +13,7 @@ static bool shaped(const struct operand *o, enum dtype t, int64_t a, int64_t b, 
     return o->dtype == t && o->dims[0] == a && (b < 0 || (o->rank > 1 && o->dims[1] == b)) && (n < 0 || (o->rank > 2 && o->dims[2] == n)) && o->rank == (b < 0 ? 1 : n < 0 ? 2 : 3);
 }
 
-static enum status read_recurrent(const struct call *c, struct recurrent *r, struct err *err)
+enum status recurrent_read(const struct call *c, struct recurrent *r, struct err *err)
 {
     const struct operand *x = c->in[IN_X], *w = c->in[IN_W];
     enum dtype t = x->dtype;
@@ -40,7 +37,7 @@ static enum status read_recurrent(const struct call *c, struct recurrent *r, str
 static enum status infer_recurrent(struct call *c, struct err *err)
 {
     struct recurrent r;
-    enum status st = read_recurrent(c, &r, err);
+    enum status st = recurrent_read(c, &r, err);
     if (st) return st;
     int64_t d = r.directions, all[2][4] = { { r.steps, d, r.batch, r.hidden }, { r.batch, r.steps, d, r.hidden } }, last[2][3] = { { d, r.batch, r.hidden }, { r.batch, d, r.hidden } };
     st = call_set(c, 0, c->in[0]->dtype, all[r.batch_first], 4, err);
@@ -51,7 +48,8 @@ static enum status infer_recurrent(struct call *c, struct err *err)
 static uint64_t scratch_recurrent(const struct call *c)
 {
     struct recurrent r;
-    return read_recurrent(c, &r, NULL) ? 0 : reals_scratch_more(c, (uint64_t)(r.hidden * (2 * r.gates + 3)));
+    if (recurrent_read(c, &r, NULL)) return 0;
+    return recurrent_is_plain(c->node) && c->in[IN_X]->dtype == DT_F32 ? recurrent_f32_scratch(c, &r) : reals_scratch_more(c, (uint64_t)(r.hidden * (2 * r.gates + 3)));
 }
 
 /* ---- activations by name, each with its own alpha and beta ---- */
@@ -155,13 +153,10 @@ static void step(const struct call *c, const struct recurrent *r, const struct l
         for (int64_t i = 0; i < r->hidden; i++) l->h[i] = apply(&l->f[0], clipped(l->sums[i] + l->sums[r->hidden + i], clip));
 }
 
-/* Where the state of direction d and row b lies in Y_h, Y_c and the initial states. */
-static int64_t state_at(const struct recurrent *r, int d, int64_t b) { return (r->batch_first ? b * r->directions + d : d * r->batch + b) * r->hidden; }
-
 /* All steps of one row in one direction. */
 static void run_row(const struct call *c, const struct recurrent *r, const struct lane *l, const struct reals *v, int d, int64_t b)
 {
-    int64_t n = r->hidden, at = state_at(r, d, b), length = call_input(c, IN_LENGTHS) ? operand_int(c->in[IN_LENGTHS], (uint64_t)b) : r->steps;
+    int64_t n = r->hidden, at = recurrent_state_at(r, d, b), length = call_input(c, IN_LENGTHS) ? operand_int(c->in[IN_LENGTHS], (uint64_t)b) : r->steps;
     bool back = r->reverse || d == 1, lstm = r->cell == CELL_LSTM;
     length = length < 0 ? 0 : length > r->steps ? r->steps : length;
     for (int64_t i = 0; i < n; i++) {
@@ -181,8 +176,12 @@ static enum status eval_recurrent(struct call *c, struct err *err)
 {
     struct recurrent r;
     struct reals v;
-    enum status st = read_recurrent(c, &r, err);
+    enum status st = recurrent_read(c, &r, err);
     if (st) return st;
+    if (recurrent_is_plain(c->node) && c->in[IN_X]->dtype == DT_F32) {
+        recurrent_f32_eval(c, &r);
+        return ST_OK;
+    }
     reals_begin(&v, c);
     int per = r.cell + 1;
     int64_t g = r.gates * r.hidden;
