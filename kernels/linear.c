@@ -19,7 +19,7 @@ enum {
     SLAB_BYTES = 1 << 20,
     DECODE_BYTES = 4 * 256 * SLAB_STEP,  /* 256 numbers of each row of a step */
     BYTES_ROWS_MIN = 32,                 /* of x: from here on tiles of bytes win against the vector units' dot products */
-    TILES_ROWS_MIN = 32,                 /* and bfloat16 tiles against either */
+    TILES_ROWS_MIN = 17,                 /* and bfloat16 tiles against either */
     TILES_HALVES_MIN = 9,                /* the same for 16-bit weights, against floats */
     EXACT_ROWS = 8                       /* of x: up to here weights become floats as they are used, in registers */
 };
@@ -33,6 +33,7 @@ struct linear_layer {
     const struct panel_layout *layout;   /* NULL: no panels */
     const struct panel_kernels *panels;
     void *packed;                        /* F32: gemm_f32's; with a layout: panels; else NULL */
+    float *units;                        /* of every row of the panels, behind them; NULL where no bfloat16 tiles are made of them */
     uint64_t bytes;
     int64_t slab;                        /* columns decoded at a time */
     char name[48];
@@ -174,7 +175,7 @@ static void panels_part(void *ctx, int part, int parts)
 static struct panel_job panel_job_of(const struct linear_job *d)
 {
     const struct linear_spec *s = &d->l->spec;
-    return (struct panel_job){ .type = s->type, .panels = d->l->packed, .panel_bytes = panel_bytes(d->l->layout, s->k), .n = s->n, .k = s->k, .m = d->m, .exact = is_exact(d->l),
+    return (struct panel_job){ .type = s->type, .panels = d->l->packed, .panel_bytes = panel_bytes(d->l->layout, s->k), .n = s->n, .k = s->k, .m = d->m, .exact = is_exact(d->l), .units = d->l->units,
                                .y = d->y, .ldy = d->ldy, .x = d->x, .ldx = d->ldx, .ep = d->ep };
 }
 
@@ -266,10 +267,12 @@ const struct panel_kernels *panel_kernels(enum cpu_level level)
 
 /* ---- the layer ---- */
 
+static bool has_units(const struct linear_layer *l) { return l->k.level >= CPU_AMX && l->spec.mode == LINEAR_FAST && l->layout && !is_half(l); }
+
 static uint64_t own_bytes(const struct linear_layer *l)
 {
     if (l->spec.type == BLOCK_F32) return (uint64_t)l->k.gemm_f32_packed_bytes(l->spec.k, l->spec.n);
-    return l->layout ? (uint64_t)panel_bytes(l->layout, l->spec.k) * (uint64_t)panel_count(l) : 0;
+    return l->layout ? ((uint64_t)panel_bytes(l->layout, l->spec.k) + (has_units(l) ? PANEL_ROWS * sizeof *l->units : 0)) * (uint64_t)panel_count(l) : 0;
 }
 
 uint64_t linear_open_bytes(const struct linear_spec *spec)
@@ -288,7 +291,12 @@ static enum status pack_weights(struct linear_layer *l)
     if (!l->packed) return ST_NO_MEMORY;
     if (l->layout) {
         const int64_t each = panel_bytes(l->layout, s->k);
-        for (int64_t p = 0; p < panel_count(l); p++) panel_pack((uint8_t *)l->packed + p * each, s->type, s->weight, s->row_bytes, p * PANEL_ROWS, s->n, s->k);
+        if (has_units(l)) l->units = (float *)(void *)((uint8_t *)l->packed + each * panel_count(l));
+        for (int64_t p = 0; p < panel_count(l); p++) {
+            uint8_t *panel = (uint8_t *)l->packed + p * each;
+            panel_pack(panel, s->type, s->weight, s->row_bytes, p * PANEL_ROWS, s->n, s->k);
+            if (l->units) panel_units(l->units + p * PANEL_ROWS, s->type, panel, s->k);
+        }
         return ST_OK;
     }
     float *rows = mem_alloc_aligned(DECODE_BYTES, ALIGN);

@@ -3,8 +3,8 @@
  *
  * LINEAR_F32: every number of W is decoded to float, and each sum takes its k terms in ascending order with one fused multiply-add each, then the epilogue:
  *   the bits of gemm_f32 on the decoded weights, whatever m, threads and level.
- * LINEAR_FAST: the quickest. Rows of x are rounded to 8 bits in blocks of 32 for quantised weights, W to bfloat16 where a machine has tiles and m is large; F16 and F32
- *   weights are never rounded, nor are BF16 ones (x then is, for large m).
+ * LINEAR_FAST: the quickest. Rows of x are rounded to 8 bits in blocks of 32 for quantised weights; from 17 rows on, where a machine has tiles, x and W are rounded to bfloat16
+ *   instead (W to within 2^-14 of its row's largest number, too, so one row of W may not be of many sizes). F16 and F32 weights are never rounded, nor are BF16 ones (x then is, from 9 rows on).
  * LINEAR_INVARIANT: as FAST, but a row's bits depend on nothing but that row, W and the level: not on m, the other rows or the threads. */
 #ifndef KERNELS_LINEAR_H
 #define KERNELS_LINEAR_H

@@ -1,4 +1,6 @@
 /* From the blocks of a file to the panels of linear_panels.h: each block of 32 is spread out to one byte a number, then packed into its lanes. */
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/blocks_types.h"
@@ -145,4 +147,43 @@ void panel_pack(uint8_t *panel, int type, const void *weight, int64_t row_bytes,
 {
     memset(panel, 0, (size_t)panel_bytes(layouts + type, k));
     for (int r = 0; r < PANEL_ROWS && first + r < n; r++) pack_row(panel, type, (const uint8_t *)weight + (first + r) * row_bytes, r, k);
+}
+
+/* most that a number of row r of a block can be: |a| times the largest |table(u) - offset|, and |b| */
+static float most_of(int type, const uint8_t *head, const uint8_t *scales, int r)
+{
+    const struct panel_layout *p = layouts + type;
+    const float d = p->head ? half_load_f16(head + 2 * r) : 0, down = p->head == 64 ? half_load_f16(head + 32 + 2 * r) : 0;
+    const int bits = p->low + p->high, top = p->minimum ? (1 << bits) - 1 : p->offset, first = scales[r], second = scales[16 + r];
+    switch (type) {
+    case BLOCK_Q4_K:
+    case BLOCK_Q5_K:   return fabsf(d) * (float)(top * first) + fabsf(down) * (float)second;
+    case BLOCK_Q2_K:   return fabsf(d) * (float)(top * 15) + fabsf(down) * 15;
+    case BLOCK_Q6_K:
+    case BLOCK_Q3_K:   return fabsf(d) * (float)(top * (abs((int8_t)first) > abs((int8_t)second) ? abs((int8_t)first) : abs((int8_t)second)));
+    case BLOCK_IQ4_XS: return fabsf(d) * (float)(top * abs((int8_t)first));
+    case BLOCK_MXFP4:  return block_power_mxfp4((uint8_t)first) * 12;
+    case BLOCK_Q4_1:
+    case BLOCK_Q5_1:   return fabsf(half_load_f16(scales + 2 * r)) * (float)top + fabsf(half_load_f16(scales + 32 + 2 * r));
+    default:           return fabsf(half_load_f16(scales + 2 * r)) * (float)top;
+    }
+}
+
+void panel_units(float *unit, int type, const uint8_t *panel, int64_t k)
+{
+    const struct panel_layout *p = layouts + type;
+    float most[PANEL_ROWS] = { 0 };
+    const uint8_t *head = panel;
+    for (int64_t b = 0; b < k / PANEL_BLOCK; b++, panel += panel_block_bytes(p)) {
+        if (p->head && b % 8 == 0) head = panel, panel += p->head;
+        for (int r = 0; r < PANEL_ROWS; r++) {
+            const float top = most_of(type, head, panel, r);
+            if (!(top <= most[r])) most[r] = top;
+        }
+    }
+    for (int r = 0; r < PANEL_ROWS; r++) {
+        int power = 0;
+        frexpf(most[r], &power);
+        unit[r] = most[r] == 0 ? 0 : most[r] < 1e37f ? ldexpf(1, power + 1) : NAN;
+    }
 }

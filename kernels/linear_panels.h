@@ -47,6 +47,8 @@ static inline int64_t panel_bytes(const struct panel_layout *p, int64_t k)
 }
 /* rows [first, first + 16) of W, those from n on as zeros */
 void panel_pack(uint8_t *panel, int type, const void *weight, int64_t row_bytes, int64_t first, int64_t n, int64_t k);
+/* Of 16 rows: a power of two above twice every number's magnitude, 0 where all are 0, not finite where that is no number. Not for 16-bit weights. */
+void panel_units(float *unit, int type, const uint8_t *panel, int64_t k);
 
 /* 32 numbers of a row of x rounded to 8 bits. scale is the largest magnitude / 127. For formats with minima: moment, the scale times the sum of the numbers; for the others
  * start, what dot products of u start from: -offset times the sum. [2]: of 16 each for formats with two scales a block, else the first is of all 32.
@@ -65,6 +67,7 @@ struct panel_job {
     int64_t panel_bytes, n, k, m;
     float *y;
     int64_t ldy;
+    const float *units;                  /* of every row of the panels; NULL for 16-bit weights: bfloat16 tiles only */
     struct panel_block *rows;            /* tiles of m rows; unused when exact */
     bool exact;                          /* x as it is, sums with k in ascending order; always so for 16-bit weights */
     const float *x;

@@ -96,7 +96,7 @@ static void norm_heads(struct builder *b, struct qkv *p, int layer)
         int64_t columns = (int64_t)parts[i].heads * c->head_dim;
         bool all = w.n * w.k == columns && (w.n == 1 || !strncmp(c->arch->name, "olmo", 4)) && (columns != c->head_dim);
         if (p->q == p->k && p->k == p->v) {
-            build_fail(b, err_set(b->err, ST_UNSUPPORTED, "norms of queries and keys behind a fused projection are not computed"));
+            build_refuse(b, ST_UNSUPPORTED, "norms of queries and keys behind a fused projection are not computed");
             return;
         }
         *parts[i].value = build_norm(b, *parts[i].value, parts[i].role, layer, all ? columns : c->head_dim, columns, false);
@@ -172,10 +172,10 @@ static void open_expert(struct builder *b, struct expert_layers *e, int layer, i
     } else {
         e->gate = expert_matrix(b, ROLE_EXPERT_GATE, layer, expert, ffn, c->width, &e->gate_bias);
         e->up = expert_matrix(b, ROLE_EXPERT_UP, layer, expert, ffn, c->width, &e->up_bias);
-        if (!b->st && !e->up) build_fail(b, err_set(b->err, ST_BAD_INPUT, "layer %d: the matrices of expert %d are missing", layer, expert));
+        if (!b->st && !e->up) build_refuse(b, ST_BAD_INPUT, "layer %d: the matrices of expert %d are missing", layer, expert);
     }
     e->down = expert_matrix(b, ROLE_EXPERT_DOWN, layer, expert, c->width, ffn, &e->down_bias);
-    if (!b->st && (!e->gate || !e->down)) build_fail(b, err_set(b->err, ST_BAD_INPUT, "layer %d: the matrices of expert %d are missing", layer, expert));
+    if (!b->st && (!e->gate || !e->down)) build_refuse(b, ST_BAD_INPUT, "layer %d: the matrices of expert %d are missing", layer, expert);
 }
 
 static int experts(struct builder *b, int x, int layer)

@@ -25,7 +25,8 @@ enum status llm_build_decoder(struct graph *g, struct llm_model *m, const struct
 
 extern const struct activation_spec BUILD_PLAIN;
 
-int  build_fail(struct builder *b, enum status st);
+/* The first failure and its sentence; those after it say nothing. -1. */
+int  build_refuse(struct builder *b, enum status st, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int  build_no_memory(struct builder *b);
 /* A node with up to six inputs (-1: left out at the end) and one output. */
 int  build_add(struct builder *b, const struct op *op, const int *in, int in_count, const void *spec, size_t spec_size, struct node **out);

@@ -29,7 +29,7 @@ static const float *distances(struct builder *b, enum llm_role role, bool both_w
     int span = c->distance_max;
     const float *table = build_floats(b, role, false, 0, (int64_t)c->distance_buckets * c->heads);
     float *f = b->st ? NULL : arena_alloc(b->g->arena, (uint64_t)c->heads * (uint64_t)(2 * span + 1) * sizeof *f, 16);
-    if (!b->st && !table) build_fail(b, err_set(b->err, ST_BAD_INPUT, "the table of relative positions is missing"));
+    if (!b->st && !table) build_refuse(b, ST_BAD_INPUT, "the table of relative positions is missing");
     if (!b->st && !f) build_no_memory(b);
     if (b->st) return NULL;
     for (int h = 0; h < c->heads; h++)

@@ -1,5 +1,7 @@
 /* What the builders of graphs share: nodes, matrices with their biases, norms, tables of embeddings, the graph's inputs. The first failure sticks (builder.st); after it
  * nothing is added and every function gives -1. */
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -7,13 +9,19 @@
 #include "base/checked.h"
 #include "engine/llm/build_internal.h"
 
-int build_fail(struct builder *b, enum status st)
+int build_refuse(struct builder *b, enum status st, const char *format, ...)
 {
-    if (!b->st) b->st = st;
+    char text[ERR_TEXT_MAX];
+    va_list ap;
+    if (b->st) return -1;                /* what failed first is what is said */
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    b->st = err_set(b->err, st, "%s", text);
     return -1;
 }
 
-int build_no_memory(struct builder *b) { return build_fail(b, err_set(b->err, ST_NO_MEMORY, "building the model's graph passes its memory budget")); }
+int build_no_memory(struct builder *b) { return build_refuse(b, ST_NO_MEMORY, "building the model's graph passes its memory budget"); }
 
 /* A node with up to six inputs (-1: left out at the end) and one output. */
 int build_add(struct builder *b, const struct op *op, const int *in, int in_count, const void *spec, size_t spec_size, struct node **out)
@@ -68,7 +76,10 @@ struct linear_layer *build_open_linear(struct builder *b, const struct llm_weigh
     if (!settle(b, &spec)) return build_no_memory(b), NULL;
     enum status st = linear_open(&l, &spec, b->err);
     arena_free(&b->loose);
-    if (st) return build_fail(b, st), NULL;
+    if (st) {
+        b->st = st;
+        return NULL;
+    }
     b->g->packed_bytes += linear_bytes(l);
     if (!linear_borrows(l)) let_go(w);
     if (!graph_own_linear(b->g, l)) return build_no_memory(b), NULL;
@@ -101,7 +112,7 @@ int build_linear(struct builder *b, int x, enum llm_role role, int layer, int64_
         char name[256];
         if (!needed) return -1;
         llm_role_name(b->c->arch, b->c->folder, role, layer, 0, 0, name, sizeof name);
-        return build_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s.weight' is missing", name));
+        return build_refuse(b, ST_BAD_INPUT, "tensor '%s.weight' is missing", name);
     }
     return build_linear_of(b, x, &w, build_floats(b, role, true, layer, w.n), residual, act);
 }
@@ -119,7 +130,7 @@ int build_norm(struct builder *b, int x, enum llm_role role, int layer, int64_t 
     if (!w.data && !bare) {
         char name[256];
         llm_role_name(b->c->arch, b->c->folder, role, layer, 0, 0, name, sizeof name);
-        return build_fail(b, err_set(b->err, ST_BAD_INPUT, "tensor '%s.weight' is missing", name));
+        return build_refuse(b, ST_BAD_INPUT, "tensor '%s.weight' is missing", name);
     }
     struct norm_spec s = { .layer = b->c->arch->norm == NORM_LAYER, .width = width, .epsilon = b->c->norm_epsilon };
     s.whole = w.data && count == columns && columns != width;
@@ -154,8 +165,8 @@ int build_embed(struct builder *b, enum llm_role role, int ids, int64_t rows, in
     if (b->st) return -1;
     b->st = llm_weight_find(b->m, role, false, 0, -1, 0, b->c->width, &w, b->err);
     if (b->st) return -1;
-    if (!w.data) return needed ? build_fail(b, err_set(b->err, ST_BAD_INPUT, "the table of token embeddings is missing")) : -1;
-    if (w.n < rows) return build_fail(b, err_set(b->err, ST_BAD_INPUT, "an embedding table has %lld rows where %lld are needed", (long long)w.n, (long long)rows));
+    if (!w.data) return needed ? build_refuse(b, ST_BAD_INPUT, "the table of token embeddings is missing") : -1;
+    if (w.n < rows) return build_refuse(b, ST_BAD_INPUT, "an embedding table has %lld rows where %lld are needed", (long long)w.n, (long long)rows);
     const struct embed_spec s = { .format = block_format(w.type), .table = w.data, .rows = w.n, .width = w.k, .row_bytes = w.row_bytes, .shift = shift, .scale = scale };
     return build_add(b, &op_embed, &ids, 1, &s, sizeof s, NULL);
 }

@@ -152,6 +152,42 @@ TEST(fast_mode_with_many_rows_a_deep_sum_and_a_residual_in_place)
     }
 }
 
+/* Rows of W from a hundred-thousandth to a thousand, some all zeros (of which MXFP4 makes the least number it has), and in each one block a hundred times the others: tiles are made in half precision, which has few exponents. Half of the most that rounding can do:
+ * a sum is mostly of 32 numbers, whose errors average less than those of many. */
+TEST(fast_mode_with_rows_of_very_different_sizes)
+{
+    enum { N = 52, K = 512 + 256, M = 100 };
+    static const int64_t some[] = { 17, 32, 33, 48, M };
+    float *x = malloc(M * K * sizeof *x), *want = malloc(M * N * sizeof *want), *got = malloc(M * N * sizeof *got), *row = malloc(K * sizeof *row);
+    test_fill(x, M * K, -1, 1);
+    for (int type = 0; type < BLOCK_TYPE_END; type++) {
+        const struct block_format *f = block_format(type);
+        if (!f || !f->encode || f->elements == 1) continue;
+        struct sample s = sample_make(type, N, K);
+        float limit[N] = { 0 };
+        for (int64_t r = 0; r < N; r++) {
+            test_fill(row, K, -1, 1);
+            for (int64_t c = 0; c < K; c++) row[c] *= r % 10 == 9 ? 0 : powf(10, (float)(r % 10) - 5) * (c / 32 == r % 24 ? 1 : 0.01f);
+            f->encode(s.packed + 1 + r * s.row_bytes, row, K);
+            f->decode(s.decoded + r * K, s.packed + 1 + r * s.row_bytes, K);
+            for (int64_t c = 0; c < K; c++) limit[r] += fabsf(s.decoded[r * K + c]) / 256;
+        }
+        reference(want, &s, x, K, M, NULL);
+        struct linear_layer *l = open_sample(&s, type, LINEAR_FAST, CPU_AMX);
+        for (size_t i = 0; l && i < sizeof some / sizeof *some; i++) {
+            run(l, got, N, x, K, some[i], NULL, 2);
+            for (int64_t y = 0; y < some[i] * N; y++)
+                if (!(fabsf(got[y] - want[y]) <= 0.5f * limit[y % N] + 1e-30f)) {
+                    test_fail(__FILE__, __LINE__, "%s, %lld rows: number %lld is %g where %g is right and %g too far", linear_kernel(l), (long long)some[i], (long long)y, (double)got[y], (double)want[y], 0.5 * (double)limit[y % N]);
+                    break;
+                }
+        }
+        linear_close(l);
+        sample_free(&s);
+    }
+    free(x), free(want), free(got), free(row);
+}
+
 /* What rounding x to 8 bits in blocks of 32 may cost: each term is off by at most half a step (1/254 of its block's largest) times the weight. As errors are
  * random, a quarter of that sum is allowed for; bfloat16 in its place has 2^-8 of each term. */
 TEST(fast_and_invariant_modes_are_near_the_definition)

@@ -3,20 +3,40 @@
  * of 32 rows and columns wait as tiles until all of k is done.
  *
  * The configuration is loaded by each part and released at its end, so that a parked thread keeps no tile state. */
+#include "kernels/cpu/amx/linear_put.h"
+#include "kernels/cpu/amx/linear_weights.h"
 #include "kernels/cpu/amx/pairs.h"
 #include "kernels/cpu/amx/tiles.h"
-#include "kernels/cpu/linear_unpack.h"
-#include "kernels/cpu/vec_math.h"
 
-enum { TILE_NUMBERS = 16 * 32, C_STRIDE = 32 * 4 };
+enum { C_STRIDE = 32 * 4 };
 
-/* c [32, 32] += tiles of x (two rows of tiles, `apart` numbers apart) by tiles of W [steps][2] */
-static void tiles_product_32(float *c, const uint16_t *a, int64_t apart, const uint16_t *b, int64_t steps)
+/* Sums are tiles 0 to 3: rows 0-15 and 16-31 of x by two panels; with 16 rows of x at most, even and odd steps apart, since a tile takes a product every 16 cycles
+ * but the same tile only every 52. */
+static void sums_load(const float *c)
 {
     TILE_LOAD(0, c, C_STRIDE);
     TILE_LOAD(1, c + 16, C_STRIDE);
     TILE_LOAD(2, c + 16 * 32, C_STRIDE);
     TILE_LOAD(3, c + 16 * 32 + 16, C_STRIDE);
+}
+static void sums_clear(void)
+{
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+}
+static void sums_store(float *c)
+{
+    TILE_STORE(0, c, C_STRIDE);
+    TILE_STORE(1, c + 16, C_STRIDE);
+    TILE_STORE(2, c + 16 * 32, C_STRIDE);
+    TILE_STORE(3, c + 16 * 32 + 16, C_STRIDE);
+}
+
+/* += two rows of tiles of x, `apart` numbers apart, by tiles of W [steps][2] */
+static void sums_add_32(const uint16_t *a, int64_t apart, const uint16_t *b, int64_t steps)
+{
     for (int64_t s = 0; s < steps; s++, a += TILE_NUMBERS, b += 2 * TILE_NUMBERS) {
         TILE_LOAD(4, a, 64);
         TILE_LOAD(6, b, 64);
@@ -27,53 +47,25 @@ static void tiles_product_32(float *c, const uint16_t *a, int64_t apart, const u
         TILE_DOT_BF16(2, 5, 6);
         TILE_DOT_BF16(3, 5, 7);
     }
-    TILE_STORE(0, c, C_STRIDE);
-    TILE_STORE(1, c + 16, C_STRIDE);
-    TILE_STORE(2, c + 16 * 32, C_STRIDE);
-    TILE_STORE(3, c + 16 * 32 + 16, C_STRIDE);
 }
-
-/* the upper 16 rows only */
-static void tiles_product_16(float *c, const uint16_t *a, const uint16_t *b, int64_t steps)
+static void sums_add_16(const uint16_t *a, const uint16_t *b, int64_t steps)
 {
-    TILE_LOAD(0, c, C_STRIDE);
-    TILE_LOAD(1, c + 16, C_STRIDE);
-    for (int64_t s = 0; s < steps; s++, a += TILE_NUMBERS, b += 2 * TILE_NUMBERS) {
+    for (int64_t s = 0; s < steps; s += 2, a += 2 * TILE_NUMBERS, b += 4 * TILE_NUMBERS) {
         TILE_LOAD(4, a, 64);
         TILE_LOAD(6, b, 64);
         TILE_LOAD(7, b + TILE_NUMBERS, 64);
         TILE_DOT_BF16(0, 4, 6);
         TILE_DOT_BF16(1, 4, 7);
+        if (s + 1 == steps) break;
+        TILE_LOAD(5, a + TILE_NUMBERS, 64);
+        TILE_LOAD(6, b + 2 * TILE_NUMBERS, 64);
+        TILE_LOAD(7, b + 3 * TILE_NUMBERS, 64);
+        TILE_DOT_BF16(2, 5, 6);
+        TILE_DOT_BF16(3, 5, 7);
     }
-    TILE_STORE(0, c, C_STRIDE);
-    TILE_STORE(1, c + 16, C_STRIDE);
 }
 
 /* ---- W's panel as tiles: row r of a tile holds k = 2r and 2r + 1 of 16 columns, pair by pair ---- */
-
-/* k [from, from + k) of a panel to every second tile from b on */
-static void tiles_of_panel(uint16_t *b, int type, const uint8_t *panel, int64_t from, int64_t k)
-{
-    const struct panel_layout *p = panel_layout(type);
-    struct panel_walk walk = panel_walk_from(type, panel, from);
-    struct spread s;
-    for (int64_t block = 0; block < k / PANEL_BLOCK; block++, b += 2 * TILE_NUMBERS) {
-        for (int line = 0; line < walk.bytes; line += 64) __builtin_prefetch(walk.at + 2048 + line, 0, 3);
-        panel_walk_next(&walk, &s);
-        for (int h = 0; h < 1 + p->two; h++) {
-            const int first = p->two ? 4 * h : 0, end = p->two ? first + 4 : GROUPS;
-            const __m512 a = vec_load(s.a + 16 * h), down = p->minimum ? vec_load(s.minimum + 16 * h) : _mm512_mul_ps(a, vec_set((float)p->offset));
-            for (int g = first; g < end; g++) {
-                const lanes_b u = lanes_b_load(s.u + 64 * g);
-                __m512 w[4];
-                LANES_UNROLL
-                for (int i = 0; i < 4; i++) w[i] = _mm512_fmsub_ps(a, lanes_f_from(lanes_i_byte(u, i)), down);
-                _mm512_storeu_si512(b + (2 * g) * 32, pair_of(w[0], w[1]));
-                _mm512_storeu_si512(b + (2 * g + 1) * 32, pair_of(w[2], w[3]));
-            }
-        }
-    }
-}
 
 /* bfloat16 weights only change places; beyond the last k are zeros. limit: all of k. */
 static void tiles_of_bf16(uint16_t *b, const uint8_t *panel, int64_t from, int64_t k, int64_t limit)
@@ -118,58 +110,66 @@ static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int6
         return;
     }
     if (j->type == BLOCK_BF16) tiles_of_bf16(b, at, from, k, j->k);
-    else tiles_of_panel(b, j->type, at, from, k);
+    else tiles_of_types[j->type](b, at, j->units + panel * PANEL_ROWS, from, k);
 }
 
 void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
 {
     const int64_t steps = panel_tiles_k(j->k) / 32, lower = (int64_t)panel_tiles_part(j->m, j->k);
+    const bool whole = j->type == BLOCK_F16 || j->type == BLOCK_BF16;
+    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));      /* numbers 0, 2, 1, 3 of each 4: linear_weights.h */
     for (int64_t row = first * 16; row < end * 16; row++)
         for (int64_t s = 0; s < steps; s++) {
             uint16_t *to = a + (row / 16 * steps + s) * TILE_NUMBERS + row % 16 * 32;
             const int64_t left = row < j->m ? j->k - s * 32 : 0;
             const float *x = j->x + row * j->ldx + s * 32;
             const __m512 low = left > 0 ? vec_load_n(x, left < 16 ? (int)left : 16) : vec_set(0.0f), high = left > 16 ? vec_load_n(x + 16, left < 32 ? (int)left - 16 : 16) : vec_set(0.0f);
-            _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+            const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+            _mm512_storeu_si512(to, whole ? both : _mm512_shuffle_epi8(both, order));
             if (j->type == BLOCK_F16) _mm512_storeu_si512(to + lower, (__m512i)_mm512_cvtne2ps_pbh(high - upper_part(high), low - upper_part(low)));
         }
 }
 
-/* ---- the 32 x 32 sums to y ---- */
-
-static void sums_put(const float *c, const struct panel_job *j, int64_t row, int64_t column, int rows, int columns)
+/* Tiles 0 to 3 += k [from, from + k) of two panels, whose tiles are b, by up to 32 rows of x from `row` on. */
+static void sums_add(const struct panel_job *j, const uint16_t *a, const uint16_t *b, int64_t row, int64_t rows, int64_t from, int64_t k)
 {
-    const struct gemm_epilogue *ep = j->ep;
-    for (int r = 0; r < rows; r++) {
-        float *y = j->y + (row + r) * j->ldy + column;
-        for (int v = 0; v < columns; v += 16) {
-            const int n = columns - v < 16 ? columns - v : 16;
-            vec sum = vec_load(c + r * 32 + v);
-            if (ep->bias) sum = sum + vec_load_n(ep->bias + column + v, n);
-            if (ep->residual) sum = sum + vec_load_n(ep->residual + (row + r) * ep->ldr + column + v, n);
-            vec_store_n(y + v, sum, n);
-        }
-        if (ep->act.kind != ACT_NONE) activate_span(y, y, columns, ep->act);
+    const int64_t steps = panel_tiles_k(j->k) / 32;
+    const uint16_t *tiles = a + (row / 16 * steps + from / 32) * TILE_NUMBERS;
+    for (int part = 0; part < (j->type == BLOCK_F16 ? 3 : 1); part++) {      /* upper by upper, upper by lower, lower by upper */
+        const uint16_t *x = part == 2 ? tiles + panel_tiles_part(j->m, j->k) : tiles, *w = part == 1 ? b + TILES_K * 32 : b;
+        if (rows > 16) sums_add_32(x, steps * TILE_NUMBERS, w, k / 32);
+        else sums_add_16(x, w, k / 32);
     }
 }
 
-/* k [from, from + k) of two panels, whose tiles are b, into the sums c of rows [row, end) */
-static void columns_of_32(const struct panel_job *j, const uint16_t *a, const uint16_t *b, float *c, int64_t row, int64_t end, int64_t from, int64_t k)
+/* All of k for rows [row, end) of x and two panels: sums c. As long as there are no more rows than tiles hold, those stay in them. */
+static void pair_multiply(const struct panel_job *j, const uint16_t *a, uint16_t *b, float *c, int64_t panel, int64_t row, int64_t end)
 {
-    const int64_t steps = panel_tiles_k(j->k) / 32;
-    for (; row < end; row += 32, c += 32 * 32) {
-        const uint16_t *tiles = a + (row / 16 * steps + from / 32) * TILE_NUMBERS;
-        for (int part = 0; part < (j->type == BLOCK_F16 ? 3 : 1); part++) {      /* upper by upper, upper by lower, lower by upper */
-            const uint16_t *x = part == 2 ? tiles + panel_tiles_part(j->m, j->k) : tiles, *w = part == 1 ? b + TILES_K * 32 : b;
-            if (end - row > 16) tiles_product_32(c, x, steps * TILE_NUMBERS, w, k / 32);
-            else tiles_product_16(c, x, w, k / 32);
+    const int64_t k = panel_tiles_k(j->k), panels = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
+    const bool few = end - row <= 32;
+    if (few) sums_clear();
+    else memset(c, 0, (size_t)((end - row + 31) / 32 * 32 * 32) * sizeof *c);
+    for (int64_t at = 0; at < k; at += TILES_K) {
+        const int64_t depth = k - at < TILES_K ? k - at : TILES_K;
+        tiles_of(j, b, panel, panels, at, depth);
+        tiles_of(j, b + TILE_NUMBERS, panel + 1, panels, at, depth);
+        if (few) sums_add(j, a, b, row, end - row, at, depth);
+        for (int64_t r = row; !few && r < end; r += 32) {
+            float *sums = c + (r - row) * 32;
+            sums_load(sums);
+            sums_add(j, a, b, r, end - r, at, depth);
+            sums_store(sums);
         }
+    }
+    if (few) sums_store(c);
+    if ((unsigned)((end - row) % 32 - 1) < 16) {     /* even and odd steps of the last 16 rows */
+        c += (end - row) / 32 * 32 * 32;
+        for (int i = 0; i < 16 * 32; i += 16) vec_store(c + i, vec_load(c + i) + vec_load(c + 16 * 32 + i));
     }
 }
 
 void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to)
 {
-    const int64_t k = panel_tiles_k(j->k), panels = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
     uint16_t *b = lane;
     float *c = (float *)(void *)(b + 2 * TILES_K * 32);
     const struct tile_config whole = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
@@ -177,15 +177,8 @@ void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *la
     for (int64_t row = 0; row < j->m; row += TILES_X) {
         const int64_t end = row + TILES_X < j->m ? row + TILES_X : j->m;
         for (int64_t panel = from; panel < to; panel += 2) {
-            const int columns = j->n - panel * PANEL_ROWS < 32 ? (int)(j->n - panel * PANEL_ROWS) : 32;
-            memset(c, 0, (size_t)((end - row + 31) / 32 * 32 * 32) * sizeof *c);
-            for (int64_t at = 0; at < k; at += TILES_K) {
-                const int64_t depth = k - at < TILES_K ? k - at : TILES_K;
-                tiles_of(j, b, panel, panels, at, depth);
-                tiles_of(j, b + TILE_NUMBERS, panel + 1, panels, at, depth);
-                columns_of_32(j, a, b, c, row, end, at, depth);
-            }
-            for (int64_t r = row; r < end; r += 32) sums_put(c + (r - row) * 32, j, r, panel * PANEL_ROWS, end - r < 32 ? (int)(end - r) : 32, columns);
+            pair_multiply(j, a, b, c, panel, row, end);
+            sums_put(c, j->units, j, row, end - row, panel * PANEL_ROWS);
         }
     }
     tiles_end();

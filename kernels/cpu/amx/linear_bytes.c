@@ -4,10 +4,10 @@
  * A scale covers 16 or 32 of k, so a tile's integer sums go through memory after each of those. Vector instructions run at half their rate for some hundred cycles
  * after a tile instruction; therefore both work in turns, CHUNK blocks at a time: weights of two panels to tiles of bytes (once for all rows), dot products of 16 rows
  * of x by tiles, then scales and sums by vectors, 8 rows at a time so that their sums are registers. */
+#include "kernels/cpu/amx/linear_put.h"
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/linear_round.h"
 #include "kernels/cpu/linear_unpack.h"
-#include "kernels/cpu/vec_math.h"
 
 enum { CHUNK = 8, ROWS = 16, PAIR = 2 * PANEL_ROWS, TILE_WEIGHTS = GROUPS * 64, TILE_SUMS = ROWS * PANEL_ROWS };
 
@@ -150,24 +150,6 @@ static void (*const pairs[BLOCK_TYPE_END])(float *, struct chunk *, const struct
 #undef ONE
 };
 
-/* bias, residual, then to y; the activation last */
-static void pair_put(const float *sums, const struct panel_job *j, int64_t row, int64_t rows, int64_t column)
-{
-    const struct gemm_epilogue *ep = j->ep;
-    const int64_t columns = j->n - column < PAIR ? j->n - column : PAIR;
-    for (int64_t r = 0; r < rows; r++) {
-        float *y = j->y + (row + r) * j->ldy + column;
-        for (int64_t v = 0; v < columns; v += PANEL_ROWS) {
-            const int n = columns - v < PANEL_ROWS ? (int)(columns - v) : PANEL_ROWS;
-            vec sum = vec_load(sums + r * PAIR + v);
-            if (ep->bias) sum = sum + vec_load_n(ep->bias + column + v, n);
-            if (ep->residual) sum = sum + vec_load_n(ep->residual + (row + r) * ep->ldr + column + v, n);
-            vec_store_n(y + v, sum, n);
-        }
-        if (ep->act.kind != ACT_NONE) activate_span(y, y, columns, ep->act);
-    }
-}
-
 void panel_bytes_multiply(const struct panel_job *j, const struct panel_rows *x, void *lane, int64_t from, int64_t to)
 {
     const int two = panel_layout(j->type)->two;
@@ -183,7 +165,7 @@ void panel_bytes_multiply(const struct panel_job *j, const struct panel_rows *x,
         for (int64_t panel = from; panel < to; panel += 2) {
             const uint8_t *left = j->panels + panel * j->panel_bytes, *right = panel + 1 < to ? left + j->panel_bytes : left;
             pairs[j->type](sums, c, j, left, right, x + row / ROWS * blocks, rows);
-            pair_put(sums, j, row, rows, panel * PANEL_ROWS);
+            sums_put(sums, NULL, j, row, rows, panel * PANEL_ROWS);
         }
     }
     tiles_end();
