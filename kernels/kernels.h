@@ -48,6 +48,8 @@ struct window2d {
     int     kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, pad_bottom, pad_right;
 };
 
+enum arith_kind { ARITH_ADD, ARITH_SUB, ARITH_MUL, ARITH_DIV, ARITH_MAX, ARITH_MIN, ARITH_PRELU };
+
 /* One axis of a tensor seen as [outer, n, inner]. A result of taps is the sum of weight times element index. */
 enum reduce_kind { REDUCE_SUM, REDUCE_MEAN, REDUCE_MAX, REDUCE_MIN, REDUCE_L1, REDUCE_L2, REDUCE_SQUARES };
 struct axis_tap { int64_t index; float weight; };
@@ -71,6 +73,8 @@ struct kernels {
     void (*activate_f32)(float *y, const float *x, int64_t n, struct activation_spec act, int threads);
     void (*add_f32)(float *y, const float *a, const float *b, int64_t n, int threads);
     void (*mul_f32)(float *y, const float *a, const float *b, int64_t n, int threads);
+    /* y[i] = a[i * step_a] op b[i * step_b], steps 0 or 1. A NaN on either side makes MAX and MIN NaN; PRELU: a < 0 ? a b : a. */
+    void (*arith_f32)(float *y, const float *a, const float *b, int64_t n, int step_a, int step_b, enum arith_kind kind, int threads);
     /* y[r, c] = act(x[r, c] * scale[c] + bias[c]); scale, bias may be NULL (1, 0). Rows contiguous: NHWC batch norm, bias. */
     void (*scale_shift_f32)(float *y, const float *x, const float *scale, const float *bias, int64_t rows, int64_t columns, struct activation_spec act, int threads);
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes ONNX networks with seeded random weights, for benchmarks and comparisons.
 
-  make_networks.py --out DIR [NAME...]              mlp lenet resnet18 resnet50 mobilenet_v2 alexnet vgg16 identity identity_picture
+  make_networks.py --out DIR [NAME...]              mlp lenet resnet18 resnet50 mobilenet_v2 alexnet vgg16 lstm bert_base vit_b16 unet
+                                                    efficientnet_b0 identity identity_picture
   make_networks.py --out DIR --light LIGHT [NAME..] the light_*.onnx graphs of the ONNX backend suite, filled with random weights,
                                                     each as DIR/NAME/model.onnx with test_data_set_0 (outputs by onnxruntime)
 
@@ -33,6 +34,11 @@ class Net:
     def weight(self, kind, array):
         name = self.name(kind)
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
+        return name
+
+    def integers(self, values):
+        name = self.name("shape")
+        self.weights.append(numpy_helper.from_array(np.array(values, np.int64), name))
         return name
 
     def node(self, op, inputs, **attributes):
@@ -165,7 +171,99 @@ def vgg16(n):
     return n.fc(x, 4096, 1000, gain=1.0), (3, 224, 224), (1000,)
 
 
+def lstm(n, steps=100, width=256, layers=2):
+    x = n.node("Transpose", ["input"], perm=[1, 0, 2])
+    for _ in range(layers):
+        w, r = (n.weight("w", n.rng.uniform(-1, 1, (1, 4 * width, width)) / np.sqrt(width)) for _ in range(2))
+        x = n.node("LSTM", [x, w, r, n.weight("b", n.rng.uniform(-0.1, 0.1, (1, 8 * width)))], hidden_size=width)
+        x = n.node("Squeeze", [x, n.integers([1])])
+    return n.node("Transpose", [x], perm=[1, 0, 2]), (steps, width), (steps, width)
+
+
+def linear(n, x, cin, cout, gain=1.0):
+    w = n.weight("w", n.rng.standard_normal((cin, cout), np.float32) * np.sqrt(gain / cin))
+    return n.node("Add", [n.node("MatMul", [x, w]), n.weight("b", n.rng.uniform(-0.1, 0.1, cout))])
+
+
+def layer_norm(n, x, width):
+    return n.node("LayerNormalization", [x, n.weight("scale", n.rng.uniform(0.8, 1.2, width)), n.weight("shift", n.rng.uniform(-0.1, 0.1, width))], axis=-1, epsilon=1e-6)
+
+
+def gelu(n, x):
+    y = n.node("Erf", [n.node("Div", [x, n.weight("root", np.float32(np.sqrt(2)))])])
+    y = n.node("Mul", [x, n.node("Add", [y, n.weight("one", np.float32(1))])])
+    return n.node("Mul", [y, n.weight("half", np.float32(0.5))])
+
+
+def attention(n, x, tokens, width, heads):
+    def split(y, perm):
+        return n.node("Transpose", [n.node("Reshape", [y, n.integers([0, tokens, heads, width // heads])])], perm=perm)
+    q, k, v = split(linear(n, x, width, width), [0, 2, 1, 3]), split(linear(n, x, width, width), [0, 2, 3, 1]), split(linear(n, x, width, width), [0, 2, 1, 3])
+    scores = n.node("Div", [n.node("MatMul", [q, k]), n.weight("root", np.float32(np.sqrt(width // heads)))])
+    y = n.node("Transpose", [n.node("MatMul", [n.node("Softmax", [scores], axis=-1), v])], perm=[0, 2, 1, 3])
+    return linear(n, n.node("Reshape", [y, n.integers([0, tokens, width])]), width, width)
+
+
+def bert_base(n, tokens=128, width=768, layers=12):
+    """The encoder as exporters write it, from the sum of its embeddings on."""
+    x = layer_norm(n, "input", width)
+    for _ in range(layers):
+        x = layer_norm(n, n.node("Add", [x, attention(n, x, tokens, width, 12)]), width)
+        x = layer_norm(n, n.node("Add", [x, linear(n, gelu(n, linear(n, x, width, 4 * width)), 4 * width, width)]), width)
+    return x, (tokens, width), (tokens, width)
+
+
+def vit_b16(n, width=768, layers=12):
+    w = n.weight("w", n.rng.standard_normal((width, 3, 16, 16), np.float32) * np.sqrt(1 / 768))
+    x = n.node("Conv", ["input", w, n.weight("b", n.rng.uniform(-0.1, 0.1, width))], kernel_shape=[16, 16], strides=[16, 16])
+    x = n.node("Transpose", [n.node("Reshape", [x, n.integers([0, width, 196])])], perm=[0, 2, 1])
+    x = n.node("Add", [x, n.weight("places", n.rng.uniform(-0.5, 0.5, (1, 196, width)))])
+    for _ in range(layers):
+        x = n.node("Add", [x, attention(n, layer_norm(n, x, width), 196, width, 12)])
+        x = n.node("Add", [x, linear(n, gelu(n, linear(n, layer_norm(n, x, width), width, 4 * width)), 4 * width, width)])
+    x = n.node("ReduceMean", [layer_norm(n, x, width)], axes=[1], keepdims=0)
+    return n.fc(x, width, 1000, gain=1.0), (3, 224, 224), (1000,)
+
+
+def unet(n, size=256, width=32, depth=4):
+    def double(x, cin, cout):
+        for c in (cin, cout):
+            x = n.relu(n.norm(n.conv(x, c, cout, 3), cout))
+        return x
+    x, cin, kept = "input", 3, []
+    for level in range(depth + 1):
+        x, cin = double(x, cin, width << level), width << level
+        if level < depth:
+            kept.append((x, cin))
+            x = n.max_pool(x, 2, 2)
+    for short, cout in reversed(kept):
+        w = n.weight("w", n.rng.standard_normal((cin, cout, 2, 2), np.float32) * np.sqrt(1 / cin))
+        x = n.node("ConvTranspose", [x, w, n.weight("b", n.rng.uniform(-0.1, 0.1, cout))], kernel_shape=[2, 2], strides=[2, 2])
+        x, cin = double(n.node("Concat", [short, x], axis=1), 2 * cout, cout), cout
+    return n.conv(x, width, 4, 1, bias=True, gain=1.0), (3, size, size), (4, size, size)
+
+
+def efficientnet_b0(n):
+    def swish(x):
+        return n.node("Mul", [x, n.node("Sigmoid", [x])])
+    x, cin = swish(n.norm(n.conv("input", 3, 32, 3, 2), 32)), 32
+    for t, cout, count, first, k in [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)]:
+        for i in range(count):
+            stride, hidden, y = first if i == 0 else 1, cin * t, x
+            if t != 1:
+                y = swish(n.norm(n.conv(y, cin, hidden, 1), hidden))
+            y = swish(n.norm(n.conv(y, hidden, hidden, k, stride, groups=hidden), hidden))
+            gate = swish(n.conv(n.node("GlobalAveragePool", [y]), hidden, max(1, cin // 4), 1, bias=True))
+            y = n.node("Mul", [y, n.node("Sigmoid", [n.conv(gate, max(1, cin // 4), hidden, 1, bias=True)])])
+            y = n.norm(n.conv(y, hidden, cout, 1, gain=4.0), cout)
+            x = n.node("Add", [x, y]) if stride == 1 and cin == cout else y
+            cin = cout
+    x = swish(n.norm(n.conv(x, cin, 1280, 1), 1280))
+    return n.fc(n.global_pool(x), 1280, 1000, gain=1.0), (3, 224, 224), (1000,)
+
+
 NETWORKS = {
+    "lstm": lstm, "bert_base": bert_base, "vit_b16": vit_b16, "unet": unet, "efficientnet_b0": efficientnet_b0,
     "identity": identity, "identity_picture": lambda n: identity(n, 150528), "mlp": mlp, "lenet": lenet, "alexnet": alexnet, "vgg16": vgg16, "mobilenet_v2": mobilenet_v2,
     "resnet18": lambda n: resnet(n, (2, 2, 2, 2), False), "resnet50": lambda n: resnet(n, (3, 4, 6, 3), True),
 }

@@ -121,6 +121,17 @@ def rotary(r, k):
     return [floats(r, b, t, h * w) if k % 3 else floats(r, b, h, t, w), at, floats(r, 10, w // 2), floats(r, 10, w // 2)], {"interleaved": k >> 1 & 1}, 1
 
 
+def grouped(r, k):
+    """Even cases are prompts, odd ones a token or two behind a past; every third is packed, every other one rotates."""
+    b, kv, w, more = int(r.integers(1, 3)), int(r.integers(1, 3)), 16 * int(r.integers(1, 3)), 1 + k % 4 // 2
+    h, s, past = kv * more, int(r.integers(1, 6)) if k % 2 == 0 else 1, 0 if k % 2 == 0 else int(r.integers(1, 7))
+    packed, turned = k % 3 == 1, k // 2 % 2 == 1
+    x = [floats(r, b, s, (h + 2 * kv) * w)] + [None, None] if packed else [floats(r, b, s, h * w), floats(r, b, s, kv * w), floats(r, b, s, kv * w)]
+    x += [floats(r, b, kv, past, w), floats(r, b, kv, past, w)] if past else [None, None]
+    x += [np.full(b, past + s - 1, I32), np.array([past + s], I32)] + ([floats(r, 16, w // 2), floats(r, 16, w // 2)] if turned else [])
+    return x, {"num_heads": h, "kv_num_heads": kv, "do_rotary": int(turned), "rotary_interleaved": int(turned and k % 5 == 2), "local_window_size": 3 if k % 4 == 3 else -1, **({"softcap": 2.0} if k % 7 == 5 else {})}, 3
+
+
 def q_linear(r, k): x = floats(r, *shape_of(r, 2), scale=5); t = [U8, I8][k % 2]; return [x, scale_of(r), np.array(4, t)], {}, 1
 def dq_linear(r, k): a = byte(r, k, *shape_of(r, 2)); return [a, scale_of(r), np.array(4, a.dtype)], {}, 1
 
@@ -234,7 +245,7 @@ OPERATORS = [
     (MS, "Gelu", gelu), (MS, "BiasGelu", bias_gelu), (MS, "FastGelu", fast_gelu), (MS, "QuickGelu", quick_gelu), (MS, "FusedMatMul", fused_matmul), (MS, "SkipLayerNormalization", skip_norm),
     (MS, "SkipSimplifiedLayerNormalization", skip_simple), ("", "SimplifiedLayerNormalization", simple_norm), (MS, "EmbedLayerNormalization", embed), (MS, "MatMulNBits", nbits), (MS, "DynamicQuantizeMatMul", dynamic_matmul),
     (MS, "MatMulIntegerToFloat", matmul_to_float), (MS, "QLinearAdd", q_pair), (MS, "QLinearMul", q_pair), (MS, "QLinearSigmoid", q_single), (MS, "QLinearLeakyRelu", q_leaky), (MS, "QLinearAveragePool", q_pool),
-    (MS, "QLinearGlobalAveragePool", q_global), (MS, "MultiHeadAttention", heads), (MS, "Attention", projected), (MS, "RotaryEmbedding", rotary), (MS, "QuantizeLinear", q_linear), (MS, "DequantizeLinear", dq_linear), ("", "MaxRoiPool", max_roi),
+    (MS, "QLinearGlobalAveragePool", q_global), (MS, "MultiHeadAttention", heads), (MS, "Attention", projected), (MS, "RotaryEmbedding", rotary), (MS, "GroupQueryAttention", grouped), (MS, "QuantizeLinear", q_linear), (MS, "DequantizeLinear", dq_linear), ("", "MaxRoiPool", max_roi),
     (ML, "Scaler", scaler), (ML, "Normalizer", normalizer), (ML, "Binarizer", binarizer), (ML, "Imputer", imputer), (ML, "ArrayFeatureExtractor", extractor), (ML, "OneHotEncoder", one_hot), (ML, "FeatureVectorizer", vectorizer),
     (ML, "LabelEncoder", label), (ML, "CategoryMapper", category), (ML, "LinearRegressor", linear_regressor), (ML, "LinearClassifier", linear_classifier), (ML, "TreeEnsembleRegressor", tree_regressor),
     (ML, "TreeEnsembleClassifier", tree_classifier), (ML, "SVMRegressor", svm_regressor), (ML, "SVMClassifier", svm_classifier),

@@ -275,12 +275,11 @@ static enum status read_graph(struct onnx_graph *g, struct arena *arena, struct 
     enum status st = ST_OK;
     if (depth > ONNX_DEPTH_MAX) return err_set(err, ST_UNSUPPORTED, "graphs stand in graphs more than %d deep", ONNX_DEPTH_MAX);
     if (!count_fields(c, counts)) return bad(err, "the graph");
-    if (counts[1] > ONNX_NODES_MAX || counts[5] + counts[11] + counts[12] > ONNX_VALUES_MAX)
+    if (counts[1] > ONNX_NODES_MAX || counts[5] + counts[11] + counts[12] + counts[15] > ONNX_VALUES_MAX)
         return err_set(err, ST_BAD_INPUT, "the graph has %d nodes and %d initializers; at most %d and %d are taken", counts[1], counts[5], ONNX_NODES_MAX, ONNX_VALUES_MAX);
-    if (counts[15]) return err_set(err, ST_UNSUPPORTED, "the graph has sparse initializers, which are not taken: store them dense");
     g->name = "";
     g->nodes = arena_calloc(arena, (uint64_t)counts[1] + 1, sizeof *g->nodes);
-    g->initializers = arena_calloc(arena, (uint64_t)counts[5] + 1, sizeof *g->initializers);
+    g->initializers = arena_calloc(arena, (uint64_t)counts[5] + (uint64_t)counts[15] + 1, sizeof *g->initializers);
     g->inputs = arena_calloc(arena, (uint64_t)counts[11] + 1, sizeof *g->inputs);
     g->outputs = arena_calloc(arena, (uint64_t)counts[12] + 1, sizeof *g->outputs);
     if (!g->nodes || !g->initializers || !g->inputs || !g->outputs) return no_memory(err);
@@ -290,6 +289,7 @@ static enum status read_graph(struct onnx_graph *g, struct arena *arena, struct 
         case 1: st = read_node(&g->nodes[g->node_count++], arena, pb_sub(&f), depth, err); break;
         case 2: st = onnx_read_name(&g->name, arena, &f, err); break;
         case 5: st = onnx_read_tensor(&g->initializers[g->initializer_count++], arena, pb_sub(&f), err); break;
+        case 15: st = onnx_read_sparse(&g->initializers[g->initializer_count++], arena, pb_sub(&f), err); break;
         case 11: st = read_port(&g->inputs[g->input_count++], arena, pb_sub(&f), err); break;
         case 12: st = read_port(&g->outputs[g->output_count++], arena, pb_sub(&f), err); break;
         default: break;

@@ -7,5 +7,6 @@
 
 enum status onnx_read_name(const char **out, struct arena *arena, const struct pb_field *f, struct err *err);
 enum status onnx_read_tensor(struct onnx_tensor *t, struct arena *arena, struct pb c, struct err *err);
+enum status onnx_read_sparse(struct onnx_tensor *t, struct arena *arena, struct pb c, struct err *err);      /* a SparseTensorProto, made dense */
 
 #endif

@@ -81,21 +81,14 @@ static int64_t apply_int(int code, int64_t a, int64_t b, bool u, bool c_mod)
     }
 }
 
-/* y[i] = a[i*sa] op b[i*sb] for f32; true when the operator has a loop here. */
-static bool run_f32(int code, float *y, const float *a, const float *b, int64_t n, int64_t sa, int64_t sb)
+/* y[i] = a[i*sa] op b[i*sb] for f32; true when there is a kernel and the steps are its. */
+static bool run_f32(const struct call *c, int code, float *y, const float *a, const float *b, int64_t n, int64_t sa, int64_t sb)
 {
-#define RUN(expression) do { for (int64_t i = 0; i < n; i++) { float p = a[i * sa], q = b[i * sb]; y[i] = (expression); } return true; } while (0)
-#define RUN_STEPS(expression) do { if (sa == 1 && sb == 1) { sa = sb = 1; RUN(expression); } if (sa == 1 && sb == 0) { sa = 1; sb = 0; RUN(expression); } RUN(expression); } while (0)
-    switch (code) {
-    case B_ADD: case B_SUM: case B_MEAN: RUN_STEPS(p + q);
-    case B_SUB: RUN_STEPS(p - q);
-    case B_MUL: RUN_STEPS(p * q);
-    case B_DIV: RUN_STEPS(p / q);
-    case B_PRELU: RUN_STEPS(p < 0 ? p * q : p);
-    case B_MIN: RUN_STEPS(p != p ? p : q != q ? q : p < q ? p : q);
-    case B_MAX: RUN_STEPS(p != p ? p : q != q ? q : p > q ? p : q);
-    default: return false;
-    }
+    static const signed char kinds[] = { [B_ADD] = ARITH_ADD, [B_SUM] = ARITH_ADD, [B_MEAN] = ARITH_ADD, [B_SUB] = ARITH_SUB, [B_MUL] = ARITH_MUL, [B_DIV] = ARITH_DIV, [B_MAX] = ARITH_MAX, [B_MIN] = ARITH_MIN, [B_PRELU] = ARITH_PRELU,
+        [B_POW] = -1, [B_MOD] = -1, [B_AND] = -1, [B_OR] = -1, [B_XOR] = -1, [B_EQUAL] = -1, [B_LESS] = -1, [B_GREATER] = -1, [B_LESS_EQUAL] = -1, [B_GREATER_EQUAL] = -1 };
+    if (kinds[code] < 0 || sa < 0 || sa > 1 || sb < 0 || sb > 1) return false;
+    c->k->arith_f32(y, a, b, n, (int)sa, (int)sb, (enum arith_kind)kinds[code], c->threads);
+    return true;
 }
 
 static void run_block(int code, struct operand *y, uint64_t at, const struct operand *a, const struct operand *b, const int64_t offset[2], const int64_t step[2], int n, bool c_mod)
@@ -168,7 +161,7 @@ static enum status apply_pair(struct call *c, struct err *err)
     if (!st && f32 && w.more && run_columns(c, &w, code)) return ST_OK;
     for (; !st && w.more; walk_next(&w), at += (uint64_t)w.run) {
         int64_t step[2] = { walk_step(&w, 0), walk_step(&w, 1) };
-        if (f32 && run_f32(code, (float *)y->data + at, (const float *)a->data + w.offset[0], (const float *)b->data + w.offset[1], w.run, step[0], step[1])) continue;
+        if (f32 && run_f32(c, code, (float *)y->data + at, (const float *)a->data + w.offset[0], (const float *)b->data + w.offset[1], w.run, step[0], step[1])) continue;
         if (a->dtype == DT_STRING) {
             run_strings((uint8_t *)y->data + at, (const struct string_ref *)a->data + w.offset[0], (const struct string_ref *)b->data + w.offset[1], step, w.run);
             continue;
@@ -303,16 +296,19 @@ static enum status infer_where(struct call *c, struct err *err)
 
 static enum status eval_where(struct call *c, struct err *err)
 {
-    int size = operand_size(c->out[0]);
+    const size_t size = (size_t)operand_size(c->out[0]);
     struct walk w;
     enum status st = walk_broadcast(&w, c, err);
     char *y = c->out[0]->data;
-    const uint8_t *condition = c->in[0]->data;
-    for (; !st && w.more; walk_next(&w))
-        for (int64_t i = 0; i < w.run; i++, y += size) {
-            int k = condition[w.offset[0] + i * walk_step(&w, 0)] ? 1 : 2;
-            memcpy(y, (const char *)c->in[k]->data + (w.offset[k] + i * walk_step(&w, k)) * size, (size_t)size);
-        }
+    for (; !st && w.more; walk_next(&w), y += w.run * (int64_t)size) {
+        const uint8_t *condition = (const uint8_t *)c->in[0]->data + w.offset[0];
+        const char *a = (const char *)c->in[1]->data + w.offset[1] * (int64_t)size, *b = (const char *)c->in[2]->data + w.offset[2] * (int64_t)size;
+        const int64_t sc = walk_step(&w, 0), sa = walk_step(&w, 1) * (int64_t)size, sb = walk_step(&w, 2) * (int64_t)size;
+        if (size == 4)
+            for (int64_t i = 0; i < w.run; i++) memcpy(y + i * 4, condition[i * sc] ? a + i * sa : b + i * sb, 4);
+        else
+            for (int64_t i = 0; i < w.run; i++) memcpy(y + i * (int64_t)size, condition[i * sc] ? a + i * sa : b + i * sb, size);
+    }
     return st;
 }
 

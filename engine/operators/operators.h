@@ -7,7 +7,7 @@
 extern const struct op ops_unary[], ops_binary[], ops_shape[], ops_move[], ops_pad[], ops_reduce[], ops_normalise[], ops_conv[], ops_pool[], ops_matmul[], ops_resize[], ops_index[];
 extern const struct op ops_cast[], ops_bits[], ops_scatter[], ops_arrange[], ops_control[], ops_sequence[], ops_attention[], ops_linear_attention[], ops_loss[], ops_norms[], ops_recurrent[], ops_conv_other[], ops_quantise[], ops_products[],
     ops_sample[], ops_boxes[], ops_decode[], ops_fourier[], ops_einsum[], ops_unique[], ops_strings[], ops_tfidf[], ops_random[], ops_optimiser[],
-    ops_ml_features[], ops_ml_labels[], ops_ml_trees[], ops_ml_machines[], ops_ms_elementwise[], ops_ms_products[], ops_ms_pointwise[], ops_ms_attention[];
+    ops_ml_features[], ops_ml_labels[], ops_ml_trees[], ops_ml_machines[], ops_ms_elementwise[], ops_ms_products[], ops_ms_pointwise[], ops_ms_attention[], ops_ms_grouped[];
 /* Made by passes only. */
 /* RNN, GRU and LSTM with the usual attributes go through recurrent_f32.c; with constant weights (rank 3: dims of W and R) these are packed. */
 bool     recurrent_is_plain(const struct node *n);

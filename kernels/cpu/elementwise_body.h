@@ -57,6 +57,43 @@ static void mul_f32(float *y, const float *a, const float *b, int64_t n, int thr
     parallel_for(parts, parts, element_part, &j);
 }
 
+struct arith_job { float *y; const float *a, *b; int64_t n; int step_a, step_b; enum arith_kind kind; };
+
+#define ARITH(kind_, expression)                                                                                          \
+    case kind_:                                                                                                           \
+        if (j->step_a && j->step_b)                                                                                       \
+            for (int64_t i = first; i < end; i++) { const float p = a[i], q = b[i]; y[i] = (expression); }                \
+        else if (j->step_a)                                                                                               \
+            for (int64_t i = first; i < end; i++) { const float p = a[i], q = one_b; y[i] = (expression); }               \
+        else                                                                                                              \
+            for (int64_t i = first; i < end; i++) { const float p = one_a, q = b[i * j->step_b]; y[i] = (expression); }   \
+        break;
+
+static void arith_part(void *ctx, int part, int parts)
+{
+    const struct arith_job *j = ctx;
+    const int64_t first = j->n * part / parts, end = j->n * (part + 1) / parts;
+    const float *a = j->a, *b = j->b, one_a = a[0], one_b = b[0];
+    float *y = j->y;
+    switch (j->kind) {
+    ARITH(ARITH_ADD, p + q)
+    ARITH(ARITH_SUB, p - q)
+    ARITH(ARITH_MUL, p * q)
+    ARITH(ARITH_DIV, p / q)
+    ARITH(ARITH_MAX, p != p ? p : q != q ? q : p > q ? p : q)
+    ARITH(ARITH_MIN, p != p ? p : q != q ? q : p < q ? p : q)
+    ARITH(ARITH_PRELU, p < 0 ? p * q : p)
+    }
+}
+#undef ARITH
+
+static void arith_f32(float *y, const float *a, const float *b, int64_t n, int step_a, int step_b, enum arith_kind kind, int threads)
+{
+    struct arith_job j = { y, a, b, n, step_a, step_b, kind };
+    const int parts = n < ELEMENTS_PARALLEL_MIN ? 1 : threads;
+    if (n > 0) parallel_for(parts, parts, arith_part, &j);
+}
+
 struct scale_job {
     float *y;
     const float *x, *scale, *bias;
@@ -103,6 +140,7 @@ static void elementwise_fill(struct kernels *k)
     k->activate_f32 = activate_f32;
     k->add_f32 = add_f32;
     k->mul_f32 = mul_f32;
+    k->arith_f32 = arith_f32;
     k->scale_shift_f32 = scale_shift_f32;
 }
 

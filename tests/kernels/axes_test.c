@@ -117,6 +117,26 @@ TEST(pooling_of_any_rank_matches_plain_loops)
         }
 }
 
+TEST(arithmetic_with_one_number_matches_plain_loops)
+{
+    enum { N = 77 };
+    static float a[N], b[N], y[N];
+    test_fill(a, N, -2, 2);
+    test_fill(b, N, -2, 2);
+    a[5] = b[9] = nanf("");
+    EACH_LEVEL(k)
+        for (int steps = 1; steps < 4; steps++)
+            for (int kind = ARITH_ADD; kind <= ARITH_PRELU; kind++) {
+                k.arith_f32(y, a, b, N, steps & 1, steps >> 1, (enum arith_kind)kind, 2);
+                for (int i = 0; i < N; i++) {
+                    const float p = a[i * (steps & 1)], q = b[i * (steps >> 1)];
+                    const float want = (const float[]){ p + q, p - q, p * q, p / q, p > q ? p : q, p < q ? p : q, p < 0 ? p * q : p }[kind];
+                    const bool none = kind == ARITH_PRELU ? p != p || (p < 0 && q != q) : p != p || q != q;
+                    CHECK(none ? y[i] != y[i] : memcmp(&y[i], &want, 4) == 0);
+                }
+            }
+}
+
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 
 TEST(recurrent_cells_match_plain_loops)

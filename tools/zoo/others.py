@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import network, noise
+from common import Case, network, noise
 from pictures import conv
 
 
@@ -268,3 +268,24 @@ def wide_deep():
             e = torch.cat([t(which[:, i]) for i, t in enumerate(self.tables)] + [x], 1)
             return torch.sigmoid(self.deep(e) + self.wide(x))
     return WideDeep(), [torch.randint(0, 20, (7, 3)), noise(7, 6)]
+
+
+@network("sparse_weights", "weights stored sparse")
+def sparse_weights():
+    """Two layers whose initializers are SparseTensorProto: one index for each dimension, and one through the whole tensor."""
+    import numpy as np
+    from onnx import TensorProto, helper
+
+    r = np.random.default_rng(5)
+    x = r.standard_normal((3, 12)).astype(np.float32)
+    parts, y = [], x
+    for name, shape, flat in (("w", (12, 9), False), ("v", (9, 5), True)):
+        w = (r.standard_normal(shape) * (r.random(shape) < 0.3)).astype(np.float32)
+        at = np.argwhere(w)
+        values = helper.make_tensor(name, TensorProto.FLOAT, [len(at)], w[w != 0])
+        at = at[:, 0] * shape[1] + at[:, 1] if flat else at
+        parts.append(helper.make_sparse_tensor(values, helper.make_tensor(name + "_at", TensorProto.INT64, at.shape, at.reshape(-1)), list(shape)))
+        y = np.maximum(y @ w, 0)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["b"]), helper.make_node("MatMul", ["b", "v"], ["c"]), helper.make_node("Relu", ["c"], ["y"])]
+    graph = helper.make_graph(nodes, "sparse", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 12])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 5])], sparse_initializer=parts)
+    return Case(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), {"x": x}, [y])
