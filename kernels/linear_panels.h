@@ -119,7 +119,8 @@ enum { TILES_K = 512, TILES_X = 256, TILES_LANE_BYTES = 2 * TILES_K * 32 * 2 + T
 static inline int64_t panel_tiles_k(int64_t k) { return (k + 31) / 32 * 32; }
 static inline uint64_t panel_tiles_part(int64_t m, int64_t k) { return (uint64_t)((m + 15) / 16 * 16) * (uint64_t)panel_tiles_k(k); }
 static inline uint64_t panel_tiles_bytes(int type, int64_t m, int64_t k) { return panel_tiles_part(m, k) * (type == BLOCK_F16 ? 4 : 2); }
-/* x's rows 16 first .. 16 end (from m on zeros) as tiles a [m / 16][k / 32][16, 32]; for F16 weights the lower parts behind them */
+/* x's rows 16 first .. 16 end (from m on zeros) as tiles a [m / 16][k / 32][16, 32], for quantised weights with the two middle numbers of each 4 changed over; for F16 weights the
+ * lower parts behind them */
 void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end);
 /* y's columns of panels [from, to), all rows, epilogue and all; lane: TILES_LANE_BYTES. Only where cpu_level_detect() is CPU_AMX. */
 void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to);

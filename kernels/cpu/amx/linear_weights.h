@@ -1,7 +1,7 @@
 /* Panels of quantised weights (kernels/linear_panels.h) as bfloat16 tiles, in half-precision arithmetic: 32 numbers an instruction where floats are 16.
  *
  * A panel's dword holds numbers of one row, so both 16-bit halves of a dword take that row's scale. Word w of a dword holds numbers 4g + 2w and 4g + 2w + 1 of group g:
- * one shift brings a number of either half down, and a row of a tile is the pair (4g, 4g + 2) or (4g + 1, 4g + 3). Tiles of x have that order, too (tiles_pair_order).
+ * one shift brings a number of either half down, and a row of a tile is the pair (4g, 4g + 2) or (4g + 1, 4g + 3). Tiles of x have that order, too (panel_tiles_round).
  *
  * Half precision has five bits of exponent, so that a row of W is divided by its unit, a power of two above twice its largest number (panel_units), and its sums are
  * multiplied by it in the end. A number then is (u - offset) a - b below one, with 11 bits, rounded once more to the 8 bits of bfloat16. From half precision to bfloat16
