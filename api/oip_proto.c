@@ -452,12 +452,15 @@ static enum status put_output(struct buf *out, const struct request_tensor *o, c
     return ST_OK;
 }
 
-static void put_parameter(struct buf *out, const char *name, bool value)
+/* InferParameter's fields for whole numbers. */
+enum { FIELD_BOOL = 1, FIELD_INT64 = 2 };
+
+static void put_parameter(struct buf *out, const char *name, int kind, uint64_t value)
 {
     size_t entry = pb_begin(out, 4);
     pb_put_text(out, 1, name);
     size_t parameter = pb_begin(out, 2);
-    pb_put_number(out, 1, value);
+    pb_put_number(out, kind, value);
     pb_end(out, parameter);
     pb_end(out, entry);
 }
@@ -472,7 +475,7 @@ static void put_head(struct chain *m, const struct request *r, const struct mode
     pb_put_text(&m->head, 1, v->name);
     pb_put_bytes(&m->head, 2, p, (size_t)(version + sizeof version - p));
     if (r->id[0]) pb_put_text(&m->head, 3, r->id);
-    if (parameter) put_parameter(&m->head, parameter, value);
+    if (parameter) put_parameter(&m->head, parameter, FIELD_BOOL, value);
 }
 
 enum status oip_proto_write(struct chain *m, struct request *r, const struct infer_ask *ask, const struct model_version *v, const char *parameter, bool value, struct err *err)
@@ -502,24 +505,14 @@ void oip_proto_write_text(struct chain *m, const struct request *r, const struct
     chain_close(m);
 }
 
-static void put_number_parameter(struct buf *out, const char *name, uint64_t value)
-{
-    size_t entry = pb_begin(out, 4);
-    pb_put_text(out, 1, name);
-    size_t parameter = pb_begin(out, 2);
-    pb_put_number(out, 2, value);
-    pb_end(out, parameter);
-    pb_end(out, entry);
-}
-
 void oip_proto_write_partial(struct chain *m, const struct request *r, const struct model_version *v, const uint8_t *pixels, int width, int height, int picture, int index, const char *parameter)
 {
     const uint64_t bytes = (uint64_t)width * (uint64_t)height * 3;
     struct request_tensor o = { "images", { .dtype = DT_U8, .rank = 4, .dims = { 1, height, width, 3 }, .data = (void *)pixels, .bytes = bytes } };
     struct err ignored;      /* UINT8 is a type that the protocol has */
     put_head(m, r, v, parameter, false);
-    put_number_parameter(&m->head, "picture", (uint64_t)picture);
-    put_number_parameter(&m->head, "partial_image_index", (uint64_t)index);
+    put_parameter(&m->head, "picture", FIELD_INT64, (uint64_t)picture);
+    put_parameter(&m->head, "partial_image_index", FIELD_INT64, (uint64_t)index);
     put_output(&m->head, &o, NULL, &ignored);
     pb_put_bytes(&m->head, 6, pixels, bytes);      /* a copy: the engine goes on drawing there */
     chain_close(m);

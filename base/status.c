@@ -17,16 +17,22 @@ int         status_grpc(enum status s)  { return table[s < ST_COUNT ? s : ST_INT
 const char *status_words(enum status s) { return table[s < ST_COUNT ? s : ST_INTERNAL].words; }
 const char *status_name(enum status s)  { return table[s < ST_COUNT ? s : ST_INTERNAL].name; }
 
-enum status err_set(struct err *e, enum status s, const char *format, ...)
+enum status err_set_list(struct err *e, enum status s, const char *format, va_list list)
 {
     if (!e) return s;
     char text[ERR_TEXT_MAX];      /* the arguments may point into e->text */
-    va_list list;
-    va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
-    va_end(list);
     e->status = s;
     memcpy(e->text, text, sizeof text);
+    return s;
+}
+
+enum status err_set(struct err *e, enum status s, const char *format, ...)
+{
+    va_list list;
+    va_start(list, format);
+    err_set_list(e, s, format, list);
+    va_end(list);
     return s;
 }
 

@@ -126,9 +126,10 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: Winograd takes 3x3 kernels of stride 1 in one group");
         goto close;
     }
-    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && !takes_halves(l)));
+    const bool own = choice == CONV_BY_RULE && takes_halves(l);
+    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE);
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
-    if (l->spec.bf16 || (!winograd && !(choice == CONV_BY_RULE && takes_halves(l)) && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
+    if (l->spec.bf16 || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
         st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);
         if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel on tiles: as in f32 */
             conv_layer_close(l);

@@ -7,8 +7,6 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
-static bool is_op(const struct node *n, const char *name) { return n && strcmp(n->op->name, name) == 0 && !n->op->domain[0]; }
-
 static bool is_f32(const struct graph *g, int v) { return probe_known(g, v) && g->values[v].probe[0].dtype == DT_F32; }
 
 /* Node i takes over what n made. */
@@ -48,10 +46,10 @@ static bool is_scalar(const struct graph *g, int v, float want)
 static bool is_ramp(struct graph *g, int v, int x)
 {
     struct node *clip = graph_sole_producer(g, v), *add;
-    if (!is_op(clip, "Clip")) return false;
+    if (!node_is(clip, "Clip")) return false;
     struct activation_spec a = clip_of(g, clip);
     add = graph_sole_producer(g, clip->in[0]);
-    return a.kind == ACT_CLIP && a.alpha == 0 && a.beta == 6 && is_op(add, "Add") && ((add->in[0] == x && is_scalar(g, add->in[1], 3)) || (add->in[1] == x && is_scalar(g, add->in[0], 3)));
+    return a.kind == ACT_CLIP && a.alpha == 0 && a.beta == 6 && node_is(add, "Add") && ((add->in[0] == x && is_scalar(g, add->in[1], 3)) || (add->in[1] == x && is_scalar(g, add->in[0], 3)));
 }
 
 /* x * (Clip(x + 3, 0, 6) / 6) and (x * Clip(x + 3, 0, 6)) / 6: HardSwish before opset 14 had it. The parts die for want of readers. */
@@ -60,18 +58,18 @@ static void find_hard_swish(struct graph *g, struct node *n)
     bool known;
     int x = -1;
     if (n->in_count != 2 || n->opset < 7 || !is_f32(g, n->out[0])) return;
-    struct node *mul = is_op(n, "Mul") ? n : is_op(n, "Div") && is_scalar(g, n->in[1], 6) ? graph_sole_producer(g, n->in[0]) : NULL;
-    if (!is_op(mul, "Mul") || mul->in_count != 2) return;
+    struct node *mul = node_is(n, "Mul") ? n : node_is(n, "Div") && is_scalar(g, n->in[1], 6) ? graph_sole_producer(g, n->in[0]) : NULL;
+    if (!node_is(mul, "Mul") || mul->in_count != 2) return;
     for (int side = 0; side < 2; side++) {
         int ramp = mul->in[side];
         struct node *div = mul == n ? graph_sole_producer(g, ramp) : NULL;
-        if (mul == n && (!is_op(div, "Div") || !is_scalar(g, div->in[1], 6))) continue;
+        if (mul == n && (!node_is(div, "Div") || !is_scalar(g, div->in[1], 6))) continue;
         if (is_ramp(g, div ? div->in[0] : ramp, mul->in[!side])) x = mul->in[!side];
     }
     if (x < 0 || !probe_same_shape(g, x, n->out[0])) return;
     struct node *side = graph_sole_producer(g, mul->in[mul->in[0] == x]);      /* Div or Clip, down to the Add */
     while (side && !side->dead) {
-        struct node *next = is_op(side, "Add") ? NULL : graph_sole_producer(g, side->in[0]);
+        struct node *next = node_is(side, "Add") ? NULL : graph_sole_producer(g, side->in[0]);
         side->dead = true;
         side = next;
     }
@@ -88,11 +86,11 @@ static void find_hard_swish(struct graph *g, struct node *n)
 static void find_gate(struct graph *g, struct node *n)
 {
     bool known;
-    if (!is_op(n, "Mul") || !is_f32(g, n->out[0])) return;
+    if (!node_is(n, "Mul") || !is_f32(g, n->out[0])) return;
     for (int side = 0; side < 2; side++) {
         struct node *s = graph_sole_producer(g, n->in[side]);
-        bool silu = is_op(s, "Sigmoid");
-        bool hard = is_op(s, "HardSigmoid") && fabsf(node_float(s, "alpha", 0.2f) - 1.0f / 6) < 1e-6f && node_float(s, "beta", 0.5f) == 0.5f;
+        bool silu = node_is(s, "Sigmoid");
+        bool hard = node_is(s, "HardSigmoid") && fabsf(node_float(s, "alpha", 0.2f) - 1.0f / 6) < 1e-6f && node_float(s, "beta", 0.5f) == 0.5f;
         if ((!silu && !hard) || s->in[0] != n->in[!side]) continue;
         n->op = silu ? &op_silu : op_find("", "HardSwish", 14, &known);
         n->opset = silu ? n->opset : 14;
@@ -108,13 +106,13 @@ static void find_gate(struct graph *g, struct node *n)
 static struct activation_spec activation_of(const struct graph *g, const struct node *n)
 {
     if (n->op == &op_silu) return (struct activation_spec){ ACT_SILU, 0, 0 };
-    return is_op(n, "Clip") ? clip_of(g, n) : activation_of_node(n);
+    return node_is(n, "Clip") ? clip_of(g, n) : activation_of_node(n);
 }
 
 static bool gemm_is_plain(const struct graph *g, const struct node *n)
 {
     if (!gemm_packable(g, n) || !is_f32(g, n->out[0])) return false;
-    if (is_op(n, "MatMul")) return true;
+    if (node_is(n, "MatMul")) return true;
     if (node_float(n, "alpha", 1) != 1 || node_float(n, "beta", 1) != 1) return false;
     if (n->in_count < 3 || n->in[2] < 0) return true;
     const struct operand *c = &g->values[n->in[2]].type, *w = &g->values[n->in[1]].type;
@@ -136,7 +134,7 @@ static void fuse_activation(struct graph *g, struct node *n)
 /* Add or Sum of a convolution's result and another value of the same shape. */
 static bool fuse_sum(struct graph *g, struct node *n)
 {
-    if ((!is_op(n, "Add") && !is_op(n, "Sum")) || n->in_count != 2) return true;
+    if ((!node_is(n, "Add") && !node_is(n, "Sum")) || n->in_count != 2) return true;
     if (n->in[0] == n->in[1] || !is_f32(g, n->out[0]) || !probe_same_shape(g, n->in[0], n->in[1]) || !probe_same_shape(g, n->in[0], n->out[0])) return true;
     int best = -1;
     for (int side = 0; side < 2; side++) {
@@ -162,10 +160,10 @@ static bool fuse_sum(struct graph *g, struct node *n)
 /* MatMul by a constant, then Add of a constant of one number a column. */
 static bool fuse_bias(struct graph *g, struct node *n)
 {
-    if (!is_op(n, "Add") || n->in_count != 2) return true;
+    if (!node_is(n, "Add") || n->in_count != 2) return true;
     for (int side = 0; side < 2; side++) {
         struct node *p = graph_sole_producer(g, n->in[side]);
-        if (!is_op(p, "MatMul") || !gemm_packable(g, p) || p->bias || p->act.kind != ACT_NONE || !value_is_constant(g, n->in[!side])) continue;
+        if (!node_is(p, "MatMul") || !gemm_packable(g, p) || p->bias || p->act.kind != ACT_NONE || !value_is_constant(g, n->in[!side])) continue;
         if (!probe_same_shape(g, n->in[side], n->out[0]) || (n->opset < 7 && side == 1)) continue;
         const struct operand *c = &g->values[n->in[!side]].type, *w = &g->values[p->in[1]].type;
         if (c->dtype != DT_F32 || operand_count(c) != (uint64_t)w->dims[1] || c->rank < 1 || c->dims[c->rank - 1] != w->dims[1]) continue;
@@ -180,11 +178,11 @@ static bool fuse_bias(struct graph *g, struct node *n)
 /* Reshape [n,g,c/g,...], Transpose 0,2,1,3.., Reshape back to the first shape. */
 static bool find_shuffle(struct graph *g, struct node *last)
 {
-    if (!is_op(last, "Reshape")) return true;
+    if (!node_is(last, "Reshape")) return true;
     struct node *turn = graph_sole_producer(g, last->in[0]);
-    if (!is_op(turn, "Transpose")) return true;
+    if (!node_is(turn, "Transpose")) return true;
     struct node *first = graph_sole_producer(g, turn->in[0]);
-    if (!is_op(first, "Reshape") || !probe_same_shape(g, first->in[0], last->out[0]) || !is_f32(g, last->out[0])) return true;
+    if (!node_is(first, "Reshape") || !probe_same_shape(g, first->in[0], last->out[0]) || !is_f32(g, last->out[0])) return true;
     const struct operand *x = &g->values[first->in[0]].probe[0], *split = &g->values[first->out[0]].probe[0];
     int n;
     const int64_t *perm = node_ints(turn, "perm", &n);

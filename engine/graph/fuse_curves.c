@@ -7,8 +7,6 @@
 
 enum { FACTORS_MAX = 4 };
 
-static bool is_op(const struct node *n, const char *name) { return n && strcmp(n->op->name, name) == 0 && !n->op->domain[0]; }
-
 /* A constant of one f32 number; rank does not matter, since the result's shape is compared. */
 static bool scalar_of(const struct graph *g, int v, float *x)
 {
@@ -23,7 +21,7 @@ static bool near_to(float x, double want) { return fabs((double)x - want) <= 2e-
 static bool with_number(const struct graph *g, const struct node *n, const char *name, double want, int *other)
 {
     float x;
-    if (!is_op(n, name) || n->in_count != 2) return false;
+    if (!node_is(n, name) || n->in_count != 2) return false;
     for (int side = 1; side >= 0; side--)
         if (scalar_of(g, n->in[side], &x) && near_to(x, want) && (side == 1 || name[0] != 'D')) {
             *other = n->in[!side];
@@ -38,7 +36,7 @@ static void gather_factors(const struct graph *g, const struct node *n, int *fac
         const struct node *inner = graph_sole_producer(g, n->in[side]);
         float x;
         if (scalar_of(g, n->in[side], &x)) *number *= x;
-        else if (is_op(inner, "Mul") && inner->in_count == 2 && *count < FACTORS_MAX) gather_factors(g, inner, factors, count, number);
+        else if (node_is(inner, "Mul") && inner->in_count == 2 && *count < FACTORS_MAX) gather_factors(g, inner, factors, count, number);
         else if (*count < FACTORS_MAX) factors[(*count)++] = n->in[side];
         else *number = NAN;
     }
@@ -49,10 +47,10 @@ static bool is_cube(const struct graph *g, int v, int x)
     const struct node *n = graph_sole_producer(g, v), *square;
     int other;
     if (with_number(g, n, "Pow", 3, &other)) return other == x && n->in[0] == x;
-    if (!is_op(n, "Mul") || n->in_count != 2) return false;
+    if (!node_is(n, "Mul") || n->in_count != 2) return false;
     for (int side = 0; side < 2; side++) {
         square = graph_sole_producer(g, n->in[side]);
-        if (n->in[!side] == x && is_op(square, "Mul") && square->in[0] == x && square->in[1] == x) return true;
+        if (n->in[!side] == x && node_is(square, "Mul") && square->in[0] == x && square->in[1] == x) return true;
     }
     return false;
 }
@@ -63,7 +61,7 @@ static bool is_tanh_argument(const struct graph *g, int v, int x)
     int sum, cube;
     if (!with_number(g, graph_sole_producer(g, v), "Mul", 0.7978845608, &sum)) return false;
     const struct node *add = graph_sole_producer(g, sum);
-    if (!is_op(add, "Add") || add->in_count != 2) return false;
+    if (!node_is(add, "Add") || add->in_count != 2) return false;
     for (int side = 0; side < 2; side++)
         if (add->in[side] == x && with_number(g, graph_sole_producer(g, add->in[!side]), "Mul", 0.044715, &cube) && is_cube(g, cube, x)) return true;
     return false;
@@ -75,9 +73,9 @@ static bool is_curve(const struct graph *g, int v, int x, bool *by_tanh)
     int curve, inner;
     if (!with_number(g, graph_sole_producer(g, v), "Add", 1, &curve)) return false;
     const struct node *n = graph_sole_producer(g, curve);
-    *by_tanh = is_op(n, "Tanh");
+    *by_tanh = node_is(n, "Tanh");
     if (*by_tanh) return is_tanh_argument(g, n->in[0], x);
-    if (!is_op(n, "Erf")) return false;
+    if (!node_is(n, "Erf")) return false;
     const struct node *scaled = graph_sole_producer(g, n->in[0]);
     return (with_number(g, scaled, "Div", M_SQRT2, &inner) || with_number(g, scaled, "Mul", M_SQRT1_2, &inner)) && inner == x;
 }
@@ -87,7 +85,7 @@ static bool find_gelu(struct graph *g, struct node *n)
     int factors[FACTORS_MAX], count = 0;
     float number = 1;
     bool known, by_tanh = false, found = false;
-    if (!is_op(n, "Mul") || n->in_count != 2 || n->opset < 7 || !probe_known(g, n->out[0]) || g->values[n->out[0]].probe[0].dtype != DT_F32) return true;
+    if (!node_is(n, "Mul") || n->in_count != 2 || n->opset < 7 || !probe_known(g, n->out[0]) || g->values[n->out[0]].probe[0].dtype != DT_F32) return true;
     gather_factors(g, n, factors, &count, &number);
     if (count != 2 || !near_to(number, 0.5)) return true;
     int side = 0;

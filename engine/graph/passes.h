@@ -2,6 +2,8 @@
 #ifndef ENGINE_GRAPH_PASSES_H
 #define ENGINE_GRAPH_PASSES_H
 
+#include <string.h>
+
 #include "engine/graph/graph.h"
 
 /* All passes, or with `off` only what running needs (weights packed, constants aligned). */
@@ -22,6 +24,7 @@ enum status store_halves(struct graph *g, struct err *err);       /* a graph in 
 enum status pack_weights(struct graph *g, struct err *err);
 
 /* ---- shared by passes ---- */
+static inline bool node_is(const struct node *n, const char *name) { return n && strcmp(n->op->name, name) == 0 && !n->op->domain[0]; }      /* an operator of ai.onnx */
 /* Every reader of `from` reads `to` instead; graph outputs stay. */
 void graph_replace(struct graph *g, int from, int to);
 /* The live node that alone makes v for the one reader it has (v is no graph output), or NULL. */

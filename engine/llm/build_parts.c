@@ -11,13 +11,11 @@
 
 int build_refuse(struct builder *b, enum status st, const char *format, ...)
 {
-    char text[ERR_TEXT_MAX];
     va_list ap;
     if (b->st) return -1;                /* what failed first is what is said */
     va_start(ap, format);
-    vsnprintf(text, sizeof text, format, ap);
+    b->st = err_set_list(b->err, st, format, ap);
     va_end(ap);
-    b->st = err_set(b->err, st, "%s", text);
     return -1;
 }
 

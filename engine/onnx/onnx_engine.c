@@ -4,7 +4,6 @@
 #include "engine/onnx/onnx_engine.h"
 
 #include <fcntl.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,19 +97,16 @@ static enum status choose_precision(struct engine *e, struct err *err)
     struct trial *t;
     if (e->device.kernels.level < CPU_AMX || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
     describe_machine(e, machine);
-    const bool known = choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, &bf16, &error, &gain);
-    enum status st = ST_OK;
-    if (!known) {
+    if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, &bf16, &error, &gain))) {
         if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
-        st = build_graph(e, true, err);
-        if (!st && trial_compare(t, &e->import.graph, &error, &gain, NULL)) error = INFINITY, gain = 0;
+        const bool tried = !build_graph(e, true, NULL) && !trial_compare(t, &e->import.graph, &error, &gain, NULL);
         trial_end(t);
-        if (st) return st;
+        if (!tried) return build_graph(e, false, err);       /* nothing was found out, so nothing is kept */
         bf16 = error <= TRIAL_ERROR_MAX && gain >= GAIN_MIN;
         snprintf(text, sizeof text, "%s %.3e %.3f", bf16 ? "bf16" : "f32", error, gain);
         if (choices) choices->keep(choices->ctx, machine, text);
     }
-    if (bf16 != e->import.graph.bf16) st = build_graph(e, bf16, err);
+    enum status st = bf16 == e->import.graph.bf16 ? ST_OK : build_graph(e, bf16, err);
     e->precision.error = error;
     e->precision.gain = gain;
     return st;
@@ -298,8 +294,9 @@ static bool goes_apart(struct engine_instance *i, struct slot *const *slots, int
 
 static enum status instance_submit(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err)
 {
+    const unsigned before = i->steps;
     const bool apart = goes_apart(i, slots, n);
-    const unsigned counted = i->steps;
+    const bool counted = i->steps != before;
     const uint64_t start = clock_ns();
     enum status st = apart ? ST_OK : run_together(i, slots, n, stop, err);
     int64_t rows = 0;
@@ -307,7 +304,7 @@ static enum status instance_submit(struct engine_instance *i, struct slot *const
         if (apart) st = run_together(i, slots + k, 1, stop, err);
         rows += slots[k]->request->rows;
     }
-    if (st || n == 1 || !counted) return st;
+    if (st || !counted) return st;
     double *t = &i->row_ns[apart], took = (double)(clock_ns() - start) / (double)rows;
     *t = *t > 0 ? *t + (took - *t) * 0.125 : took;
     return ST_OK;

@@ -42,10 +42,40 @@ static bool shapes_of(const struct graph *g, struct operand *shapes)
 static bool has_layers(const struct graph *g)
 {
     for (int i = 0; i < g->node_count; i++)
-        if (!g->nodes[i].dead && (g->nodes[i].conv || g->nodes[i].packed)) return true;
+        if (!g->nodes[i].dead && (g->nodes[i].conv || (g->nodes[i].packed && gemm_packable(g, &g->nodes[i])))) return true;
     for (const struct graph *b = g->inner; b; b = b->next_inner)
         if (has_layers(b)) return true;
     return false;
+}
+
+/* What plan_work of a plan for these shapes would say; no kernel is prepared for it. 0 where they do not work. */
+static uint64_t work_of(const struct graph *g, const struct operand *shapes, uint64_t memory_max)
+{
+    struct operand *in[GRAPH_INPUTS_MAX], *out[GRAPH_INPUTS_MAX];
+    struct arena arena;
+    uint64_t work = 0;
+    arena_init(&arena, memory_max);
+    struct operand *operands = arena_calloc(&arena, (uint64_t)g->value_count + 1, sizeof *operands);
+    if (operands) shapes_begin(g, operands);
+    bool fits = operands != NULL;
+    for (int k = 0; k < g->input_count && fits; k++) {
+        struct operand *o = &operands[g->inputs[k]];
+        memcpy(o->dims, shapes[k].dims, sizeof o->dims);
+        fits = tensor_bytes(o->dtype, o->dims, o->rank, &o->bytes);
+    }
+    fits = fits && !shapes_infer(g, operands, &arena, NULL, NULL);
+    for (int i = 0; i < g->node_count && fits; i++) {
+        struct call c;
+        bool known = true, dynamic = false;
+        call_bind(&c, g, &g->nodes[i], operands, in, out);
+        for (int k = 0; k < c.out_count; k++) {
+            known = known && (!out[k] || out[k]->data);
+            dynamic = dynamic || (out[k] && out[k]->dynamic);
+        }
+        if (!known && !dynamic && !size_add(work, call_work(&c), &work)) work = UINT64_MAX;
+    }
+    arena_free(&arena);
+    return fits ? work : 0;
 }
 
 bool trial_wanted(const struct graph *g, uint64_t memory_max)
@@ -56,11 +86,7 @@ bool trial_wanted(const struct graph *g, uint64_t memory_max)
         const struct value *v = &g->values[g->outputs[k]];
         if (!probe_known(g, g->outputs[k]) || v->is_optional || !dtype_is_number(v->probe[0].dtype)) return false;
     }
-    struct plan *p;
-    if (plan_open(&p, g, shapes, memory_max, NULL)) return false;
-    const bool worth = plan_work(p) >= WORK_MIN;
-    plan_close(p);
-    return worth;
+    return work_of(g, shapes, memory_max) >= WORK_MIN;
 }
 
 static void make_noise(void *data, const struct operand *o, uint64_t *state)
