@@ -35,8 +35,9 @@ struct bytes_layer {
     char name[NAME_MAX_];
 };
 
-static const struct bytes_level *level_for(enum cpu_level level)
+const struct bytes_level *bytes_level(enum cpu_level level)
 {
+    if (level > cpu_level_detect()) level = cpu_level_detect();
     if (level >= CPU_AMX) return &bytes_level_amx;
     if (level >= CPU_AVX512) return cpu_has_vnni() ? &bytes_level_avx512vnni : &bytes_level_avx512;
     return level >= CPU_AVX2 ? &bytes_level_avx2 : &bytes_level_scalar;
@@ -148,7 +149,7 @@ enum status bytes_layer_open(struct bytes_layer **out, const struct bytes_spec *
     if (!l) return err_set(err, ST_NO_MEMORY, "a layer on bytes");
     l->spec = *s;
     l->k = *k;
-    l->level = level_for(k->level);
+    l->level = bytes_level(k->level);
     enum status st = size_layer(l, &weights, &numbers, err);
     if (st) goto fail;
     l->weight = mem_alloc_aligned(weights, 4096);

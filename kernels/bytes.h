@@ -50,4 +50,19 @@ uint64_t    bytes_layer_scratch(const struct bytes_layer *l, const struct window
 /* y [n, out_h, out_w, out_c]; residual in y's shape (bytes). y may be residual, never x. A matrix is a picture of 1 x rows. */
 void        bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const void *residual, const struct window2d *w, void *scratch, int threads);
 
+/* ---- number by number: real = (byte - zero) scale ---- */
+struct quantum { float scale; int zero; bool is_signed; };
+
+/* y[i] = x[i] / scale, rounded to nearest even, and zero; limited to the bytes there are. What is no number gives the least byte. */
+void bytes_round(const struct kernels *k, void *y, const float *x, int64_t n, const struct quantum *q, int threads);
+void bytes_restore(const struct kernels *k, float *y, const void *x, int64_t n, const struct quantum *q, int threads);
+/* y[i] = a[i] + b[i], the real sum limited to low .. high (around y's zero, in its quanta); y may be a or b */
+void bytes_add(const struct kernels *k, void *y, const void *a, const void *b, int64_t n, const struct quantum *qa, const struct quantum *qb, const struct quantum *qy, float low, float high, int threads);
+/* y[n, r, c] = x[n, r, c] gate[n, c]; y may be x. With rows = 1 a product number by number. */
+void bytes_scale(const struct kernels *k, void *y, const void *x, const void *gate, int64_t n, int64_t rows, int64_t columns, const struct quantum *qx, const struct quantum *qg, const struct quantum *qy, int threads);
+void bytes_look_up(const struct kernels *k, void *y, const void *x, int64_t n, const uint8_t *table, int threads);          /* y may be x */
+void bytes_pool_max(const struct kernels *k, void *y, const void *x, const struct window2d *w, bool is_signed, int threads);  /* a window with nothing in it gives the least byte */
+/* [n, rows, columns] -> [n, columns]; the sum is exact */
+void bytes_mean(const struct kernels *k, void *y, const void *x, int64_t n, int64_t rows, int64_t columns, const struct quantum *qx, const struct quantum *qy, int threads);
+
 #endif

@@ -40,6 +40,21 @@ struct bytes_depth_job {
     uint8_t *y;
 };
 
+/* Number by number; a signed byte is read and written as x ^ flip, and so counts from 0 to 255 with its zero 128 higher. One thread. */
+struct bytes_pair { uint8_t flip_a, flip_b, flip_y; int zero_a, zero_b, zero_y; float first, second, low, high; };
+
+struct bytes_elements {
+    void (*round)(uint8_t *y, const float *x, int64_t n, float scale, int zero, uint8_t flip);
+    void (*restore)(float *y, const uint8_t *x, int64_t n, float scale, int zero, uint8_t flip);
+    /* round((a - zero_a) first + (b - zero_b) second) */
+    void (*add)(uint8_t *y, const uint8_t *a, const uint8_t *b, int64_t n, const struct bytes_pair *p);
+    /* round((a - zero_a) (b - zero_b) first) */
+    void (*multiply)(uint8_t *y, const uint8_t *a, const uint8_t *b, int64_t n, const struct bytes_pair *p);
+    void (*look_up)(uint8_t *y, const uint8_t *x, int64_t n, const uint8_t *table);
+    void (*largest)(uint8_t *y, const uint8_t *x, int64_t n, uint8_t flip);           /* y = max(y, x) */
+    void (*gather)(int32_t *sums, const uint8_t *x, int64_t n, uint8_t flip);         /* sums += x */
+};
+
 struct bytes_level {
     const char *name;
     int rows_whole;                      /* rows are worked on in this many at once: as many must be readable */
@@ -52,8 +67,10 @@ struct bytes_level {
     bool depth_columns;
     /* rows [from, to) of y: bytes, no residual, no activation but limits */
     void (*depthwise)(const struct bytes_depth_job *j, int64_t from, int64_t to);
+    struct bytes_elements each;
 };
 
 extern const struct bytes_level bytes_level_scalar, bytes_level_avx2, bytes_level_avx512, bytes_level_avx512vnni, bytes_level_amx;
+const struct bytes_level *bytes_level(enum cpu_level level);         /* the best for min(level, machine) */
 
 #endif

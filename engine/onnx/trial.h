@@ -1,4 +1,4 @@
-/* The trial of a precision: the same generated inputs through a graph in float and through the same graph in bfloat16, errors compared and calls timed. */
+/* The trial of a precision: the same generated inputs through a graph in float and through the same graph in bfloat16 or in bytes, errors compared and calls timed. */
 #ifndef ENGINE_ONNX_TRIAL_H
 #define ENGINE_ONNX_TRIAL_H
 
@@ -8,6 +8,8 @@ struct trial;
 
 /* Largest relative L2 error, |a - b| / |a|, that a float output may have. */
 #define TRIAL_ERROR_MAX 1e-2
+/* In bytes every layer rounds to a quantum, and a sum that falls on the other side of a half is a quantum's difference that later layers carry on. */
+#define TRIAL_INT8_ERROR_MAX 5e-2
 
 /* Is there anything to gain: layers on constant weights, and so much work in a call that its time shows? False too for inputs and outputs that cannot be made up or
  * compared (texts, sequences, shapes that are not known). `g` has been through its passes, in float. */

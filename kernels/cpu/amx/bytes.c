@@ -1,7 +1,7 @@
 /* Products of bytes with tiles: blocks of 32 pixels by 32 channels are four tiles of sums, and each step of up to 64 bytes loads two tiles of x and two of weights for four products.
  * All tiles of a layer have one shape, so that it is set once for each call of a thread. */
 #define BYTES_OWN_MULTIPLY
-#include "kernels/cpu/bytes_body.h"
+#include "kernels/cpu/bytes_elements_body.h"
 #include "kernels/cpu/amx/tiles.h"
 
 enum { TILE_ROWS = 16 };
@@ -54,4 +54,4 @@ static void multiply(int32_t *sums, const uint8_t *x, const struct bytes_walk *w
     else block_multiply(0, 0, sums, x, w, panel);
 }
 
-const struct bytes_level bytes_level_amx = { "amx", TILE_ROWS, begin, end, multiply, finish, DEPTH_COLUMNS, depthwise };
+const struct bytes_level bytes_level_amx = { "amx", TILE_ROWS, begin, end, multiply, finish, DEPTH_COLUMNS, depthwise, BYTES_ELEMENTS };
