@@ -292,25 +292,37 @@ static void copy_part(void *ctx, int part, int parts)
 
 /* ---- products ---- */
 
-/* A block of pixels with a pair of panels. */
-static void block_run(const struct job *j, const struct bytes_walk *walk, int64_t block, int64_t group, int64_t pair)
+/* A block of pixels: where it is read and where its rows go. */
+struct block { const uint8_t *x; int rows; bool in_order; int64_t first, pixel[BYTES_ROWS]; };
+
+static void find_block(struct block *b, const struct job *j, const struct bytes_walk *walk, int64_t at)
+{
+    const struct shape *s = &j->s;
+    const int whole = j->l->level->rows_whole;
+    const int64_t run = at / s->blocks, length = s->length, fresh = at % s->blocks * BYTES_ROWS;
+    int64_t first = fresh, rows = length - first < BYTES_ROWS ? length - first : BYTES_ROWS;
+    b->in_order = s->per_row == s->kept && rows % whole == 0;
+    rows = (rows + whole - 1) / whole * whole;
+    if (!s->copied && first + rows > length) first = length - rows;       /* reads some again rather than what lies behind x */
+    b->rows = (int)rows;
+    b->x = j->from + run * s->run_step + first * walk->step;
+    b->first = run * length + first;
+    if (b->in_order) return;
+    int64_t row = first / s->per_row, column = first % s->per_row;
+    for (int64_t r = 0; r < rows; r++) {
+        b->pixel[r] = first + r < fresh || first + r >= length || column >= s->kept ? -1 : run * length + row * s->kept + column;
+        if (++column == s->per_row) row++, column = 0;
+    }
+}
+
+/* A block with a pair of panels of a group. */
+static void block_run(const struct job *j, const struct bytes_walk *walk, const struct block *b, int64_t group, int64_t pair)
 {
     const struct bytes_layer *l = j->l;
-    const struct shape *s = &j->s;
-    const int whole = l->level->rows_whole;
-    const int64_t run = block / s->blocks, length = s->length;
-    int64_t first = block % s->blocks * BYTES_ROWS, fresh = first, rows = length - first < BYTES_ROWS ? length - first : BYTES_ROWS, pixel[BYTES_ROWS];
-    if (whole > 1) rows = (rows + whole - 1) / whole * whole;
-    if (whole > 1 && !s->copied && first + rows > length) first = length - rows;       /* reads some again rather than what lies behind x */
-    for (int64_t r = 0; r < rows; r++) {
-        const int64_t at = first + r, row = at / s->per_row, column = at % s->per_row;
-        pixel[r] = at < fresh || at >= length || column >= s->kept ? -1 : run * length + row * s->kept + column;
-    }
     int32_t sums[BYTES_ROWS * BYTES_PAIR] __attribute__((aligned(64)));
-    const int64_t panels = panels_of(l), in = l->spec.in_c / l->spec.groups, columns = l->per - pair * BYTES_PAIR < BYTES_PAIR ? l->per - pair * BYTES_PAIR : BYTES_PAIR;
-    const uint8_t *x = j->from + run * s->run_step + first * walk->step + group * in;
-    l->level->multiply(sums, x, walk, (int)rows, l->weight + (group * panels + 2 * pair) * walk->panel_bytes, columns > BYTES_PANEL ? 2 : 1);
-    const struct bytes_rows out = { .finish = &l->spec.finish, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = pixel, .rows = (int)rows };
+    const int64_t in = l->spec.in_c / l->spec.groups, columns = l->per - pair * BYTES_PAIR < BYTES_PAIR ? l->per - pair * BYTES_PAIR : BYTES_PAIR;
+    l->level->multiply(sums, b->x + group * in, walk, b->rows, l->weight + (group * panels_of(l) + 2 * pair) * walk->panel_bytes, columns > BYTES_PANEL ? 2 : 1);
+    const struct bytes_rows out = { .finish = &l->spec.finish, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
     l->level->finish(&out, sums, group * l->per + pair * BYTES_PAIR, (int)columns);
 }
 
@@ -326,13 +338,13 @@ static void product_part(void *ctx, int part, int parts)
     walk.step = j->s.w.stride_w * l->spec.in_c;
     if (b0 >= b1 || p0 >= p1) return;
     l->level->begin(walk.depth);
-    if ((p1 - p0) * 2 * walk.panel_bytes <= CACHE_BYTES) {
-        for (int64_t b = b0; b < b1; b++)
-            for (int64_t p = p0; p < p1; p++) block_run(j, &walk, b, p / each, p % each);
-    } else {
-        for (int64_t p = p0; p < p1; p++)
-            for (int64_t b = b0; b < b1; b++) block_run(j, &walk, b, p / each, p % each);
-    }
+    struct block block;
+    const int64_t together = (p1 - p0) * 2 * walk.panel_bytes <= CACHE_BYTES ? p1 - p0 : 1;       /* pairs of panels that stay while blocks pass */
+    for (int64_t p = p0; p < p1; p += together)
+        for (int64_t b = b0; b < b1; b++) {
+            find_block(&block, j, &walk, b);
+            for (int64_t i = p; i < p + together; i++) block_run(j, &walk, &block, i / each, i % each);
+        }
     l->level->end();
 }
 

@@ -23,7 +23,8 @@ struct bytes_rows {
     void *y;
     const uint8_t *residual;
     int64_t channels;                    /* numbers from one pixel of y to the next */
-    const int64_t *pixel;                /* [rows] which pixel of y, -1: none */
+    const int64_t *pixel;                /* [rows] which pixel of y, -1: none; NULL: from `first` on, one after the other */
+    int64_t first;
     int rows;
 };
 

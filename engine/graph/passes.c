@@ -1,4 +1,4 @@
-#include "engine/graph/passes.h"
+#include "engine/graph/fuse_quantised.h"
 
 #include <string.h>
 
@@ -84,7 +84,7 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
         if (!st && g->int8) {
             st = fuse_quantised(g, err);
             if (!st) st = probe_shapes(g, err);
-        }
+        } else if (!st) st = finish_bytes(g, err);
         if (!st) st = layout_last(g, err);
         if (!st) st = graph_settle(g, err);
         if (!st && g->bf16) {

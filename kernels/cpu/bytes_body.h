@@ -137,62 +137,78 @@ VEC_INLINE float limit(float v, float low, float high) { return v < low ? low : 
 
 #if defined(__AVX512F__)
 
-struct finish_parts { __m512i start; __m512 scale, shift; __mmask16 mask; };
+VEC_INLINE __m512 limited(__m512 v, float low, float high) { return _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(low)), _mm512_set1_ps(high)); }
+/* Limits are whole numbers, so that it is the same to round before them or behind. */
+VEC_INLINE __m512 rounded(__m512 v, float low, float high) { return _mm512_roundscale_ps(limited(v, low, high), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-VEC_INLINE __m512 rounded(__m512 v, float low, float high)
-{
-    const __m512 r = _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return _mm512_min_ps(_mm512_max_ps(r, _mm512_set1_ps(low)), _mm512_set1_ps(high));
-}
+VEC_INLINE int64_t row_at(const struct bytes_rows *r, int i) { return r->pixel ? r->pixel[i] : r->first + i; }
 
-/* a vector of v in real units, or of rounded numbers when `bytes` */
-VEC_INLINE void bytes_put(const struct bytes_finish *f, uint8_t *y, const uint8_t *residual, __m512 v, __mmask16 mask)
+/* 16 numbers as bytes */
+VEC_INLINE void bytes_put(const int sums, const struct bytes_finish *f, uint8_t *y, const uint8_t *residual, __m512 v, __mmask16 mask)
 {
-    __m512 n = rounded(v, f->low, f->high);
-    if (residual) {
+    __m512i n;
+    if (sums) {
         const __m128i r = _mm_maskz_loadu_epi8(mask, residual);
         const __m512 b = _mm512_cvtepi32_ps(_mm512_sub_epi32(f->r_signed ? _mm512_cvtepi8_epi32(r) : _mm512_cvtepu8_epi32(r), _mm512_set1_epi32(f->r_zero)));
-        n = rounded(_mm512_fmadd_ps(b, _mm512_set1_ps(f->second), _mm512_mul_ps(n, _mm512_set1_ps(f->first))), f->sum_low, f->sum_high);
-    }
-    _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(f->zero))));
+        v = _mm512_fmadd_ps(b, _mm512_set1_ps(f->second), _mm512_mul_ps(rounded(v, f->low, f->high), _mm512_set1_ps(f->first)));
+        n = _mm512_cvtps_epi32(limited(v, f->sum_low, f->sum_high));
+    } else n = _mm512_cvtps_epi32(limited(v, f->low, f->high));
+    _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(n, _mm512_set1_epi32(f->zero))));
 }
 
+enum { FINISH_BYTES, FINISH_SUM, FINISH_F32, FINISH_WHOLE, FINISH_ACTIVE };
+
 /* 16 columns of all rows */
-VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
+VEC_INLINE void panel_rows(const int kind, const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
 {
     const struct bytes_finish *f = r->finish;
     const __mmask16 mask = (__mmask16)((1u << columns) - 1);
     const __m512i start = f->start ? _mm512_maskz_loadu_epi32(mask, f->start + channel) : _mm512_setzero_si512();
     const __m512 scale = f->scale ? _mm512_maskz_loadu_ps(mask, f->scale + channel) : _mm512_set1_ps(1), shift = f->shift ? _mm512_maskz_loadu_ps(mask, f->shift + channel) : _mm512_setzero_ps();
+    float some[BYTES_ROWS * BYTES_PANEL] __attribute__((aligned(64)));
+    if (kind == FINISH_ACTIVE) {                   /* all at once */
+        for (int i = 0; i < r->rows; i++) _mm512_store_ps(some + i * BYTES_PANEL, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(sums + i * BYTES_PAIR), start)), scale, shift));
+        r->k->activate_f32(some, some, (int64_t)r->rows * BYTES_PANEL, f->act, 1);
+    }
     for (int i = 0; i < r->rows; i++) {
-        if (r->pixel[i] < 0) continue;
-        const int64_t at = r->pixel[i] * r->channels + channel;
+        const int64_t pixel = row_at(r, i), at = pixel * r->channels + channel;
+        if (pixel < 0) continue;
         const __m512i sum = _mm512_add_epi32(_mm512_loadu_si512(sums + i * BYTES_PAIR), start);
-        if (f->out == BYTES_I32) {
+        if (kind == FINISH_WHOLE) {
             _mm512_mask_storeu_epi32((int32_t *)r->y + at, mask, sum);
             continue;
         }
         __m512 v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, shift);
-        if (f->act.kind != ACT_NONE) {
-            float some[BYTES_PANEL];
-            _mm512_storeu_ps(some, v);
-            r->k->activate_f32(some, some, BYTES_PANEL, f->act, 1);
-            v = _mm512_loadu_ps(some);
+        if (kind == FINISH_ACTIVE) {
+            v = _mm512_load_ps(some + i * BYTES_PANEL);
             if (f->out != BYTES_F32) v = _mm512_mul_ps(v, _mm512_set1_ps(f->inverse));
         }
-        if (f->out == BYTES_F32) _mm512_mask_storeu_ps((float *)r->y + at, mask, v);
-        else bytes_put(f, (uint8_t *)r->y + at, r->residual ? r->residual + at : NULL, v, mask);
+        if (kind == FINISH_F32 || (kind == FINISH_ACTIVE && f->out == BYTES_F32)) _mm512_mask_storeu_ps((float *)r->y + at, mask, v);
+        else if (kind == FINISH_SUM || (kind == FINISH_ACTIVE && r->residual)) bytes_put(1, f, (uint8_t *)r->y + at, r->residual + at, v, mask);
+        else bytes_put(0, f, (uint8_t *)r->y + at, NULL, v, mask);
     }
 }
 
+VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
+{
+    const struct bytes_finish *f = r->finish;
+    if (f->out == BYTES_I32) panel_rows(FINISH_WHOLE, r, sums, channel, columns);
+    else if (f->act.kind != ACT_NONE) panel_rows(FINISH_ACTIVE, r, sums, channel, columns);
+    else if (f->out == BYTES_F32) panel_rows(FINISH_F32, r, sums, channel, columns);
+    else if (r->residual) panel_rows(FINISH_SUM, r, sums, channel, columns);
+    else panel_rows(FINISH_BYTES, r, sums, channel, columns);
+}
+
 #else
+
+VEC_INLINE int64_t row_at(const struct bytes_rows *r, int i) { return r->pixel ? r->pixel[i] : r->first + i; }
 
 VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
 {
     const struct bytes_finish *f = r->finish;
     for (int i = 0; i < r->rows; i++) {
-        if (r->pixel[i] < 0) continue;
-        const int64_t at = r->pixel[i] * r->channels + channel;
+        const int64_t pixel = row_at(r, i), at = pixel * r->channels + channel;
+        if (pixel < 0) continue;
         float v[BYTES_PANEL];
         for (int c = 0; c < columns; c++) {
             const int32_t sum = (int32_t)((uint32_t)sums[i * BYTES_PAIR + c] + (f->start ? (uint32_t)f->start[channel + c] : 0));
@@ -227,7 +243,7 @@ static void finish(const struct bytes_rows *r, const int32_t *sums, int64_t chan
     panel_finish(r, sums, channel, columns < BYTES_PANEL ? columns : BYTES_PANEL);
     if (columns > BYTES_PANEL) panel_finish(r, sums + BYTES_PANEL, channel + BYTES_PANEL, columns - BYTES_PANEL);
     for (int i = 0; f->table && i < r->rows; i++)
-        if (r->pixel[i] >= 0) look_up((uint8_t *)r->y + r->pixel[i] * r->channels + channel, columns, f->table);
+        if (row_at(r, i) >= 0) look_up((uint8_t *)r->y + row_at(r, i) * r->channels + channel, columns, f->table);
 }
 
 /* ---- depthwise ---- */
@@ -261,7 +277,7 @@ VEC_INLINE void pixel_finish(const struct bytes_depth_job *j, uint8_t *y, const 
     for (int i = 0; i < 4; i++) {
         const int64_t at = (block * 4 + i) * 16;
         const __m512 v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum[i], _mm512_loadu_si512(j->start + at))), _mm512_loadu_ps(j->scale + at), _mm512_loadu_ps(j->shift + at));
-        n[i] = _mm512_add_epi32(_mm512_cvtps_epi32(rounded(v, f->low, f->high)), zero);
+        n[i] = _mm512_add_epi32(_mm512_cvtps_epi32(limited(v, f->low, f->high)), zero);
     }
     __m512i bytes;
     if (f->out == BYTES_S8) bytes = _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
