@@ -315,15 +315,25 @@ static void find_block(struct block *b, const struct job *j, const struct bytes_
     }
 }
 
+/* A block's sums with a pair of panels, and where they go. */
+struct sums { struct bytes_rows rows; int64_t channel; int columns; bool waiting; int32_t numbers[BYTES_ROWS * BYTES_PAIR] __attribute__((aligned(64))); };
+
+static void finish_sums(const struct job *j, struct sums *s)
+{
+    if (s->waiting) j->l->level->finish(&s->rows, s->numbers, s->channel, s->columns);
+    s->waiting = false;
+}
+
 /* A block with a pair of panels of a group. */
-static void block_run(const struct job *j, const struct bytes_walk *walk, const struct block *b, int64_t group, int64_t pair)
+static void block_multiply(const struct job *j, struct sums *s, const struct bytes_walk *walk, const struct block *b, int64_t group, int64_t pair)
 {
     const struct bytes_layer *l = j->l;
-    int32_t sums[BYTES_ROWS * BYTES_PAIR] __attribute__((aligned(64)));
-    const int64_t in = l->spec.in_c / l->spec.groups, columns = l->per - pair * BYTES_PAIR < BYTES_PAIR ? l->per - pair * BYTES_PAIR : BYTES_PAIR;
-    l->level->multiply(sums, b->x + group * in, walk, b->rows, l->weight + (group * panels_of(l) + 2 * pair) * walk->panel_bytes, columns > BYTES_PANEL ? 2 : 1);
-    const struct bytes_rows out = { .finish = &l->spec.finish, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
-    l->level->finish(&out, sums, group * l->per + pair * BYTES_PAIR, (int)columns);
+    const int64_t in = l->spec.in_c / l->spec.groups;
+    s->columns = l->per - pair * BYTES_PAIR < BYTES_PAIR ? (int)(l->per - pair * BYTES_PAIR) : BYTES_PAIR;
+    s->channel = group * l->per + pair * BYTES_PAIR;
+    l->level->multiply(s->numbers, b->x + group * in, walk, b->rows, l->weight + (group * panels_of(l) + 2 * pair) * walk->panel_bytes, s->columns > BYTES_PANEL ? 2 : 1);
+    s->rows = (struct bytes_rows){ .finish = &l->spec.finish, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
+    s->waiting = true;
 }
 
 static void product_part(void *ctx, int part, int parts)
@@ -338,13 +348,20 @@ static void product_part(void *ctx, int part, int parts)
     walk.step = j->s.w.stride_w * l->spec.in_c;
     if (b0 >= b1 || p0 >= p1) return;
     l->level->begin(walk.depth);
-    struct block block;
+    struct block block[2];               /* tiles work on one block's sums while vectors finish those before it */
+    struct sums sums[2];
+    sums[0].waiting = sums[1].waiting = false;
+    int at = 0, turn = 0;
     const int64_t together = (p1 - p0) * 2 * walk.panel_bytes <= CACHE_BYTES ? p1 - p0 : 1;       /* pairs of panels that stay while blocks pass */
     for (int64_t p = p0; p < p1; p += together)
         for (int64_t b = b0; b < b1; b++) {
-            find_block(&block, j, &walk, b);
-            for (int64_t i = p; i < p + together; i++) block_run(j, &walk, &block, i / each, i % each);
+            find_block(&block[at ^= 1], j, &walk, b);
+            for (int64_t i = p; i < p + together; i++) {
+                block_multiply(j, &sums[turn ^= 1], &walk, &block[at], i / each, i % each);
+                finish_sums(j, &sums[turn ^ 1]);
+            }
         }
+    finish_sums(j, &sums[turn]);
     l->level->end();
 }
 

@@ -4,7 +4,7 @@
 #include "kernels/cpu/bytes_elements_body.h"
 #include "kernels/cpu/amx/tiles.h"
 
-enum { TILE_ROWS = 16 };
+enum { TILE_ROWS = 16, PREFETCH = 2048 };
 
 static void begin(int depth)
 {
@@ -27,6 +27,10 @@ VEC_INLINE void block_multiply(const int tall, const int wide, int32_t *sums, co
     for (int s = 0; s < w->segments; s++) {
         const uint8_t *a = x + w->at[s];
         for (int chunk = 0; chunk < w->chunks; chunk++, a += w->depth, b += group) {
+            for (int64_t line = 0; line < group; line += 64) {
+                __builtin_prefetch(b + PREFETCH + line, 0, 3);
+                if (wide) __builtin_prefetch(b + w->panel_bytes + PREFETCH + line, 0, 3);
+            }
             TILE_LOAD(6, b, 64);
             TILE_LOAD(4, a, step);
             TILE_DOT_U8(0, 4, 6);
