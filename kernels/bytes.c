@@ -29,6 +29,7 @@ struct bytes_layer {
     bool depthwise, window, compact;     /* compact: 1 x 1 with a stride, whose pixels are gathered first */
     int8_t *weight;
     int32_t *start;                      /* those of the spec with the zero point's term; in the weights' order where depthwise */
+    int32_t *sums;                       /* [out_c] of weights, where the result is int32 */
     float *scale, *shift;
     uint8_t table[256];
     uint64_t bytes;
@@ -113,6 +114,7 @@ static void set_finish(struct bytes_layer *l, const int8_t *w, int64_t column_st
     for (int64_t m = 0; m < l->spec.out_c; m++) {
         const int64_t to = l->depthwise && l->level->depth_columns ? woven(m) : m;
         l->start[to] = (int32_t)((uint32_t)(f->start ? f->start[m] : 0) - (uint32_t)(zero * weights_sum(l, w, column_stride, m)));
+        if (l->sums) l->sums[m] = (int32_t)weights_sum(l, w, column_stride, m);
         l->scale[to] = f->scale ? f->scale[m] : 1;
         l->shift[to] = f->shift ? f->shift[m] : 0;
     }
@@ -156,7 +158,8 @@ enum status bytes_layer_open(struct bytes_layer **out, const struct bytes_spec *
     l->start = mem_calloc_array(numbers, sizeof *l->start);
     l->scale = mem_calloc_array(numbers, sizeof *l->scale);
     l->shift = mem_calloc_array(numbers, sizeof *l->shift);
-    if (!l->weight || !l->start || !l->scale || !l->shift) {
+    if (s->finish.out == BYTES_I32) l->sums = mem_calloc_array(numbers, sizeof *l->sums);
+    if ((s->finish.out == BYTES_I32 && !l->sums) || !l->weight || !l->start || !l->scale || !l->shift) {
         st = err_set(err, ST_NO_MEMORY, "a layer on bytes: %llu bytes of weights", (unsigned long long)weights);
         goto fail;
     }
@@ -164,7 +167,7 @@ enum status bytes_layer_open(struct bytes_layer **out, const struct bytes_spec *
     if (l->depthwise) pack_depth(l, weight);
     else pack_panels(l, weight, column_stride);
     set_finish(l, weight, column_stride);
-    l->bytes = weights + 12 * numbers;
+    l->bytes = weights + (l->sums ? 16 : 12) * numbers;
     snprintf(l->name, sizeof l->name, "int8 %s, %s", l->depthwise ? "depthwise" : l->window ? "window" : "product", l->level->name);
     *out = l;
     return ST_OK;
@@ -178,6 +181,7 @@ void bytes_layer_close(struct bytes_layer *l)
     if (!l) return;
     free(l->weight);
     free(l->start);
+    free(l->sums);
     free(l->scale);
     free(l->shift);
     free(l);
@@ -245,6 +249,8 @@ struct job {
     void *y;
     const uint8_t *residual;
     const int64_t *at;
+    struct bytes_finish finish;
+    int zero;                            /* of unsigned bytes */
     bool by_panels;
 };
 
@@ -262,7 +268,7 @@ static void copy_part(void *ctx, int part, int parts)
     const struct bytes_spec *p = &j->l->spec;
     const struct window2d *w = j->w, *to = &j->s.w;
     const int64_t c = p->in_c, first = to->h * part / parts, end = to->h * (part + 1) / parts;
-    const int zero = p->x_zero + (p->x_signed ? 128 : 0);
+    const int zero = j->zero;
     if (!j->l->window && !j->l->compact && j->s.pictures == 1 && j->s.w.h != w->out_h) {      /* several pictures as one run */
         copy_bytes(j->copy + first * to->w * c, j->x + first * to->w * c, (end - first) * to->w * c, false);
         return;
@@ -332,7 +338,7 @@ static void block_multiply(const struct job *j, struct sums *s, const struct byt
     s->columns = l->per - pair * BYTES_PAIR < BYTES_PAIR ? (int)(l->per - pair * BYTES_PAIR) : BYTES_PAIR;
     s->channel = group * l->per + pair * BYTES_PAIR;
     l->level->multiply(s->numbers, b->x + group * in, walk, b->rows, l->weight + (group * panels_of(l) + 2 * pair) * walk->panel_bytes, s->columns > BYTES_PANEL ? 2 : 1);
-    s->rows = (struct bytes_rows){ .finish = &l->spec.finish, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
+    s->rows = (struct bytes_rows){ .finish = &j->finish, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
     s->waiting = true;
 }
 
@@ -369,28 +375,38 @@ static void depth_part(void *ctx, int part, int parts)
 {
     const struct job *j = ctx;
     const struct bytes_layer *l = j->l;
-    const struct bytes_depth_job d = { .w = &j->s.w, .finish = &l->spec.finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = j->from, .y = j->y };
+    const struct bytes_depth_job d = { .w = &j->s.w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = j->from, .y = j->y };
     l->level->depthwise(&d, j->s.w.out_h * part / parts, j->s.w.out_h * (part + 1) / parts);
 }
 
 static uint64_t offsets_bytes(const struct bytes_layer *l) { return ((uint64_t)l->walk.segments * sizeof(int64_t) + ALIGN - 1) / ALIGN * ALIGN; }
 
+/* a start of its own, for another zero point */
+static uint64_t starts_bytes(const struct bytes_layer *l) { return l->sums ? ((uint64_t)l->spec.out_c * sizeof(int32_t) + ALIGN - 1) / ALIGN * ALIGN : 0; }
+
 uint64_t bytes_layer_scratch(const struct bytes_layer *l, const struct window2d *w, int threads)
 {
     const struct shape s = read_shape(l, w);
     (void)threads;
-    return offsets_bytes(l) + (s.copied ? (uint64_t)s.copy_bytes : 0);
+    return offsets_bytes(l) + starts_bytes(l) + (s.copied ? (uint64_t)s.copy_bytes : 0);
 }
 
 static size_t number_bytes(enum bytes_out out) { return out <= BYTES_S8 ? 1 : 4; }
 
-void bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const void *residual, const struct window2d *w, void *scratch, int threads)
+void bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const int *x_zero, const void *residual, const struct window2d *w, void *scratch, int threads)
 {
-    struct job j = { .l = l, .w = w, .s = read_shape(l, w), .at = scratch, .copy = (uint8_t *)scratch + offsets_bytes(l) };
+    struct job j = { .l = l, .w = w, .s = read_shape(l, w), .at = scratch, .copy = (uint8_t *)scratch + offsets_bytes(l) + starts_bytes(l), .finish = l->spec.finish };
     const struct bytes_spec *p = &l->spec;
     const struct shape *s = &j.s;
     int64_t *at = scratch;
     if (w->n < 1 || w->out_h < 1 || w->out_w < 1) return;
+    assert(!x_zero || l->sums);
+    j.zero = (x_zero ? *x_zero : p->x_zero) + (p->x_signed ? 128 : 0);
+    if (x_zero) {
+        int32_t *start = (int32_t *)(void *)((uint8_t *)scratch + offsets_bytes(l));
+        for (int64_t m = 0; m < p->out_c; m++) start[m] = (int32_t)((uint32_t)l->start[m] - (uint32_t)(*x_zero - p->x_zero) * (uint32_t)l->sums[m]);
+        j.finish.start = start;
+    }
     const bool rows = l->walk.segments == p->kh && p->groups == 1 && p->dilation_w == 1;
     for (int i = 0; i < l->walk.segments; i++) {
         const int ky = rows ? i : i / p->kw, kx = rows ? 0 : i % p->kw;

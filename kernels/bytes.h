@@ -47,8 +47,9 @@ uint64_t    bytes_layer_bytes(const struct bytes_layer *l);
 const char *bytes_layer_kernel(const struct bytes_layer *l);
 /* Scratch of bytes_layer_run; 64-byte aligned. */
 uint64_t    bytes_layer_scratch(const struct bytes_layer *l, const struct window2d *w, int threads);
-/* y [n, out_h, out_w, out_c]; residual in y's shape (bytes). y may be residual, never x. A matrix is a picture of 1 x rows. */
-void        bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const void *residual, const struct window2d *w, void *scratch, int threads);
+/* y [n, out_h, out_w, out_c]; residual in y's shape (bytes). y may be residual, never x. A matrix is a picture of 1 x rows. x_zero: another zero point than the layer was opened with, of a
+ * layer whose result is int32; NULL: the same. */
+void        bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const int *x_zero, const void *residual, const struct window2d *w, void *scratch, int threads);
 
 /* ---- number by number: real = (byte - zero) scale ---- */
 struct quantum { float scale; int zero; bool is_signed; };

@@ -289,11 +289,11 @@ enum status fuse_bytes(struct graph *g, struct err *err)
     for (int i = 0, count = g->node_count; i < count && room; i++) {
         bool done = false;
         if (g->nodes[i].dead || !node_is(&g->nodes[i], "QuantizeLinear") || g->nodes[i].out[0] < 0) continue;
-        room = fuse_sum(g, &g->nodes[i], &done);
+        room = fuse_table(g, &g->nodes[i], &done);
+        if (room && !done) room = fuse_sum(g, &g->nodes[i], &done);
         if (room && !done) room = fuse_gate(g, &g->nodes[i], &done);
         if (room && !done) room = fuse_mean(g, &g->nodes[i], &done);
         if (room && !done) room = fuse_mover(g, i, &done);
-        if (room && !done) room = fuse_table(g, &g->nodes[i], &done);
     }
     return room ? ST_OK : err_set(err, ST_NO_MEMORY, "fusing passes the model's memory budget");
 }

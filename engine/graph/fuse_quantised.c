@@ -330,13 +330,15 @@ static bool fuse_operator(struct graph *g, struct node *n)
     if (!value_is_constant(g, wv) || !g->values[wv].type.data) return true;
     const struct operand *q = &g->values[wv].type;
     if ((q->dtype != DT_I8 && q->dtype != DT_U8) || q->bytes == 0 || !zeros_fit(g, wz, q->dtype, &p.offset)) return true;
-    if (xz >= 0 ? !one_byte(g, xz, &p.x.zero, &p.x.is_signed) : !probe_known(g, n->in[0])) return true;
-    if (xz < 0) p.x.is_signed = g->values[n->in[0]].probe[0].dtype == DT_I8;
+    const bool later = xz >= 0 && !value_is_constant(g, xz);       /* the zero point is found while running */
+    if (xz >= 0 && !later ? !one_byte(g, xz, &p.x.zero, &p.x.is_signed) : !probe_known(g, n->in[0])) return true;
+    if (later && (linear || !probe_known(g, xz) || operand_count(&g->values[xz].probe[0]) != 1)) return true;
+    if (xz < 0 || later) p.x.is_signed = g->values[n->in[0]].probe[0].dtype == DT_I8;
     if (!conv && (q->rank != 2 || !probe_known(g, n->in[0]) || g->values[n->in[0]].probe[0].rank < 2)) return true;
     w.channels = q->dims[conv ? 0 : 1];
     const uint64_t terms = operand_count(q) / (uint64_t)w.channels;
     if (terms > BYTES_TERMS_MAX) return true;
-    const int in[] = { n->in[0], wv };
+    const int in[] = { n->in[0], wv, xz };
     if (conv) {                                    /* the window is read as a Conv's is: its weight is input 1 */
         struct node same = *n;
         int as[] = { n->in[0], wv };
@@ -358,7 +360,7 @@ static bool fuse_operator(struct graph *g, struct node *n)
         limits_of(&p.y, f->act, &f->low, &f->high);
         if (!set_numbers(g, &p, &w, NULL, NULL, p.y.scale)) return false;
     }
-    return node_become(g, n, conv ? &op_bytes_conv : &op_bytes_product, n, in, 2, &p, sizeof p);
+    return node_become(g, n, conv ? &op_bytes_conv : &op_bytes_product, n, in, later ? 3 : 2, &p, sizeof p);
 }
 
 bool is_quantised(const struct graph *g)

@@ -37,8 +37,9 @@ static const struct shape { int in_c, out_c, groups, kh, kw, stride, dilation, n
     { 16, 32, 16, 3, 3, 1, 1, 1, 8, 8, 1, 60, false, PLAIN },            /* two outputs a channel */
 };
 
-struct bench { struct bytes_spec s; struct window2d w; int8_t *weight; uint8_t *x, *residual, table[256]; int32_t *start; float *scale, *shift; size_t in, out; };
+struct bench { struct bytes_spec s; struct window2d w; int8_t *weight; uint8_t *x, *residual; int32_t *start; float *scale, *shift; size_t in, out; };
 
+static uint8_t test_table[256];
 static uint64_t drawn = 1;
 static uint32_t draw(void) { return (uint32_t)((drawn = drawn * 6364136223846793005u + 1442695040888963407u) >> 33); }
 
@@ -68,12 +69,12 @@ static struct bench bench_make(const struct shape *t)
         b.scale[i] = (float)(1 + draw() % 100) / 90 / sqrtf((float)terms) / 50;
         b.shift[i] = (float)(draw() % 100) / 10 - 5;
     }
-    for (int i = 0; i < 256; i++) b.table[i] = (uint8_t)(i * 7 + 3);
+    for (int i = 0; i < 256; i++) test_table[i] = (uint8_t)(i * 7 + 3);
     f->start = b.start, f->scale = b.scale, f->shift = b.shift, f->out = BYTES_U8, f->zero = 19, f->low = -19, f->high = 236;
     switch (t->finish) {
     case SIGNED_OUT: f->out = BYTES_S8, f->zero = -20, f->low = -108, f->high = 147; break;
     case RESIDUAL: f->has_residual = true, f->r_zero = 140, f->first = 0.75f, f->second = 1.25f, f->sum_low = -19, f->sum_high = 236, f->low = 0; break;
-    case TABLE: f->table = b.table; break;
+    case TABLE: f->table = test_table; break;
     case FLOATS: f->out = BYTES_F32, f->shift = NULL; break;
     case SILU_FLOATS: f->out = BYTES_F32, f->act.kind = ACT_SILU; break;
     case WHOLE: f->out = BYTES_I32, f->scale = f->shift = NULL; break;
@@ -130,7 +131,7 @@ static int64_t count_differences(const struct bench *b, const struct kernels *k,
     const int size = b->s.finish.out <= BYTES_S8 ? 1 : 4;
     uint8_t *y = fresh(b->out * (size_t)size), *residual = b->s.finish.has_residual ? b->residual : NULL;
     void *scratch = aligned_alloc(64, (bytes_layer_scratch(l, &b->w, threads) + 127) & ~(uint64_t)63);
-    bytes_layer_run(l, y, b->x, residual, &b->w, scratch, threads);
+    bytes_layer_run(l, y, b->x, NULL, residual, &b->w, scratch, threads);
     int64_t wrong = 0, at = 0;
     for (int64_t n = 0; n < b->w.n; n++)
         for (int64_t oy = 0; oy < b->w.out_h; oy++)
@@ -185,13 +186,86 @@ TEST(the_longest_sum_fits_and_a_longer_one_is_refused)
         s.in_c = LONG;
         CHECK(bytes_layer_open(&l, &s, weight, 0, &k, &err) == ST_OK);
         CHECK(bytes_layer_scratch(l, &w, 1) <= 40 * LONG);
-        bytes_layer_run(l, &y, x, NULL, &w, scratch, 1);
+        bytes_layer_run(l, &y, x, NULL, NULL, &w, scratch, 1);
         CHECK(y == -255 * 128 * LONG);
         bytes_layer_close(l);
         s.in_c = LONG + 1;
         CHECK(bytes_layer_open(&l, &s, weight, 0, &k, &err) == ST_UNSUPPORTED);
     }
     free(weight), free(x), free(scratch);
+}
+
+TEST(a_zero_point_may_be_said_when_the_layer_runs)
+{
+    const struct shape shapes_of[] = { { 19, 21, 1, 3, 3, 1, 1, 1, 9, 8, 1, 0, false, WHOLE }, { 19, 21, 1, 1, 1, 1, 1, 1, 1, 40, 0, 0, true, WHOLE } };
+    for (size_t i = 0; i < 2; i++)
+        for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+            struct bench b = bench_make(&shapes_of[i]);
+            struct kernels k;
+            struct err err;
+            int32_t *y[2];
+            kernels_fill(&k, (enum cpu_level)level);
+            for (int later = 0; later < 2; later++) {
+                struct bytes_layer *l;
+                const int zero = b.s.x_signed ? -100 : 99;
+                b.s.x_zero = later ? 3 : zero;
+                CHECK(bytes_layer_open(&l, &b.s, b.weight, 0, &k, &err) == ST_OK);
+                void *scratch = aligned_alloc(64, (bytes_layer_scratch(l, &b.w, 2) + 127) & ~(uint64_t)63);
+                y[later] = malloc(b.out * 4);
+                bytes_layer_run(l, y[later], b.x, later ? &zero : NULL, NULL, &b.w, scratch, 2);
+                bytes_layer_close(l);
+                free(scratch);
+            }
+            CHECK(memcmp(y[0], y[1], b.out * 4) == 0);
+            free(y[0]), free(y[1]);
+            bench_free(&b);
+        }
+}
+
+/* What each level makes of every byte, and of lengths that are no vector's. */
+TEST(bytes_number_by_number_agree_with_the_definition_at_every_level)
+{
+    enum { N = 517 };
+    const struct quantum qa = { 0.11f, 13, false }, qb = { 0.07f, -9, true }, qy = { 0.2f, -3, true };
+    uint8_t a[N], b[N], y[N], table[256];
+    float x[N], back[N];
+    for (int i = 0; i < N; i++) a[i] = (uint8_t)i, b[i] = (uint8_t)draw(), x[i] = ((float)(draw() % 4001) - 2000) / 50;
+    for (int i = 0; i < 256; i++) table[i] = (uint8_t)(255 - i);
+    x[0] = 1e30f, x[1] = -1e30f, x[2] = qb.scale * 0.5f, x[3] = qb.scale * 1.5f;         /* both ends; halves */
+    for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+        struct kernels k;
+        int wrong = 0;
+        kernels_fill(&k, (enum cpu_level)level);
+        bytes_round(&k, y, x, N, &qb, 2);
+        for (int i = 0; i < N; i++) wrong += (int8_t)y[i] != (int)fminf(fmaxf(rintf(x[i] / qb.scale) - 9, -128), 127);
+        bytes_restore(&k, back, b, N, &qb, 2);
+        for (int i = 0; i < N; i++) wrong += back[i] != (float)((int8_t)b[i] + 9) * qb.scale;
+        bytes_add(&k, y, a, b, N, &qa, &qb, &qy, 0, 60, 2);
+        for (int i = 0; i < N; i++) wrong += (int8_t)y[i] != (int)fminf(fmaxf(rintf(fmaf((float)(a[i] - 13), qa.scale / qy.scale, (float)((int8_t)b[i] + 9) * (qb.scale / qy.scale))), 0), 60) - 3;
+        bytes_scale(&k, y, a, b, 11, 1, 47, &qa, &qb, &qy, 2);
+        for (int i = 0; i < N; i++) wrong += (int8_t)y[i] != (int)fminf(fmaxf(rintf((float)((a[i] - 13) * ((int8_t)b[i] + 9)) * (qa.scale * qb.scale / qy.scale)), -125), 130) - 3;
+        bytes_scale(&k, y, a, b, 1, 11, 47, &qa, &qb, &qy, 2);
+        for (int i = 0; i < N; i++) wrong += (int8_t)y[i] != (int)fminf(fmaxf(rintf((float)((a[i] - 13) * ((int8_t)b[i % 47] + 9)) * (qa.scale * qb.scale / qy.scale)), -125), 130) - 3;
+        bytes_look_up(&k, y, a, N, table, 2);
+        for (int i = 0; i < N; i++) wrong += y[i] != table[a[i]];
+        bytes_mean(&k, y, b, 1, 11, 47, &qb, &qy, 2);
+        for (int i = 0; i < 47; i++) {
+            int sum = 99;
+            for (int r = 0; r < 11; r++) sum += (int8_t)b[r * 47 + i];
+            wrong += (int8_t)y[i] != (int)fminf(fmaxf(rintf((float)sum * (qb.scale / qy.scale / 11)), -125), 130) - 3;
+        }
+        const struct window2d w = { .n = 1, .h = 3, .w = 4, .c = 43, .out_h = 2, .out_w = 2, .kh = 3, .kw = 3, .stride_h = 2, .stride_w = 2, .dilation_h = 1, .dilation_w = 1, .pad_top = 1, .pad_left = 1 };
+        bytes_pool_max(&k, y, b, &w, true, 2);
+        for (int i = 0; i < 4 * 43; i++) {
+            int most = -128;
+            for (int t = 0; t < 9; t++) {
+                const int row = i / 86 * 2 - 1 + t / 3, column = i / 43 % 2 * 2 - 1 + t % 3;
+                if (row >= 0 && row < 3 && column >= 0 && column < 4 && (int8_t)b[(row * 4 + column) * 43 + i % 43] > most) most = (int8_t)b[(row * 4 + column) * 43 + i % 43];
+            }
+            wrong += (int8_t)y[i] != most;
+        }
+        CHECK_INT(wrong, 0);
+    }
 }
 
 TEST(a_matrix_with_its_columns_side_by_side_is_the_same_layer)
@@ -212,7 +286,7 @@ TEST(a_matrix_with_its_columns_side_by_side_is_the_same_layer)
         struct bytes_layer *l;
         CHECK(bytes_layer_open(&l, &s, turned ? columns : rows, turned ? N : 0, &k, &err) == ST_OK);
         void *scratch = aligned_alloc(64, (bytes_layer_scratch(l, &w, 2) + 127) & ~(uint64_t)63);
-        bytes_layer_run(l, y[turned], x, NULL, &w, scratch, 2);
+        bytes_layer_run(l, y[turned], x, NULL, NULL, &w, scratch, 2);
         free(scratch);
         bytes_layer_close(l);
     }

@@ -49,7 +49,10 @@ void bytes_product_shape(struct bytes_spec *s, const struct node *n, const struc
 
 static enum status check_residual(struct call *c, struct err *err)
 {
-    if (c->node->residual < 0) return ST_OK;
+    if (c->node->residual < 0) {
+        const struct operand *z = c->in_count > 2 ? c->in[2] : NULL;
+        return !z || (is_byte(z->dtype) && operand_count(z) == 1) ? ST_OK : call_error(c, err, ST_BAD_INPUT, "its zero point is not one byte");
+    }
     const struct operand *r = c->in[c->node->residual], *y = c->out[0];
     if (is_byte(r->dtype) && r->rank == y->rank && !memcmp(r->dims, y->dims, (size_t)r->rank * sizeof *r->dims)) return ST_OK;
     char a[80], b[80];
@@ -164,7 +167,9 @@ static enum status eval_layer(struct call *c, struct err *err)
         c->k->transpose_2d(scratch + l.turned_x + l.turned_y, residual->data, residual->dims[0], residual->dims[1], l.out_space, 1, c->threads);
     }
     char *stage = scratch + l.turned_x + l.turned_y + l.turned_r;
-    bytes_layer_run(c->node->bytes, l.transposed ? stage : out, in, r, &l.w, stage + l.stage, c->threads);
+    const struct operand *z = c->node->residual < 0 && c->in_count > 2 ? c->in[2] : NULL;      /* a zero point that is found while running */
+    const int zero = !z ? 0 : z->dtype == DT_I8 ? *(const int8_t *)z->data : *(const uint8_t *)z->data;
+    bytes_layer_run(c->node->bytes, l.transposed ? stage : out, in, z ? &zero : NULL, r, &l.w, stage + l.stage, c->threads);
     if (l.transposed) {
         struct spread s = { out, stage, l.w.n * l.w.h * l.w.w, l.w.w, c->in[1]->dims[2], (size_t)(c->in[1]->dims[3] * l.out_c * size) };
         parallel_for(c->threads, c->threads, spread_part, &s);

@@ -7,7 +7,8 @@
 #include "kernels/bytes.h"
 
 /* BytesConv, BytesProduct and BytesTranspose (convolution, product by a matrix, transposed convolution whose window is its stride): input 0 x, 1 the weight of signed bytes,
- * 2 (node->residual) what is added. The layer's arrays lie in the model's arena; its counts and window are set from the weight when it is packed. */
+ * 2 what is added (node->residual), or the zero
+ * point of x where the file computes it. The layer's arrays lie in the model's arena; its counts and window are set from the weight when it is packed. */
 struct bytes_product {
     struct bytes_spec layer;
     bool columns;                        /* the weight is [in, out] */
