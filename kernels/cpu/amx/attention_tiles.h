@@ -27,6 +27,14 @@ static inline void round_rows(uint16_t *y, int64_t width, const float *x, int64_
     if (all > rows) memset(y, 0, (size_t)((all - rows) * width) * sizeof *y);
 }
 
+/* The same of numbers that are bfloat16 already. */
+static inline void copy_rows(uint16_t *y, int64_t width, const uint16_t *x, int64_t ld, int64_t rows, int64_t all, int64_t n)
+{
+    for (int64_t r = 0; r < rows; r++, y += width, x += ld)
+        for (int64_t c = 0; c < width; c += 16) _mm256_storeu_si256((__m256i *)(void *)(y + c), _mm256_maskz_loadu_epi16(first(n - c), x + c));
+    if (all > rows) memset(y, 0, (size_t)((all - rows) * width) * sizeof *y);
+}
+
 /* c [32 or 16, 32 or 16] (`down`, `across` 1: two tiles) += a [.., steps 32] by tiles b, the tile beside b `beside` numbers on and the next step's `next` numbers on */
 static inline void square_of_tiles(float *c, int64_t ldc, int down, int across, const uint16_t *a, int64_t lda, const uint16_t *b, int64_t beside, int64_t next, int64_t steps, int begin)
 {
@@ -113,14 +121,15 @@ static inline void multiply_values(float *sums, const uint16_t *weights, const u
 /* 2^t for t from -126 to 0, to 1e-4 of its size: weights are rounded to 4e-3 of theirs. */
 static inline __m512 power_of_two(__m512 t)
 {
-    t = _mm512_max_ps(t, _mm512_set1_ps(-126));
+    t = _mm512_max_ps(_mm512_set1_ps(-126), t);      /* what is no number stays none */
     const __m512 whole = _mm512_roundscale_ps(t, 0), f = _mm512_sub_ps(t, whole);
     __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.0559220356f), _mm512_set1_ps(0.242640083f));
     p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.693121034f));
     return _mm512_scalef_ps(_mm512_fmadd_ps(f, p, _mm512_set1_ps(0.999924481f)), whole);
 }
 
-/* Scores of the block to weights, rounded: what attention_weights_f32 does, in one pass after the maximum. top is in powers of two. */
+/* Scores of the block to weights, rounded: what attention_weights_f32 does, in one pass after the maximum. top is in powers of two. Each product is rounded as the maximum was,
+ * so that rows of nothing but equal huge numbers, which masks make, weigh all alike. */
 static inline void weigh_block(const struct lane *l, int64_t at, int64_t count, int64_t columns, float scale)
 {
     const __m512 by = _mm512_set1_ps(scale * LOG2_E), lowest = _mm512_set1_ps(-__builtin_inff());
@@ -131,9 +140,14 @@ static inline void weigh_block(const struct lane *l, int64_t at, int64_t count, 
         __m512 high = lowest, total = _mm512_setzero_ps();
         for (int64_t c = 0; c < n; c += 16) high = _mm512_max_ps(high, _mm512_mask_mul_ps(lowest, first(n - c), _mm512_loadu_ps(x + c), by));
         const float own = n ? _mm512_reduce_max_ps(high) : before, most = own > before ? own : before;
+        if (own == -__builtin_inff() && before == own) {     /* no score but -infinity so far */
+            memset(w, 0, (size_t)up(columns, 16) * sizeof *w);
+            l->shrink[r] = 1;
+            continue;
+        }
         const __m512 off = _mm512_set1_ps(most);
         for (int64_t c = 0; c < columns; c += 16) {
-            const __m512 e = _mm512_maskz_mov_ps(first(n - c), power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(x + c), by, off)));
+            const __m512 e = _mm512_maskz_mov_ps(first(n - c), power_of_two(_mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(x + c), by), off)));
             total = _mm512_add_ps(total, e);
             _mm256_storeu_si256((__m256i *)(void *)(w + c), round_16(e));
         }
