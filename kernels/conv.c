@@ -136,7 +136,7 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
     l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE || choice == CONV_BY_TILES);
     const bool tiles = choice == CONV_BY_TILES || (choice == CONV_BY_RULE && l->spec.bf16 && conv_tiles_wanted(spec));
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
-    if ((l->spec.bf16 && !tiles) || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
+    if (!tiles && (l->spec.bf16 || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level)))))) {
         st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);
         if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel on tiles: as in f32 */
             conv_layer_close(l);
