@@ -4,6 +4,7 @@
 #include "base/checked.h"
 
 #include "engine/graph/plan.h"
+#include "engine/operators/nn/attend.h"
 
 enum { SHAPE_DATA_MAX = 1 << 16, SHAPE_WORK_MAX = 1 << 22 };      /* bytes and steps: what is beyond is not shape arithmetic */
 
@@ -42,6 +43,7 @@ uint64_t call_work(const struct call *c)
         uint64_t last = x->rank > 1 && x->dims[x->rank - 1] > 0 ? (uint64_t)x->dims[x->rank - 1] : 1;
         return times(operand_count(x) / last, c->node->row_work);
     }
+    if (c->node->op == &op_attend) return attend_work(c);
     if (c->node->op->flags & (OP_PRODUCT | OP_PRODUCT_ALL)) return work_of_products(c);
     uint64_t work = 0, each = 1;
     int n;
