@@ -75,7 +75,7 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
         if (!st) st = graph_settle(g, err);
         if (!st) st = probe_shapes(g, err);
         if (!st) st = fuse_attention(g, err);
-        if (!st) st = settle(g, err);
+        if (!st) st = graph_settle(g, err);
         if (!st) st = fuse_curves(g, err);
         if (!st) st = graph_settle(g, err);
         if (!st) st = fuse_scales(g, err);
