@@ -17,7 +17,7 @@
 #include "base/checked.h"
 #include "kernels/bytes_level.h"
 
-enum { ALIGN = 64, NAME_MAX_ = 40, CACHE_BYTES = 1 << 20, SPLIT_BYTES = 256 << 10 };
+enum { ALIGN = 64, NAME_MAX_ = 40, CACHE_BYTES = 1 << 20, BAND = 4 /* rows of y */, SPLIT_BYTES = 256 << 10 };
 
 struct bytes_layer {
     struct bytes_spec spec;
@@ -131,7 +131,7 @@ static enum status size_layer(struct bytes_layer *l, uint64_t *weights, uint64_t
     l->per = s->out_c / s->groups;
     l->window = s->kh > 1 || s->kw > 1;
     l->compact = !l->window && (s->stride_h > 1 || s->stride_w > 1);
-    l->depthwise = s->groups > 1 && in == 1 && l->per == 1 && !s->finish.has_residual && s->finish.act.kind == ACT_NONE && s->finish.out <= BYTES_S8;
+    l->depthwise = l->window && s->groups > 1 && in == 1 && l->per == 1 && !s->finish.has_residual && s->finish.act.kind == ACT_NONE && s->finish.out <= BYTES_S8;
     const bool rows = s->groups == 1 && s->dilation_w == 1;
     l->walk.segments = rows ? s->kh : s->kh * s->kw;
     l->stretch = rows ? in * s->kw : in;
@@ -261,39 +261,37 @@ static void copy_bytes(uint8_t *to, const uint8_t *from, int64_t n, bool flip)
         for (int64_t i = 0; i < n; i++) to[i] = from[i] ^ 0x80;
 }
 
-/* Rows of the copy: x with its zero point around it; gathered where the window is one pixel with a stride. */
-static void copy_part(void *ctx, int part, int parts)
+/* Rows [first, end) of the copy, to `line`: x with its zero point around it; gathered where the window is one pixel with a stride. */
+static void copy_rows(const struct job *j, uint8_t *line, int64_t first, int64_t end)
 {
-    const struct job *j = ctx;
     const struct bytes_spec *p = &j->l->spec;
     const struct window2d *w = j->w, *to = &j->s.w;
-    const int64_t c = p->in_c, first = to->h * part / parts, end = to->h * (part + 1) / parts;
-    const int zero = j->zero;
-    if (!j->l->window && !j->l->compact && j->s.pictures == 1 && j->s.w.h != w->out_h) {      /* several pictures as one run */
-        copy_bytes(j->copy + first * to->w * c, j->x + first * to->w * c, (end - first) * to->w * c, false);
-        return;
-    }
-    for (int64_t row = first; row < end; row++) {
-        const int64_t step = j->l->compact ? p->stride_w : 1, y = row * (j->l->compact ? p->stride_h : 1) - w->pad_top;
-        uint8_t *line = j->copy + row * to->w * c;
+    const int64_t c = p->in_c, left = w->pad_left < to->w ? w->pad_left : to->w, inside = to->w - left < w->w ? to->w - left : w->w;
+    for (int64_t row = first; row < end; row++, line += to->w * c) {
+        const int64_t y = row * (j->l->compact ? p->stride_h : 1) - w->pad_top;
         if (y < 0 || y >= w->h) {
-            memset(line, zero, (size_t)(to->w * c));
+            memset(line, j->zero, (size_t)(to->w * c));
             continue;
         }
         const uint8_t *x = j->x + y * w->w * c;
-        int64_t left = w->pad_left < to->w ? w->pad_left : to->w, inside = to->w - left < w->w ? to->w - left : w->w;
-        if (j->l->compact) {
-            for (int64_t i = 0; i < to->w; i++) {
-                const int64_t at = i * step - w->pad_left;
-                if (at < 0 || at >= w->w) memset(line + i * c, zero, (size_t)c);
-                else copy_bytes(line + i * c, x + at * c, c, p->x_signed);
-            }
-            continue;
+        for (int64_t i = 0; j->l->compact && i < to->w; i++) {
+            const int64_t at = i * p->stride_w - w->pad_left;
+            if (at < 0 || at >= w->w) memset(line + i * c, j->zero, (size_t)c);
+            else copy_bytes(line + i * c, x + at * c, c, p->x_signed);
         }
-        memset(line, zero, (size_t)(left * c));
+        if (j->l->compact) continue;
+        memset(line, j->zero, (size_t)(left * c));
         copy_bytes(line + left * c, x, inside * c, p->x_signed);
-        memset(line + (left + inside) * c, zero, (size_t)((to->w - left - inside) * c));
+        memset(line + (left + inside) * c, j->zero, (size_t)((to->w - left - inside) * c));
     }
+}
+
+static void copy_part(void *ctx, int part, int parts)
+{
+    const struct job *j = ctx;
+    const int64_t row = j->s.w.w * j->l->spec.in_c, first = j->s.w.h * part / parts, end = j->s.w.h * (part + 1) / parts;
+    if (!j->l->window && !j->l->compact && j->s.pictures == 1 && j->s.w.h != j->w->out_h) copy_bytes(j->copy + first * row, j->x + first * row, (end - first) * row, false);      /* several pictures as one run */
+    else copy_rows(j, j->copy + first * row, first, end);
 }
 
 /* ---- products ---- */
@@ -371,12 +369,23 @@ static void product_part(void *ctx, int part, int parts)
     l->level->end();
 }
 
+/* Depthwise: each thread takes rows of y a few at a time, and copies just the rows of x that these need. */
+static int64_t band_rows(const struct bytes_layer *l, int64_t rows) { return (rows - 1) * l->spec.stride_h + (l->spec.kh - 1) * l->spec.dilation_h + 1; }
+static uint64_t band_bytes(const struct bytes_layer *l, const struct shape *s) { return ((uint64_t)(band_rows(l, BAND) * s->w.w * l->spec.in_c) + ALIGN - 1) / ALIGN * ALIGN; }
+
 static void depth_part(void *ctx, int part, int parts)
 {
     const struct job *j = ctx;
     const struct bytes_layer *l = j->l;
-    const struct bytes_depth_job d = { .w = &j->s.w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = j->from, .y = j->y };
-    l->level->depthwise(&d, j->s.w.out_h * part / parts, j->s.w.out_h * (part + 1) / parts);
+    const struct window2d *w = &j->s.w;
+    uint8_t *band = j->copy + (uint64_t)part * band_bytes(l, &j->s);
+    struct bytes_depth_job d = { .w = w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = band };
+    for (int64_t row = w->out_h * part / parts, end = w->out_h * (part + 1) / parts, some; row < end; row += some) {
+        some = end - row < BAND ? end - row : BAND;
+        copy_rows(j, band, row * w->stride_h, row * w->stride_h + band_rows(l, some));
+        d.y = (uint8_t *)j->y + row * w->out_w * w->c;
+        l->level->depthwise(&d, 0, some);
+    }
 }
 
 static uint64_t offsets_bytes(const struct bytes_layer *l) { return ((uint64_t)l->walk.segments * sizeof(int64_t) + ALIGN - 1) / ALIGN * ALIGN; }
@@ -387,7 +396,7 @@ static uint64_t starts_bytes(const struct bytes_layer *l) { return l->sums ? ((u
 uint64_t bytes_layer_scratch(const struct bytes_layer *l, const struct window2d *w, int threads)
 {
     const struct shape s = read_shape(l, w);
-    (void)threads;
+    if (l->depthwise) return offsets_bytes(l) + band_bytes(l, &s) * (uint64_t)(threads < 1 ? 1 : threads);
     return offsets_bytes(l) + starts_bytes(l) + (s.copied ? (uint64_t)s.copy_bytes : 0);
 }
 
@@ -420,7 +429,7 @@ void bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const 
         j.y = (uint8_t *)y + (size_t)(n * y_picture) * number_bytes(p->finish.out);
         j.residual = residual ? (const uint8_t *)residual + n * y_picture : NULL;
         j.from = s->copied ? j.copy : j.x;
-        if (s->copied) parallel_for(s->w.h < threads ? 1 : threads, s->w.h < threads ? 1 : threads, copy_part, &j);
+        if (s->copied && !l->depthwise) parallel_for(s->w.h < threads ? 1 : threads, s->w.h < threads ? 1 : threads, copy_part, &j);
         if (l->depthwise) parallel_for(threads, threads, depth_part, &j);
         else parallel_for(threads, threads, product_part, &j);
     }

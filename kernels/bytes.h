@@ -56,6 +56,8 @@ struct quantum { float scale; int zero; bool is_signed; };
 
 /* y[i] = x[i] / scale, rounded to nearest even, and zero; limited to the bytes there are. What is no number gives the least byte. */
 void bytes_round(const struct kernels *k, void *y, const float *x, int64_t n, const struct quantum *q, int threads);
+/* The same of n pictures in plain order, [n, columns, rows], to channels last, [n, rows, columns]. */
+void bytes_round_turned(const struct kernels *k, void *y, const float *x, int64_t n, int64_t rows, int64_t columns, const struct quantum *q, int threads);
 void bytes_restore(const struct kernels *k, float *y, const void *x, int64_t n, const struct quantum *q, int threads);
 /* y[i] = a[i] + b[i], the real sum limited to low .. high (around y's zero, in its quanta); y may be a or b */
 void bytes_add(const struct kernels *k, void *y, const void *a, const void *b, int64_t n, const struct quantum *qa, const struct quantum *qb, const struct quantum *qy, float low, float high, int threads);

@@ -50,6 +50,29 @@ void bytes_round(const struct kernels *k, void *y, const float *x, int64_t n, co
     run(&j, n, threads, round_part);
 }
 
+/* stretches of TURNED pixels: a channel is rounded into one line, then spread */
+enum { TURNED = 1024 };
+
+static void turned_part(void *ctx, int part, int parts)
+{
+    const struct job *j = ctx;
+    const int64_t each = (j->rows + TURNED - 1) / TURNED;
+    for (int64_t i = j->n * each * part / parts, end = j->n * each * (part + 1) / parts; i < end; i++) {
+        const int64_t picture = i / each, first = i % each * TURNED, some = j->rows - first < TURNED ? j->rows - first : TURNED;
+        for (int64_t c = 0; c < j->columns; c++) {
+            uint8_t line[TURNED], *y = j->y + (picture * j->rows + first) * j->columns + c;
+            j->e->round(line, j->reals + (picture * j->columns + c) * j->rows + first, some, j->q->scale, zero_of(j->q), flip_of(j->q));
+            for (int64_t p = 0; p < some; p++) y[p * j->columns] = line[p];
+        }
+    }
+}
+
+void bytes_round_turned(const struct kernels *k, void *y, const float *x, int64_t n, int64_t rows, int64_t columns, const struct quantum *q, int threads)
+{
+    struct job j = { .e = &bytes_level(k->level)->each, .y = y, .reals = x, .n = n, .rows = rows, .columns = columns, .q = q };
+    run(&j, n * rows * columns, threads, turned_part);
+}
+
 static void restore_part(void *ctx, int part, int parts)
 {
     const struct job *j = ctx;

@@ -192,7 +192,7 @@ static bool find_attention(struct graph *g, struct node *n)
     }
     spec.rank = rank;
     spec.scale = (float)scale;
-    spec.bf16 = g->bf16;
+    spec.bf16 = g->bf16 || g->int8;      /* what stands between layers on bytes has a coarser rounding behind it than bfloat16's */
     s = arena_alloc(g->arena, sizeof *s, 16);
     int *list = arena_alloc(g->arena, sizeof in, 8);
     if (!s || !list) return false;

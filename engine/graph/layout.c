@@ -4,6 +4,7 @@
 
 #include "engine/graph/passes.h"
 #include "engine/operators/operators.h"
+#include "engine/operators/quantised/bytes.h"
 
 struct layout { struct graph *g; int *other; int other_count; bool failed; };     /* other[v]: v in the other order, -1 */
 
@@ -19,6 +20,10 @@ static int in_order(struct layout *l, int v, bool last)
     struct graph *g = l->g;
     if (v < 0 || g->values[v].type.channels_last == last || rank_of(g, v) < 3) return v;
     if (v < l->other_count && l->other[v] >= 0) return l->other[v];
+    if (last && g->values[v].uses == 1 && !g->values[v].is_output && g->values[v].producer >= 0 && g->nodes[g->values[v].producer].op == &op_bytes_round) {      /* it turns what it rounds */
+        g->values[v].type.channels_last = true;
+        return v;
+    }
     int id = graph_add_value(g, g->values[v].name, VALUE_NODE);
     struct node *n = id < 0 ? NULL : graph_add_node(g, 1, 1);
     if (!n) { l->failed = true; return v; }

@@ -32,6 +32,7 @@ static const struct shape { int in_c, out_c, groups, kh, kw, stride, dilation, n
     { 40, 40, 40, 7, 7, 1, 1, 1, 14, 14, 3, 12, false, PLAIN },
     { 40, 40, 40, 3, 3, 1, 2, 1, 14, 14, 2, 12, false, SIGNED_OUT },
     { 40, 40, 40, 3, 3, 1, 1, 1, 14, 14, 1, 12, false, RESIDUAL },       /* as groups of one channel */
+    { 40, 40, 40, 1, 1, 1, 1, 2, 9, 7, 0, 12, false, PLAIN },            /* a factor for each channel */
     { 32, 64, 4, 3, 3, 1, 1, 2, 14, 15, 1, 60, false, PLAIN },           /* groups */
     { 36, 36, 3, 1, 1, 1, 1, 1, 14, 14, 0, 60, false, RESIDUAL },
     { 16, 32, 16, 3, 3, 1, 1, 1, 8, 8, 1, 60, false, PLAIN },            /* two outputs a channel */

@@ -199,8 +199,10 @@ static enum status infer_round(struct call *c, struct err *err)
 
 static enum status eval_round(struct call *c, struct err *err)
 {
+    const struct operand *x = c->in[0];
     (void)err;
-    bytes_round(c->k, c->out[0]->data, c->in[0]->data, (int64_t)operand_count(c->in[0]), &values_of(c)->y, c->threads);
+    if (x->channels_last == c->out[0]->channels_last || x->rank < 3) bytes_round(c->k, c->out[0]->data, x->data, (int64_t)operand_count(x), &values_of(c)->y, c->threads);
+    else bytes_round_turned(c->k, c->out[0]->data, x->data, x->dims[0], dims_product(x->dims, 2, x->rank), x->dims[1], &values_of(c)->y, c->threads);      /* layout.c: from plain order only */
     return ST_OK;
 }
 
