@@ -5,7 +5,8 @@
                  [NAME or FILE.onnx]...      (resnet50 mobilenet_v2 alexnet)
 
 A name that ends in _int8 is a QDQ file of make_quantised.py (build/networks/NAME/model.onnx); its arms are inferd:int8,onnxruntime:int8,openvino:int8, each side running the same file as it does by
-itself, and the answers of inferd and onnxruntime must agree to 5 % (relative L2: a quantum here and there, carried on through the layers).
+itself, and the answers of inferd and onnxruntime must agree to
+0.25 (relative L2, printed: a quantum here and there, carried on through the layers; docs/NETWORKS.md).
 An arm is a side and the precision it is asked for; OpenVINO's own choice on a machine with AMX is bf16, onnxruntime has f32 only. Names are made by make_networks.py
 when they are missing. First the answers are compared (`inferd check`, 1e-4 of the largest, f32), then rounds of timed runs: `inferd bench --json`, and the others in processes of their
 own, so that none runs while another is timed. Printed are the medians of the rounds' medians, and how many times as fast inferd is: in each precision as the fastest other side in
@@ -208,7 +209,7 @@ def bench(path, args, cores):
         said = "equal to 1e-4" if equal else "DIFFER"
     if "onnxruntime:int8" in peers:
         difference = compare_int8(args.inferd, path, peers["onnxruntime:int8"], args.threads)
-        equal = difference <= 0.05
+        equal = difference <= 0.25
         said = f"differ by {difference:.1e}" if equal else f"DIFFER by {difference:.1e}"
     times, disturbed, chosen = {arm: [] for arm in arms}, 0, ""
     while len(times[arms[0]]) < args.rounds:
