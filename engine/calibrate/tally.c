@@ -7,6 +7,7 @@
 #include "base/checked.h"
 
 enum { ENTROPY_BINS = TALLY_BINS / 2, LEVELS_MIN = 128, LEVELS_MAX = 255 };
+static const double CUT_MAX = 0.01;      /* share of numbers that entropy may cut off: one value that comes very often (a background) counts as lost wherever it shares a level, and no threshold is a cure for that */
 
 bool tally_method_from_name(const char *name, enum tally_method *out)
 {
@@ -102,29 +103,28 @@ static double divergence(const double *bins, int n, int levels, double beyond, d
     return sum;
 }
 
-/* The magnitude to cover. */
+/* The magnitude to cover: the largest whose divergence cannot be told from the least, since a histogram of N numbers says it to about bins / 2N only. */
 static double entropy_threshold(const struct tally *t)
 {
-    double bins[ENTROPY_BINS], all = 0, inside = 0, best = INFINITY;
+    double bins[ENTROPY_BINS], lost[ENTROPY_BINS], all = 0, inside = 0, least = INFINITY;
     const double low = fmin((double)t->low, 0), high = fmax((double)t->high, 0), largest = fmax(-low, high), width = t->limit / ENTROPY_BINS;
     for (int i = 0; i < ENTROPY_BINS; i++) {
         const uint64_t *n = t->bins + 2 * i, *p = n + TALLY_BINS;
         bins[i] = (double)(n[0] + n[1] + p[0] + p[1]);
-        all += bins[i];
     }
+    bins[0] = bins[1];      /* a Relu's zeros are exact at any threshold; spread over a level's bins they would count as lost and pull the threshold down */
+    for (int i = 0; i < ENTROPY_BINS; i++) all += bins[i];
+    if (all == 0) return largest;
     const int levels = (int)fmax(LEVELS_MIN, fmin(LEVELS_MAX, LEVELS_MAX * largest / (high - low)));
-    int used = (int)ceil(largest / width), chosen;
+    int used = (int)ceil(largest / width);
     if (used > ENTROPY_BINS) used = ENTROPY_BINS;
-    chosen = used;
     for (int i = 0; i < used; i++) {
         inside += bins[i];
-        if (i + 1 < levels) continue;
-        const double d = divergence(bins, i + 1, levels, all - inside, inside);
-        if (d < best) {
-            best = d;
-            chosen = i + 1;
-        }
+        lost[i] = i + 1 < levels || all - inside > CUT_MAX * all ? INFINITY : divergence(bins, i + 1, levels, all - inside, inside);
+        least = fmin(least, lost[i]);
     }
+    int chosen = used;
+    while (chosen > levels && lost[chosen - 1] > least + ENTROPY_BINS / (2 * all)) chosen--;
     return chosen == used ? largest : (chosen + 0.5) * width;
 }
 

@@ -4,8 +4,8 @@
  * places to 1/2048 of the largest magnitude. Numbers that are not finite are left out.
  *
  * Methods: TALLY_MINMAX covers everything. TALLY_PERCENTILE cuts the same share off both ends. TALLY_ENTROPY takes the threshold whose rounded histogram loses the least information
- * (Kullback-Leibler divergence): the procedure of S. Migacz, "8-bit Inference with TensorRT", GPU Technology Conference 2017, over magnitudes, with as many levels as 8 bits give the larger
- * side of this tensor. */
+ * (Kullback-Leibler divergence): the procedure of S. Migacz, "8-bit Inference with TensorRT", GPU Technology Conference 2017, over magnitudes without 0 itself, with as many levels as 8 bits give the larger
+ * side of this tensor; at most a hundredth of the numbers is cut off, and of thresholds that cannot be told apart the largest is taken. */
 #ifndef ENGINE_CALIBRATE_TALLY_H
 #define ENGINE_CALIBRATE_TALLY_H
 
