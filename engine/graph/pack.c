@@ -7,6 +7,7 @@
 #include "engine/graph/passes.h"
 #include "engine/operators/nn/conv_columns.h"
 #include "engine/operators/operators.h"
+#include "engine/operators/quantised/bytes.h"
 #include "kernels/blocks.h"
 #include "kernels/conv.h"
 #include "kernels/half.h"
@@ -245,10 +246,41 @@ static enum status pack_recurrent(struct graph *g, struct node *n, struct err *e
     return st;
 }
 
+/* Bytes as they are multiplied: [out, in / groups, kh, kw], or [in, out] beside the stride. Those of a transposed convolution, [in, out, kh, kw], become [kh, kw, out, in]. */
+static int8_t *layer_weight(const struct operand *w, const struct node *n, const struct bytes_product *p)
+{
+    int8_t *copy = mem_alloc_array(w->bytes, 1);
+    const uint8_t *from = w->data;
+    const int64_t in = w->dims[0], out = w->dims[1], space = w->rank == 4 ? w->dims[2] * w->dims[3] : 1;
+    for (uint64_t i = 0; copy && i < w->bytes; i++) {
+        const int64_t at = (int64_t)i;
+        const uint64_t to = n->op == &op_bytes_transpose ? (uint64_t)((at % space * out + at / space % out) * in + at / (space * out)) : i;
+        copy[to] = (int8_t)((w->splat ? *from : from[i]) ^ (p->offset ? 0x80 : 0));
+    }
+    return copy;
+}
+
+static enum status pack_bytes(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type;
+    const struct bytes_product *p = n->spec;
+    struct bytes_spec spec;
+    bytes_product_shape(&spec, n, w, p);
+    enum status st = charge(g, w->bytes, err);
+    if (st) return st;
+    int8_t *weight = layer_weight(w, n, p);
+    st = weight ? bytes_layer_open(&n->bytes, &spec, weight, p->columns ? spec.out_c : 0, &g->device.kernels, err) : err_set(err, ST_NO_MEMORY, "unpacking a weight");
+    free(weight);
+    if (st) return err_prefix(err, "node '%s' (%s)", n->name, n->op->name);
+    g->packed_bytes += bytes_layer_bytes(n->bytes);
+    return ST_OK;
+}
+
 /* Does a node read this input as plain bytes although it was packed? */
 static bool reads_packed(const struct graph *g, const struct node *n, int k)
 {
     if (n->conv) return k == 1 || k == 2;
+    if (n->bytes) return k == 1;
     return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : (n->linear || n->sparse) && k == 1;
 }
 
@@ -257,7 +289,8 @@ enum status pack_weights(struct graph *g, struct err *err)
     for (int i = 0; i < g->node_count; i++) {
         struct node *n = &g->nodes[i];
         enum status st = ST_OK;
-        if (columns_packable(g, n)) st = pack_columns(g, n, err);
+        if (op_is_bytes_layer(n->op)) st = pack_bytes(g, n, err);
+        else if (columns_packable(g, n)) st = pack_columns(g, n, err);
         else if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
         else if (recurrent_packable(g, n)) st = pack_recurrent(g, n, err);

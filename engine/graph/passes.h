@@ -20,12 +20,17 @@ enum status fuse_attention(struct graph *g, struct err *err);     /* products an
 enum status fuse_scales(struct graph *g, struct err *err);        /* BatchNormalization, Mul and Add by channel -> ScaleShift -> convolution */
 enum status fuse_curves(struct graph *g, struct err *err);        /* GELU out of its parts */
 enum status fuse_activations(struct graph *g, struct err *err);   /* bias, sum and activation into convolutions and products; shuffles */
+enum status set_weights_aside(struct graph *g, struct err *err);  /* first, for fuse_quantised: weights in bytes are not folded to floats */
+enum status fuse_quantised(struct graph *g, struct err *err);     /* layers between DequantizeLinear and QuantizeLinear, and what stands between them, on bytes */
+bool        is_quantised(const struct graph *g);                  /* does the file carry scales of weights in bytes? */
 enum status layout_last(struct graph *g, struct err *err);
 enum status store_halves(struct graph *g, struct err *err);       /* a graph in bfloat16: pictures between layers are stored so */
 enum status pack_weights(struct graph *g, struct err *err);
 
 /* ---- shared by passes ---- */
 static inline bool node_is(const struct node *n, const char *name) { return n && strcmp(n->op->name, name) == 0 && !n->op->domain[0]; }      /* an operator of ai.onnx */
+/* Counts uses, drops nodes whose results nobody reads, sorts. */
+enum status graph_settle(struct graph *g, struct err *err);
 /* Every reader of `from` reads `to` instead; graph outputs stay. */
 void graph_replace(struct graph *g, int from, int to);
 /* The live node that alone makes v for the one reader it has (v is no graph output), or NULL. */

@@ -12,6 +12,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "engine/graph/space.h"
+#include "kernels/bytes.h"
 #include "kernels/conv.h"
 #include "kernels/linear.h"
 
@@ -356,13 +357,22 @@ enum status plan_run(struct plan *p, void *const *data, struct arena *run, const
 
 const struct operand *plan_output(const struct plan *p, int k) { return &p->operands[p->graph->outputs[k]]; }
 
+/* The kernel that runs the node's packed weights; empty where it has none. */
+static const char *kernel_name(const struct node *n)
+{
+    if (n->conv) return conv_layer_kernel(n->conv);
+    if (n->bytes) return bytes_layer_kernel(n->bytes);
+    if (n->linear) return linear_kernel(n->linear);
+    return n->sparse ? "pruned" : n->packed ? "gemm" : "";
+}
+
 int plan_steps(const struct plan *p, struct plan_step_info *info, int max)
 {
     int n = 0;
     for (int i = 0; i < p->step_count; i++) {
         const struct step *s = &p->steps[i];
         if (s->view) continue;
-        if (n < max) info[n] = (struct plan_step_info){ s->node, s->node->conv ? conv_layer_kernel(s->node->conv) : s->node->linear ? linear_kernel(s->node->linear) : s->node->sparse ? "pruned" : s->node->packed ? "gemm" : "", s->ns, s->call.out[0] };
+        if (n < max) info[n] = (struct plan_step_info){ s->node, kernel_name(s->node), s->ns, s->call.out[0] };
         n++;
     }
     return n;
