@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "engine/graph/passes.h"
 #include "engine/operators/nn/conv_columns.h"
+#include "engine/operators/nn/tall_product.h"
 #include "engine/operators/operators.h"
 #include "kernels/blocks.h"
 #include "kernels/conv.h"
@@ -176,6 +177,30 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
     return ST_OK;
 }
 
+/* The weight as a 1x1 convolution's: [n, k]. */
+static enum status pack_product(struct graph *g, struct node *n, struct err *err)
+{
+    const struct tall_product_spec *p = n->spec;
+    const struct operand *w = &g->values[n->in[1]].type;
+    struct conv_spec spec = { .in_c = p->k, .out_c = p->n, .groups = 1, .kh = 1, .kw = 1, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .has_residual = n->residual >= 0, .act = n->act, .bf16 = true,
+                              .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_w = 1, .hint_n_max = 1 };
+    spec.hint_h = probe_known(g, n->in[0]) ? (int64_t)operand_count(&g->values[n->in[0]].probe[0]) / p->k : 1;
+    enum status st = charge(g, 2 * w->bytes, err);
+    if (st) return st;
+    const int bias = n->in_count > 2 ? n->in[2] : -1;
+    void *own_w = NULL, *own_b = NULL;
+    float *turned = NULL;
+    const float *weight = borrow_dense(g, n->in[1], &own_w), *vector = bias >= 0 ? borrow_dense(g, bias, &own_b) : n->bias;
+    if (weight && !p->turned && (turned = mem_alloc_array((uint64_t)p->k, (uint64_t)p->n * sizeof *turned))) g->device.kernels.transpose_2d(turned, weight, 1, p->k, p->n, sizeof *turned, 1);
+    if (!weight || (bias >= 0 && !vector) || (!p->turned && !turned)) st = err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    else st = conv_layer_open(&n->conv, &spec, turned ? turned : weight, vector, &g->device.kernels, g->device.threads, err);
+    free(turned);
+    free(own_w);
+    free(own_b);
+    if (!st) g->packed_bytes += conv_layer_bytes(n->conv);
+    return st ? err_prefix(err, "node '%s' (TallProduct)", n->name) : ST_OK;
+}
+
 bool columns_packable(const struct graph *g, const struct node *n)
 {
     const bool transposed = strcmp(n->op->name, "ConvTranspose") == 0 && !n->op->domain[0];
@@ -238,6 +263,7 @@ enum status pack_weights(struct graph *g, struct err *err)
         enum status st = ST_OK;
         if (columns_packable(g, n)) st = pack_columns(g, n, err);
         else if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
+        else if (n->op == &op_tall_product) st = pack_product(g, n, err);
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
         else if (recurrent_packable(g, n)) st = pack_recurrent(g, n, err);
         if (st) return st;

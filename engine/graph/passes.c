@@ -81,6 +81,8 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
         if (!st) st = fuse_activations(g, err);
         if (!st) st = settle(g, err);
         if (!st) st = probe_shapes(g, err);
+        if (!st && g->bf16) st = make_products(g, err);
+        if (!st && g->bf16) st = settle(g, err);
         if (!st) st = layout_last(g, err);
         if (!st) st = settle(g, err);
         if (!st && g->bf16) {

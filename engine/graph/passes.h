@@ -20,6 +20,7 @@ enum status fuse_attention(struct graph *g, struct err *err);     /* products an
 enum status fuse_scales(struct graph *g, struct err *err);        /* BatchNormalization, Mul and Add by channel -> ScaleShift -> convolution */
 enum status fuse_curves(struct graph *g, struct err *err);        /* GELU out of its parts */
 enum status fuse_activations(struct graph *g, struct err *err);   /* bias, sum and activation into convolutions and products; shuffles */
+enum status make_products(struct graph *g, struct err *err);      /* a graph in bfloat16: MatMul and Gemm of many rows -> TallProduct */
 enum status layout_last(struct graph *g, struct err *err);
 enum status store_halves(struct graph *g, struct err *err);       /* a graph in bfloat16: pictures between layers are stored so */
 enum status pack_weights(struct graph *g, struct err *err);
@@ -38,5 +39,7 @@ bool conv_packable(const struct graph *g, const struct node *n);
 /* Is it a convolution or a transposed one that is a product of matrices (operators/nn/conv_columns.h) with a constant weight? */
 bool columns_packable(const struct graph *g, const struct node *n);
 bool gemm_packable(const struct graph *g, const struct node *n);
+/* And is it nothing but a product and a bias of one number for each column? */
+bool gemm_is_plain(const struct graph *g, const struct node *n);
 
 #endif

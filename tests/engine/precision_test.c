@@ -137,6 +137,50 @@ TEST(pictures_between_layers_are_stored_as_bfloat16)
     onnx_engine.close(e);
 }
 
+/* Two layers of rows behind a norm, summed up with what the norm is given, and a classifier of their mean: [batch, 40, 64] and [batch, 10]. */
+static void write_rows(const char *path)
+{
+    struct writer w;
+    writer_begin(&w, 20);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 3, 40, 40 }, 4);
+    int wide = conv(&w, x, 3, 64, 1), rows = writer_node(&w, "Transpose", (int[]){ writer_node(&w, "Reshape", (int[]){ wide, writer_ints(&w, (int64_t[]){ 0, 64, 1600 }, 3) }, 2, NULL) }, 1, (const char *const[]){ "perm=0,2,1", NULL });
+    int scale = writer_floats(&w, (int64_t[]){ 64 }, 1, 0.5f, 1.5f), shift = writer_floats(&w, (int64_t[]){ 64 }, 1, -0.2f, 0.2f);
+    int norm = writer_node(&w, "LayerNormalization", (int[]){ rows, scale, shift }, 3, NULL);
+    int up = writer_node(&w, "Add", (int[]){ writer_node(&w, "MatMul", (int[]){ norm, writer_floats(&w, (int64_t[]){ 64, 100 }, 2, -0.2f, 0.2f) }, 2, NULL), writer_floats(&w, (int64_t[]){ 100 }, 1, -0.2f, 0.2f) }, 2, NULL);
+    int gelu = writer_node(&w, "Gelu", &up, 1, NULL), down = writer_node(&w, "MatMul", (int[]){ gelu, writer_floats(&w, (int64_t[]){ 100, 64 }, 2, -0.2f, 0.2f) }, 2, NULL);
+    int sum = writer_node(&w, "Add", (int[]){ rows, down }, 2, NULL), mean = writer_node(&w, "ReduceMean", (int[]){ sum, writer_ints(&w, (int64_t[]){ 1 }, 1) }, 2, (const char *const[]){ "keepdims=0", NULL });
+    writer_output(&w, sum, 1, (int64_t[]){ -1, 1600, 64 }, 3);
+    writer_output(&w, writer_node(&w, "MatMul", (int[]){ mean, writer_floats(&w, (int64_t[]){ 64, 10 }, 2, -0.2f, 0.2f) }, 2, NULL), 1, (int64_t[]){ -1, 10 }, 2);
+    writer_save(&w, path);
+}
+
+TEST(products_of_many_rows_take_and_give_bfloat16)
+{
+    struct engine *e;
+    struct err err = { 0 };
+    const char *path = file_in("rows.onnx");
+    struct engine_options o = with(PRECISION_BF16);
+    write_rows(path);
+    check_error(path, 40, 1e-6);
+    if (cpu_level_detect() < CPU_AMX) return;
+    REQUIRE_OK(onnx_engine.open(&e, &(struct model_files){ NULL, path, NULL }, &o, &err), err);
+    const struct graph *g = &e->import.graph;
+    CHECK_INT(count_halves(g, "TallProduct"), 2);
+    CHECK_INT(count_halves(g, "MatMul"), 1);                       /* one row each */
+    CHECK_INT(count_halves(g, "Add") + count_halves(g, "Gelu"), 0);
+    for (int i = 0; i < g->node_count; i++) {
+        const struct node *n = &g->nodes[i];
+        if (n->dead) continue;
+        if (!strcmp(n->op->name, "LayerNormalization")) CHECK_INT(n->halves, HALVES_OUT);
+        if (!strcmp(n->op->name, "TallProduct")) CHECK_INT(n->halves, n->residual < 0 ? HALVES_IN | HALVES_OUT : HALVES_IN);      /* an output stays float */
+    }
+    onnx_engine.close(e);
+    o.precision = PRECISION_F32;
+    REQUIRE_OK(onnx_engine.open(&e, &(struct model_files){ NULL, path, NULL }, &o, &err), err);
+    CHECK_INT(count_halves(&e->import.graph, "TallProduct"), 0);
+    onnx_engine.close(e);
+}
+
 /* Remembers one choice. */
 struct memory { char machine[256], text[64]; int asked, kept; };
 static bool find(void *ctx, const char *machine, char *text, size_t room)
