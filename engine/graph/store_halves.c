@@ -10,10 +10,11 @@
 
 #include "engine/graph/passes.h"
 #include "engine/operators/nn/attend.h"
+#include "engine/operators/nn/spread.h"
 #include "engine/operators/nn/tall_product.h"
 #include "engine/operators/operators.h"
 
-enum role { ROLE_NONE, ROLE_CONV, ROLE_POOL, ROLE_CONCAT, ROLE_MEAN, ROLE_GATE, ROLE_PRODUCT, ROLE_ATTEND, ROLE_NORM, ROLE_VIEW };
+enum role { ROLE_NONE, ROLE_CONV, ROLE_POOL, ROLE_CONCAT, ROLE_MEAN, ROLE_GATE, ROLE_PRODUCT, ROLE_ATTEND, ROLE_NORM, ROLE_VIEW, ROLE_SPREAD };
 
 static bool is_picture(const struct graph *g, int v)
 {
@@ -57,6 +58,7 @@ static enum role role_of(const struct graph *g, const struct node *n)
     int side;
     const char *name = n->op->name;
     if (!n->dead && n->op == &op_tall_product) return is_rows(g, n->out[0]) ? ROLE_PRODUCT : ROLE_NONE;
+    if (!n->dead && n->op == &op_spread) return is_picture(g, n->out[0]) ? ROLE_SPREAD : ROLE_NONE;
     if (!n->dead && n->op == &op_attend) return is_rows(g, n->out[0]) && ((const struct attend_spec *)n->spec)->bf16 && g->device.kernels.level >= CPU_AMX ? ROLE_ATTEND : ROLE_NONE;
     if (n->dead || n->op->domain[0] || n->out_count < 1 || n->in_count < 1) return ROLE_NONE;
     if (n->op->flags & OP_WANTS_LAST) return conv_packable(g, n) && is_picture(g, n->out[0]) ? ROLE_CONV : ROLE_NONE;
@@ -79,6 +81,7 @@ static bool takes(const struct graph *g, const struct node *n, enum role role, i
     case ROLE_CONV: case ROLE_PRODUCT: return k == 0 || k == n->residual;
     case ROLE_POOL: case ROLE_MEAN: case ROLE_VIEW: return k == 0;
     case ROLE_ATTEND: return k < ATTEND_MASK;
+    case ROLE_SPREAD: return k == 0 || k == SPREAD_BESIDE;
     case ROLE_CONCAT: return true;
     case ROLE_GATE:   return is_gate(g, n, &side) && k == side;
     default:          return false;
@@ -86,7 +89,11 @@ static bool takes(const struct graph *g, const struct node *n, enum role role, i
 }
 
 /* A result that is stored as what is taken is, or as what is added. */
-static bool ties(const struct node *n, enum role role, int k) { return role == ROLE_CONV || role == ROLE_PRODUCT ? k == n->residual : role != ROLE_ATTEND && role != ROLE_NORM; }
+static bool ties(const struct node *n, enum role role, int k)
+{
+    if (role == ROLE_SPREAD) return k == SPREAD_BESIDE;
+    return role == ROLE_CONV || role == ROLE_PRODUCT ? k == n->residual : role != ROLE_ATTEND && role != ROLE_NORM;
+}
 
 /* Strikes values that one of their neighbours keeps from being stored so; true when one was struck. */
 static bool strike(const struct graph *g, const enum role *roles, bool *halves)
@@ -114,7 +121,7 @@ static void settle_node(struct graph *g, struct node *n, enum role role, const b
 {
     int side;
     if (role == ROLE_ATTEND || role == ROLE_NORM) n->halves = halves[n->out[0]] ? HALVES_OUT : 0;
-    if (role == ROLE_CONV || role == ROLE_PRODUCT) n->halves = (n->in[0] >= 0 && halves[n->in[0]] ? HALVES_IN : 0) | (halves[n->out[0]] ? HALVES_OUT : 0);
+    if (role == ROLE_CONV || role == ROLE_PRODUCT || role == ROLE_SPREAD) n->halves = (n->in[0] >= 0 && halves[n->in[0]] ? HALVES_IN : 0) | (halves[n->out[0]] ? HALVES_OUT : 0);
     if (role == ROLE_MEAN && halves[n->in[0]]) n->op = &op_mean_pixels;
     if (role != ROLE_GATE || !halves[n->out[0]]) return;
     is_gate(g, n, &side);

@@ -137,6 +137,44 @@ TEST(pictures_between_layers_are_stored_as_bfloat16)
     onnx_engine.close(e);
 }
 
+/* Transposed convolutions whose windows do not overlap, joined with a picture before them, alone, and joined behind; one whose windows do overlap: [batch, 8, 65, 65] */
+static void write_spread(const char *path)
+{
+    static const char *const doubles[] = { "strides=2,2", NULL };
+    struct writer w;
+    writer_begin(&w, 13);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 3, 16, 16 }, 4), bias = writer_floats(&w, (int64_t[]){ 5 }, 1, -1, 1);
+    int wide = conv(&w, x, 3, 20, 3), pooled = writer_node(&w, "MaxPool", &wide, 1, (const char *const[]){ "kernel_shape=2,2", "strides=2,2", NULL });
+    int up = writer_node(&w, "ConvTranspose", (int[]){ conv(&w, pooled, 20, 24, 3), writer_floats(&w, (int64_t[]){ 24, 5, 2, 2 }, 4, -0.4f, 0.4f), bias }, 3, doubles);
+    int joined = conv(&w, writer_node(&w, "Concat", (int[]){ wide, up }, 2, (const char *const[]){ "axis=1", NULL }), 25, 16, 3);
+    int alone = conv(&w, writer_node(&w, "ConvTranspose", (int[]){ joined, writer_floats(&w, (int64_t[]){ 16, 7, 2, 2 }, 4, -0.4f, 0.4f) }, 2, doubles), 7, 16, 3);
+    int more = writer_node(&w, "ConvTranspose", (int[]){ joined, writer_floats(&w, (int64_t[]){ 16, 9, 2, 2 }, 4, -0.4f, 0.4f) }, 2, doubles);
+    int second = conv(&w, writer_node(&w, "Concat", (int[]){ more, alone }, 2, (const char *const[]){ "axis=1", NULL }), 25, 16, 3);
+    int overlap = writer_node(&w, "ConvTranspose", (int[]){ second, writer_floats(&w, (int64_t[]){ 16, 8, 3, 3 }, 4, -0.3f, 0.3f) }, 2, doubles);
+    writer_output(&w, overlap, 1, (int64_t[]){ -1, 8, 65, 65 }, 4);
+    writer_save(&w, path);
+}
+
+TEST(transposed_convolutions_without_overlap_are_spread_and_joined)
+{
+    struct engine *e;
+    struct err err = { 0 };
+    const char *path = file_in("spread.onnx");
+    const struct engine_options o = with(PRECISION_BF16);
+    write_spread(path);
+    check_error(path, 16, 1e-5);
+    if (cpu_level_detect() < CPU_AMX) return;
+    REQUIRE_OK(onnx_engine.open(&e, &(struct model_files){ NULL, path, NULL }, &o, &err), err);
+    const struct graph *g = &e->import.graph;
+    CHECK_INT(count_halves(g, "Spread"), 3);
+    CHECK_INT(count_halves(g, "ConvTranspose"), 1);
+    CHECK_INT(count_halves(g, "Concat"), 1);                       /* the second picture is made after the transposed convolution whose place it would be joined in */
+    CHECK_INT(count_halves(g, "Conv"), 4);                         /* all but the last, which what overlaps reads, are stored as bfloat16 */
+    for (int i = 0; i < g->node_count; i++)
+        if (!g->nodes[i].dead && !strcmp(g->nodes[i].op->name, "Spread")) CHECK_INT(g->nodes[i].halves, HALVES_IN | HALVES_OUT);
+    onnx_engine.close(e);
+}
+
 /* Two layers of rows behind a norm, summed up with what the norm is given, and a classifier of their mean: [batch, 40, 64] and [batch, 10]. */
 static void write_rows(const char *path)
 {
