@@ -9,6 +9,7 @@
 #include "base/checked.h"
 #include "kernels/conv.h"
 #include "kernels/linear.h"
+#include "kernels/sparse.h"
 
 const struct onnx_attribute *node_attribute(const struct node *n, const char *name)
 {
@@ -362,6 +363,7 @@ void graph_close(struct graph *g)
     free(g->linears);
     for (int i = 0; i < g->node_count; i++) {
         if (g->nodes[i].conv) conv_layer_close(g->nodes[i].conv);
+        sparse_close(g->nodes[i].sparse);
         free(g->nodes[i].packed);
     }
     free(g->values);

@@ -60,6 +60,7 @@ struct value {
 
 struct conv_layer;
 struct linear_layer;
+struct sparse_layer;
 struct graph;
 
 /* A graph that a node runs. Its inputs behind the first `formal_count` are the node's inputs captures[0], captures[1], ... */
@@ -91,6 +92,7 @@ struct node {
     const float *bias;            /* dense [n] beside `packed` */
     const float *weight;          /* ScaleShift: the scale; convolution: a scale by output channel that packing multiplies in */
     struct linear_layer *linear;  /* Linear; Gemm and MatMul of a graph in bfloat16, in place of `packed` */
+    struct sparse_layer *sparse;  /* Gemm and MatMul whose weight is mostly 0, in place of `packed` */
     const void *spec;             /* of the operators in operators/llm.h: read only, in the arena */
     uint64_t    row_work;         /* about how many products each row of input 0 takes, where dims alone do not tell; 0: they do */
 };

@@ -13,6 +13,9 @@
 #include "kernels/conv.h"
 #include "kernels/half.h"
 #include "kernels/linear.h"
+#include "kernels/sparse.h"
+
+enum { ROWS_TIMED = 32 };      /* pruned weights must be quicker for one row and for at least so many: rows are tokens as often as requests */
 
 static enum status charge(struct graph *g, uint64_t bytes, struct err *err)
 {
@@ -154,6 +157,23 @@ static enum status pack_rounded(struct graph *g, struct node *n, bool turned, in
     return ST_OK;
 }
 
+/* Lists of what is not 0 in place of the panels that stand there, where those are slower. */
+static enum status pack_pruned(struct graph *g, struct node *n, const float *b, bool turned, int64_t k, int64_t columns, struct err *err)
+{
+    struct sparse_layer *s;
+    enum status st = sparse_open(&s, b, turned ? 1 : columns, turned ? k : 1, k, columns, &g->device.kernels, err);
+    if (st) return st;
+    if (!sparse_is_quicker(s, n->packed, g->max_rows > ROWS_TIMED ? g->max_rows : ROWS_TIMED, g->device.threads)) {
+        sparse_close(s);
+        return ST_OK;
+    }
+    free(n->packed);
+    n->packed = NULL;
+    n->packed_bytes = 0;
+    n->sparse = s;
+    return ST_OK;
+}
+
 static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
 {
     const struct operand *w = &g->values[n->in[1]].type;
@@ -172,10 +192,11 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
         return err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
     }
     g->device.kernels.gemm_f32_pack(n->packed, b, splat ? 0 : turned ? 1 : columns, splat ? 0 : turned ? k : 1, k, columns);
-    free(owned);
     n->packed_bytes = bytes;
-    g->packed_bytes += bytes;
-    return ST_OK;
+    if (!splat && !(gemm && node_int(n, "transA", 0)) && sparse_wanted(b, turned ? 1 : columns, turned ? k : 1, k, columns)) st = pack_pruned(g, n, b, turned, k, columns, err);
+    free(owned);
+    g->packed_bytes += n->sparse ? sparse_bytes(n->sparse) : bytes;
+    return st;
 }
 
 /* The weight as a 1x1 convolution's: [n, k]. */
@@ -285,7 +306,7 @@ static enum status pack_recurrent(struct graph *g, struct node *n, struct err *e
 static bool reads_packed(const struct graph *g, const struct node *n, int k)
 {
     if (n->conv) return k == 1 || k == 2;
-    return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : n->linear && k == 1;
+    return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : (n->linear || n->sparse) && k == 1;
 }
 
 enum status pack_weights(struct graph *g, struct err *err)

@@ -363,7 +363,7 @@ int plan_steps(const struct plan *p, struct plan_step_info *info, int max)
     for (int i = 0; i < p->step_count; i++) {
         const struct step *s = &p->steps[i];
         if (s->view) continue;
-        if (n < max) info[n] = (struct plan_step_info){ s->node, s->node->conv ? conv_layer_kernel(s->node->conv) : s->node->linear ? linear_kernel(s->node->linear) : s->node->packed ? "gemm" : "", s->ns, s->call.out[0] };
+        if (n < max) info[n] = (struct plan_step_info){ s->node, s->node->conv ? conv_layer_kernel(s->node->conv) : s->node->linear ? linear_kernel(s->node->linear) : s->node->sparse ? "pruned" : s->node->packed ? "gemm" : "", s->ns, s->call.out[0] };
         n++;
     }
     return n;
