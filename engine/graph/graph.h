@@ -165,6 +165,7 @@ enum op_flags {
     OP_PRODUCT    = 8192,  /* work: up to every element of the results times every element of the largest input */
     OP_PRODUCT_ALL = 16384, /* work: up to the product of the inputs' elements, of one input its square */
     OP_HOLES      = 4096,  /* inputs among the first in_min may be left out; infer looks */
+    OP_SUMS       = 32768, /* adds in[residual], whose buffer the result may take over */
     OP_WANTS_LAST = 512,   /* convolution: input 0 must be channels last when it is f32 */
     OP_BYTES      = 32768, /* made by fuse_quantised: takes bytes in either order where its other flags say so */
 };

@@ -98,13 +98,14 @@ static int find_in_place(const struct plan *p, int i)
     const struct node *n = s->node;
     const struct operand *y = s->call.out[0];
     int first = 0, last = n->op->flags & OP_BROADCAST ? 1 : 0;
-    if (n->residual >= 0 && n->op->flags & OP_WANTS_LAST) first = last = n->residual;
+    const bool sums = n->op->flags & (OP_WANTS_LAST | OP_SUMS);
+    if (n->residual >= 0 && sums) first = last = n->residual;
     else if (!(n->op->flags & OP_INPLACE)) return -1;
     for (int k = first; k <= last && k < n->in_count; k++) {
         if (n->in[k] < 0) continue;
         const struct buffer *b = &p->buffers[root_of(p, n->in[k])];
         const struct operand *x = s->call.in[k];
-        if (n->op->flags & OP_WANTS_LAST && n->in[0] >= 0 && root_of(p, n->in[0]) == root_of(p, n->in[k])) continue;     /* its window reads ahead of what it writes */
+        if (sums && n->in[0] >= 0 && root_of(p, n->in[0]) == root_of(p, n->in[k])) continue;     /* its window reads ahead of what it writes */
         if (b->place == PLACE_WORK && b->last == i && x->bytes == y->bytes && b->bytes >= y->bytes && x->channels_last == y->channels_last && x->dtype == y->dtype) return k;
     }
     return -1;
