@@ -42,7 +42,7 @@ ISA_avx512  := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-v
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 ISA_amx     := $(ISA_avx512) -mavx512vnni -mavx512bf16 -mavx512fp16 -mavx512vbmi -mamx-tile -mamx-int8 -mamx-bf16
 
-FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/operators/control engine/operators/text engine/operators/quantised engine/operators/nn engine/operators/vision engine/operators/signal engine/operators/ml engine/operators/microsoft engine/onnx engine/llm engine/diffusion engine/ensemble model_store monitor api server
+FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/operators/control engine/operators/text engine/operators/quantised engine/operators/nn engine/operators/vision engine/operators/signal engine/operators/ml engine/operators/microsoft engine/onnx engine/calibrate engine/llm engine/diffusion engine/ensemble model_store monitor api server
 SRC     := $(filter-out server/main.c,$(foreach d,$(FOLDERS),$(wildcard $(d)/*.c)))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 LIB     := $(B)/libinferd.a
@@ -60,7 +60,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings zoo bench-serving bench-pictures bench-texts bench-stream llama-compat fuzz faults compat docker-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings zoo bench-serving bench-pictures bench-texts bench-stream llama-compat int8-compat fuzz faults compat docker-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd  ## build the release binary build/release/inferd
 
@@ -139,6 +139,9 @@ bench-texts: all $(B)/tests/bench/kernels_bench  ## language models: inferd and 
 
 llama-compat: all  ## our quantised files in llama.cpp, and what either loses in its quick mode (COMPAT="--types Q4_K_M --venv DIR")
 	@tools/venv.sh gguf && build/venv/bin/python tools/llama_compat.py --inferd $(B)/inferd $(COMPAT)
+
+int8-compat: all  ## networks rounded by `inferd quantize --calibrate` in onnxruntime, and beside its quantize_static (INT8="--methods minmax build/zoo/resnet18"; folders come from `make zoo`)
+	@tools/venv.sh onnx onnxruntime && build/venv/bin/python tools/int8_compat.py --inferd $(B)/inferd $(INT8)
 
 bench-stream: all  ## a language model through the server: 16 streaming clients beside the library (STREAM="build/texts/q4_k_m.gguf --clients 16"; files come from bench-texts)
 	@tools/bench_stream.py --inferd $(B)/inferd $(or $(STREAM),build/texts/q4_k_m.gguf)

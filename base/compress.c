@@ -7,12 +7,13 @@
 enum { PIECE = 64 << 10, RATIO_FREE = 64 << 10 /* small bodies may expand by more than the ratio */ };
 
 static const char *kind_name(enum compress_kind kind) { return kind == COMPRESS_GZIP ? "gzip" : "deflate"; }
+static int window_bits(enum compress_kind kind) { return kind == COMPRESS_GZIP ? 15 + 16 : kind == COMPRESS_DEFLATE ? 15 : -15; }
 
 enum status compress_expand(struct buf *out, enum compress_kind kind, const void *data, size_t length, uint64_t bytes_max, unsigned ratio_max, struct err *err)
 {
     z_stream z = { .next_in = (Bytef *)data };
     size_t start = out->length, left = length;
-    if (inflateInit2(&z, kind == COMPRESS_GZIP ? 15 + 16 : 15) != Z_OK) return err_set(err, ST_NO_MEMORY, "no memory to expand the body");
+    if (inflateInit2(&z, window_bits(kind)) != Z_OK) return err_set(err, ST_NO_MEMORY, "no memory to expand the body");
     enum status st = ST_OK;
     for (int r = Z_OK; r != Z_STREAM_END && !st;) {
         uInt piece = left < PIECE ? (uInt)left : PIECE;
@@ -42,7 +43,7 @@ enum status compress_expand(struct buf *out, enum compress_kind kind, const void
 enum status compress_pack(struct buf *out, enum compress_kind kind, const void *data, size_t length, struct err *err)
 {
     z_stream z = { .next_in = (Bytef *)data };
-    if (deflateInit2(&z, Z_BEST_SPEED, Z_DEFLATED, kind == COMPRESS_GZIP ? 15 + 16 : 15, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+    if (deflateInit2(&z, Z_BEST_SPEED, Z_DEFLATED, window_bits(kind), 8, Z_DEFAULT_STRATEGY) != Z_OK)
         return err_set(err, ST_NO_MEMORY, "no memory to compress the answer");
     size_t left = length;
     int r = Z_OK;

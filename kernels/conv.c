@@ -197,6 +197,7 @@ void conv_layer_close(struct conv_layer *l)
 
 uint64_t conv_layer_bytes(const struct conv_layer *l) { return l->bytes; }
 const char *conv_layer_kernel(const struct conv_layer *l) { return l->name; }
+bool conv_takes_activation(struct activation_spec act) { return act.kind == ACT_NONE || conv_onednn_takes_activation(act); }
 
 static enum status check_window(const struct conv_spec *s, const struct window2d *w, struct err *err)
 {

@@ -35,6 +35,8 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
                                const struct kernels *k, int threads, enum conv_choice choice, struct err *err);
 void        conv_layer_close(struct conv_layer *l);
 uint64_t    conv_layer_bytes(const struct conv_layer *l);           /* packed weights */
+/* Does the kernel on tiles do this activation as it stores? */
+bool        conv_takes_activation(struct activation_spec act);
 const char *conv_layer_kernel(const struct conv_layer *l);          /* "onednn:jit:avx512_core", "gemm1x1", "depthwise", "im2col" ... for inspect */
 
 /* w.n, h, w, c, out_h, out_w and the padding of this shape. The plan may be used by one thread at a time. Scratch of conv_plan_scratch bytes (64-byte aligned) is given to each run. */

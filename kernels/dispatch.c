@@ -82,6 +82,7 @@ void kernels_fill(struct kernels *k, enum cpu_level cap)
     if (level > cap) level = cap;
     *k = (struct kernels){ .level = level };
     kernels_fill_scalar(k);
-    if (level >= CPU_AVX2) kernels_fill_avx2(k);
-    if (level >= CPU_AVX512) kernels_fill_avx512(k);
+    sparse_fill_scalar(k);
+    if (level >= CPU_AVX2) kernels_fill_avx2(k), sparse_fill_avx2(k);
+    if (level >= CPU_AVX512) kernels_fill_avx512(k), sparse_fill_avx512(k);
 }

@@ -58,6 +58,9 @@ struct axis_tap { int64_t index; float weight; };
 enum { POOL_DIMS_MAX = 6 };
 struct pool_any { int64_t outer, inner; int dims; int64_t in[POOL_DIMS_MAX], out[POOL_DIMS_MAX], kernel[POOL_DIMS_MAX], stride[POOL_DIMS_MAX], dilation[POOL_DIMS_MAX], low[POOL_DIMS_MAX], high[POOL_DIMS_MAX]; };
 
+/* Column j: places[begin[j]] .. places[begin[j + 1]] (rows of W, ascending) and their values. */
+struct sparse_columns { const int64_t *begin; const uint16_t *places; const float *values; };
+
 struct kernels {
     enum cpu_level level;
 
@@ -68,6 +71,9 @@ struct kernels {
     /* c [m, n] row stride ldc; a [m, k] row stride lda, unit column stride. c may not overlap a. */
     void (*gemm_f32)(float *c, int64_t ldc, const float *a, int64_t lda, const void *packed_b, int64_t m, int64_t n, int64_t k,
                      const struct gemm_epilogue *ep, int threads);
+
+    /* Columns [from, to) of y = x W, W [k, n] as lists of what is not 0 (kernels/sparse.h). rows is 1, 16 or 32: x [k][rows], y [n][rows]. One thread. */
+    void (*sparse_f32)(float *y, const float *x, int rows, const struct sparse_columns *s, int64_t from, int64_t to);
 
     /* ---- element by element; x and y may be the same ---- */
     void (*activate_f32)(float *y, const float *x, int64_t n, struct activation_spec act, int threads);

@@ -101,7 +101,7 @@ int command_convert(int argc, char **argv)
 static void print_mixes(FILE *to)
 {
     for (int i = 0; convert_mix_name(i); i++) fprintf(to, " %s", convert_mix_name(i));
-    fprintf(to, "\nexample: inferd quantize smollm2.gguf smollm2-q4.gguf Q4_K_M\n");
+    fprintf(to, "\nexample: inferd quantize smollm2.gguf smollm2-q4.gguf Q4_K_M\n\n%s", command_int8_usage);
 }
 
 int command_quantize(int argc, char **argv)
@@ -112,6 +112,8 @@ int command_quantize(int argc, char **argv)
     struct words w = { 0 };
     struct err err = { 0 };
     uint64_t start = clock_ns();
+    for (int i = 1; i < argc; i++)
+        if (strncmp(argv[i], "--calibrate", 11) == 0) return command_int8(argc, argv);
     int done = read_arguments(argc, argv, &w, 3, NULL, &o, quantize_usage, print_mixes);
     if (done) return done - 1;
     return finish(convert_quantize(w.list[0], w.list[1], w.list[2], &o, &report, &err), &report, &err, w.list[1], start);

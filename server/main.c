@@ -20,7 +20,7 @@ static const struct { const char *name; int (*run)(int argc, char **argv); const
     { "logits", command_logits, "a language model's output for given tokens, as .npy" },
     { "convert", command_convert, "a language model from one format to another" },
     { "sign", command_sign, "vouch for a model version's files (Ed25519)" },
-    { "quantize", command_quantize, "a language model with smaller weights" },
+    { "quantize", command_quantize, "a language model with smaller weights, or a network in 8 bits (--calibrate)" },
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 

@@ -10,6 +10,7 @@
 #include "kernels/bytes.h"
 #include "kernels/conv.h"
 #include "kernels/linear.h"
+#include "kernels/sparse.h"
 
 const struct onnx_attribute *node_attribute(const struct node *n, const char *name)
 {
@@ -364,6 +365,7 @@ void graph_close(struct graph *g)
     for (int i = 0; i < g->node_count; i++) {
         bytes_layer_close(g->nodes[i].bytes);
         if (g->nodes[i].conv) conv_layer_close(g->nodes[i].conv);
+        sparse_close(g->nodes[i].sparse);
         free(g->nodes[i].packed);
     }
     free(g->values);

@@ -61,6 +61,7 @@ struct value {
 struct bytes_layer;
 struct conv_layer;
 struct linear_layer;
+struct sparse_layer;
 struct graph;
 
 /* A graph that a node runs. Its inputs behind the first `formal_count` are the node's inputs captures[0], captures[1], ... */
@@ -93,6 +94,7 @@ struct node {
     const float *weight;          /* ScaleShift: the scale; convolution: a scale by output channel that packing multiplies in */
     struct bytes_layer *bytes;    /* of the operators in operators/quantised/bytes.h that have a weight */
     struct linear_layer *linear;  /* Linear; Gemm and MatMul of a graph in bfloat16, in place of `packed` */
+    struct sparse_layer *sparse;  /* Gemm and MatMul whose weight is mostly 0, in place of `packed` */
     const void *spec;             /* of the operators in operators/llm.h: read only, in the arena */
     uint64_t    row_work;         /* about how many products each row of input 0 takes, where dims alone do not tell; 0: they do */
 };
@@ -163,6 +165,7 @@ enum op_flags {
     OP_PRODUCT    = 8192,  /* work: up to every element of the results times every element of the largest input */
     OP_PRODUCT_ALL = 16384, /* work: up to the product of the inputs' elements, of one input its square */
     OP_HOLES      = 4096,  /* inputs among the first in_min may be left out; infer looks */
+    OP_SUMS       = 32768, /* adds in[residual], whose buffer the result may take over */
     OP_WANTS_LAST = 512,   /* convolution: input 0 must be channels last when it is f32 */
     OP_BYTES      = 32768, /* made by fuse_quantised: takes bytes in either order where its other flags say so */
 };

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/graph/passes.h"
+#include "engine/operators/nn/spread.h"
 #include "engine/operators/operators.h"
 #include "engine/operators/quantised/bytes.h"
 
@@ -95,6 +96,12 @@ static void lay_node(struct layout *l, int i)
     unsigned flags = n->op->flags;
     int ins = n->in_count, outs = n->out_count;
     if (flags & OP_SHAPE_ONLY) return;
+    if (n->op == &op_spread) {
+        set_input(l, i, 0, true);
+        if (ins > SPREAD_BESIDE) set_input(l, i, SPREAD_BESIDE, true);
+        make_last(l, i, 0);
+        return;
+    }
     if (flags & OP_WANTS_LAST) {
         bool last = (n->op->flags & OP_BYTES || conv_packable(g, n) || columns_packable(g, n)) && rank_of(g, n->in[0]) >= 3;
         set_input(l, i, 0, last);

@@ -87,6 +87,8 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
             st = fuse_quantised(g, err);
             if (!st) st = probe_shapes(g, err);
         } else if (!st) st = finish_bytes(g, err);
+        if (!st && g->bf16) st = make_products(g, err);
+        if (!st && g->bf16) st = graph_settle(g, err);
         if (!st) st = layout_last(g, err);
         if (!st) st = graph_settle(g, err);
         if (!st && g->bf16) {

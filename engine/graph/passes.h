@@ -23,6 +23,7 @@ enum status fuse_activations(struct graph *g, struct err *err);   /* bias, sum a
 enum status set_weights_aside(struct graph *g, struct err *err);  /* first, for fuse_quantised: weights in bytes are not folded to floats */
 enum status fuse_quantised(struct graph *g, struct err *err);     /* layers between DequantizeLinear and QuantizeLinear, and what stands between them, on bytes */
 bool        is_quantised(const struct graph *g);                  /* does the file carry scales of weights in bytes? */
+enum status make_products(struct graph *g, struct err *err);      /* a graph in bfloat16: MatMul and Gemm of many rows -> TallProduct */
 enum status layout_last(struct graph *g, struct err *err);
 enum status store_halves(struct graph *g, struct err *err);       /* a graph in bfloat16: pictures between layers are stored so */
 enum status pack_weights(struct graph *g, struct err *err);
@@ -43,5 +44,7 @@ bool conv_packable(const struct graph *g, const struct node *n);
 /* Is it a convolution or a transposed one that is a product of matrices (operators/nn/conv_columns.h) with a constant weight? */
 bool columns_packable(const struct graph *g, const struct node *n);
 bool gemm_packable(const struct graph *g, const struct node *n);
+/* And is it nothing but a product and a bias of one number for each column? */
+bool gemm_is_plain(const struct graph *g, const struct node *n);
 
 #endif

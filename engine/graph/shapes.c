@@ -51,7 +51,8 @@ uint64_t call_work(const struct call *c)
     for (int k = 0; kernel && k < n; k++) each = times(each, kernel[k] > 0 ? (uint64_t)kernel[k] : 1);
     if (c->node->op->flags & OP_WANTS_LAST && c->in[1] && c->in[1]->dims[0] > 0) each = operand_count(c->in[1]) / (uint64_t)c->in[1]->dims[0];
     else if (strcmp(name, "Gemm") == 0 && c->in[0]->rank == 2) each = (uint64_t)c->in[0]->dims[node_int(c->node, "transA", 0) == 0];
-    else if (strcmp(name, "MatMul") == 0 && c->in[0]->rank > 0) each = (uint64_t)c->in[0]->dims[c->in[0]->rank - 1];
+    else if (strcmp(name, "Spread") == 0) each = (uint64_t)c->in[0]->dims[1];
+    else if ((strcmp(name, "MatMul") == 0 || strcmp(name, "TallProduct") == 0) && c->in[0]->rank > 0) each = (uint64_t)c->in[0]->dims[c->in[0]->rank - 1];
     else if (strcmp(name, "LRN") == 0) each = (uint64_t)node_int(c->node, "size", 1);
     else if (strcmp(name, "Resize") == 0 || strcmp(name, "Upsample") == 0) each = (uint64_t)1 << c->in[0]->rank;
     for (int k = 0; k < c->in_count; k++)

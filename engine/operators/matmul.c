@@ -5,6 +5,7 @@
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 #include "kernels/linear.h"
+#include "kernels/sparse.h"
 
 /* ---- Gemm: alpha * A' * B' + beta * C ---- */
 struct gemm { int64_t m, n, k; bool ta, tb; float alpha, beta; const struct operand *bias; };
@@ -44,6 +45,7 @@ static uint64_t scratch_gemm(const struct call *c)
     struct gemm g;
     if (c->in[0]->dtype != DT_F32 || read_gemm(c, &g, NULL)) return 0;
     if (c->node->linear) return linear_scratch(c->node->linear, g.m, c->threads);
+    if (c->node->sparse) return sparse_scratch(c->node->sparse, g.m);
     return (g.ta ? aligned(c->in[0]->bytes) : 0) + (c->node->packed ? 0 : aligned(c->k->gemm_f32_packed_bytes(g.k, g.n)));
 }
 
@@ -126,7 +128,7 @@ static enum status eval_gemm(struct call *c, struct err *err)
         scratch += aligned(c->in[0]->bytes);
     }
     const void *packed = c->node->packed;
-    if (!packed && !c->node->linear) {
+    if (!packed && !c->node->linear && !c->node->sparse) {
         c->k->gemm_f32_pack(scratch, c->in[1]->data, g.tb ? 1 : g.n, g.tb ? g.k : 1, g.k, g.n);
         packed = scratch;
     }
@@ -135,6 +137,7 @@ static enum status eval_gemm(struct call *c, struct err *err)
     struct gemm_epilogue ep = { .bias = simple ? c->node->bias ? c->node->bias : g.bias ? g.bias->data : NULL : NULL };
     if (simple) ep.act = c->node->act;
     if (c->node->linear) linear_run(c->node->linear, c->out[0]->data, g.n, a, g.k, g.m, &ep, scratch, c->threads);
+    else if (c->node->sparse) sparse_run(c->node->sparse, c->out[0]->data, g.n, a, g.k, g.m, &ep, scratch, c->threads);
     else c->k->gemm_f32(c->out[0]->data, g.n, a, g.k, packed, g.m, g.n, g.k, &ep, c->threads);
     if (!simple) finish_gemm(c->out[0]->data, &g);
     return ST_OK;
@@ -189,6 +192,7 @@ static uint64_t scratch_matmul(const struct call *c)
     struct matmul g;
     if (c->in[0]->dtype != DT_F32 || c->node->packed || read_matmul(c, &g, NULL)) return 0;
     if (c->node->linear) return linear_scratch(c->node->linear, g.m * g.batch, c->threads);
+    if (c->node->sparse) return sparse_scratch(c->node->sparse, g.m * g.batch);
     return aligned(c->k->gemm_f32_packed_bytes(g.k, g.n)) * (uint64_t)(c->in[1]->rank > 2 && c->threads > 1 ? c->threads : 1);
 }
 
@@ -250,6 +254,10 @@ static enum status eval_matmul(struct call *c, struct err *err)
         const void *packed = c->node->packed;
         if (c->node->linear) {
             linear_run(c->node->linear, y, g.n, a, g.k, g.m * g.batch, &ep, c->scratch, c->threads);
+            return ST_OK;
+        }
+        if (c->node->sparse) {
+            sparse_run(c->node->sparse, y, g.n, a, g.k, g.m * g.batch, &ep, c->scratch, c->threads);
             return ST_OK;
         }
         if (!packed) c->k->gemm_f32_pack(c->scratch, c->in[1]->data, g.n, 1, g.k, g.n);

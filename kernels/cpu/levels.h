@@ -10,6 +10,10 @@ void kernels_fill_scalar(struct kernels *k);     /* all of them */
 void kernels_fill_avx2(struct kernels *k);
 void kernels_fill_avx512(struct kernels *k);
 
+void sparse_fill_scalar(struct kernels *k);
+void sparse_fill_avx2(struct kernels *k);
+void sparse_fill_avx512(struct kernels *k);
+
 void llm_fill_scalar(struct llm_kernels *k);
 void llm_fill_avx2(struct llm_kernels *k);
 void llm_fill_avx512(struct llm_kernels *k);

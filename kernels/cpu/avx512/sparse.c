@@ -1,0 +1,6 @@
+/* Products with pruned weights at this level. */
+#define LANES_KNOWN 16
+#include "kernels/cpu/levels.h"
+#include "kernels/cpu/sparse_body.h"
+
+void sparse_fill_avx512(struct kernels *k) { k->sparse_f32 = sparse_f32; }
