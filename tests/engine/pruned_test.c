@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "engine/formats/onnx_edit.h"
+#include "kernels/kernels.h"
 #include "tests/engine/onnx_run.h"
 #include "tests/engine/onnx_writer.h"
 #include "tests/test.h"
