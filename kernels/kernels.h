@@ -58,8 +58,10 @@ struct axis_tap { int64_t index; float weight; };
 enum { POOL_DIMS_MAX = 6 };
 struct pool_any { int64_t outer, inner; int dims; int64_t in[POOL_DIMS_MAX], out[POOL_DIMS_MAX], kernel[POOL_DIMS_MAX], stride[POOL_DIMS_MAX], dilation[POOL_DIMS_MAX], low[POOL_DIMS_MAX], high[POOL_DIMS_MAX]; };
 
-/* Column j: places[begin[j]] .. places[begin[j + 1]] (rows of W, ascending) and their values. */
-struct sparse_columns { const int64_t *begin; const uint16_t *places; const float *values; };
+/* A pruned W [k, n] by groups of 16 columns: steps begin[g] to begin[g + 1], in each one place (a row of W, ascending) and value of every column; a column that is done has value 0 at place 0.
+ * order: which column that is, -1 none. */
+enum { SPARSE_GROUP = 16 };
+struct sparse_columns { const int64_t *begin; const int32_t *order; const uint16_t *places /* [steps][16] */; const float *values; };
 
 struct kernels {
     enum cpu_level level;
@@ -72,7 +74,7 @@ struct kernels {
     void (*gemm_f32)(float *c, int64_t ldc, const float *a, int64_t lda, const void *packed_b, int64_t m, int64_t n, int64_t k,
                      const struct gemm_epilogue *ep, int threads);
 
-    /* Columns [from, to) of y = x W, W [k, n] as lists of what is not 0 (kernels/sparse.h). rows is 1, 16 or 32: x [k][rows], y [n][rows]. One thread. */
+    /* Groups [from, to) of y = x W, W [k, n] as lists of what is not 0 (kernels/sparse.h). rows is 1, 16 or 32: x [k][rows], y [n][rows]. One thread. */
     void (*sparse_f32)(float *y, const float *x, int rows, const struct sparse_columns *s, int64_t from, int64_t to);
 
     /* ---- element by element; x and y may be the same ---- */

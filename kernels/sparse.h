@@ -1,10 +1,10 @@
 /* y = x W for a weight of which most is 0 (a pruned network): only what is not 0 is stored and multiplied.
  *
- * W [k, n] lies as lists, one for each column: places (rows of W, ascending) and values, 6 bytes each. A sum takes its products in ascending order, one fused multiply-add each, as gemm_f32
+ * W [k, n] lies as lists, one for each column: places (rows of W, ascending) and values, 6 bytes each; columns of about the same length stand 16 side by side, filled up to the longest. A sum takes its products in ascending order, one fused multiply-add each, as gemm_f32
  * does, and leaves out those with 0, which add nothing: so the bits are gemm_f32's at every level, for any number of rows and threads. (But for the sign of a 0 that a product smaller than any float
  * left behind.) A row of x with an infinity or a NaN is another matter, 0 times those is NaN: such rows are found and computed with the zeros put back.
  *
- * Many rows: x is turned, so that a vector is one column of x for 16 rows, and a stored value meets 16 or 32 rows at once. One row: every column is a chain of its own. */
+ * Many rows: x is turned, so that a vector is one column of x for 16 rows, and a stored value meets 16 or 32 rows at once. One row: 16 columns at once. */
 #ifndef KERNELS_SPARSE_H
 #define KERNELS_SPARSE_H
 

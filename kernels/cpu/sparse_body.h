@@ -1,101 +1,88 @@
-/* Columns of y = x W with W as lists of what is not 0 (kernels/sparse.h), at one level (kernels/cpu/vec.h). Several columns go together, so that their chains of sums hide each other's
- * latency: as far as the shortest list reaches in step, then each to its end. */
+/* y = x W with W as lists of what is not 0 (kernels/sparse.h), at one level (kernels/cpu/vec.h). The 16 columns of a group go down their lists in step: for one row a vector of sums is 16
+ * columns, and what they meet of x is gathered; for 16 and 32 rows a vector of sums is rows of one column, and as many columns go together as fill the registers. */
 #ifndef KERNELS_CPU_SPARSE_BODY_H
 #define KERNELS_CPU_SPARSE_BODY_H
 
 #include "kernels/cpu/vec.h"
 #include "kernels/kernels.h"
 
-/* `columns` columns from j on, for one row. */
-VEC_INLINE void sparse_row(const int columns, float *y, const float *x, const struct sparse_columns *s, int64_t j)
-{
-    float sum[8];
-    int64_t common = INT64_MAX;
-    for (int c = 0; c < columns; c++) {
-        const int64_t n = s->begin[j + c + 1] - s->begin[j + c];
-        sum[c] = 0;
-        common = n < common ? n : common;
-    }
-    for (int64_t i = 0; i < common; i++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) sum[c] = __builtin_fmaf(x[s->places[s->begin[j + c] + i]], s->values[s->begin[j + c] + i], sum[c]);
-    for (int c = 0; c < columns; c++) {
-        for (int64_t i = s->begin[j + c] + common; i < s->begin[j + c + 1]; i++) sum[c] = __builtin_fmaf(x[s->places[i]], s->values[i], sum[c]);
-        y[j + c] = sum[c];
-    }
-}
+enum { PREFETCH_STEPS = 16 };
 
-/* The same for vecs * LANES rows: x [k][rows], y [n][rows]. */
-VEC_INLINE void sparse_tile(const int vecs, const int columns, float *y, const float *x, const struct sparse_columns *s, int64_t j)
+static void sparse_row(float *y, const float *x, const struct sparse_columns *s, int64_t group)
 {
-    vec sum[8][8];
-    const int rows = vecs * LANES;
-    int64_t common = INT64_MAX;
-    for (int c = 0; c < columns; c++) {
-        const int64_t n = s->begin[j + c + 1] - s->begin[j + c];
-        for (int v = 0; v < vecs; v++) sum[c][v] = vec_set(0.0f);
-        common = n < common ? n : common;
+    float sum[SPARSE_GROUP];
+#if defined(__AVX512F__)
+    vec a = vec_set(0.0f);
+    for (int64_t i = s->begin[group]; i < s->begin[group + 1]; i++) {
+        const __m512i at = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(s->places + i * SPARSE_GROUP)));
+        __builtin_prefetch(s->values + (i + PREFETCH_STEPS) * SPARSE_GROUP);
+        a = vec_fma(_mm512_i32gather_ps(at, x, 4), vec_load(s->values + i * SPARSE_GROUP), a);
     }
-    const uint16_t *places[8];
-    const float *values[8];
-    for (int c = 0; c < columns; c++) {
-        places[c] = s->places + s->begin[j + c];
-        values[c] = s->values + s->begin[j + c];
+    vec_store(sum, a);
+#elif defined(__AVX2__)
+    vec a = vec_set(0.0f), b = vec_set(0.0f);
+    for (int64_t i = s->begin[group]; i < s->begin[group + 1]; i++) {
+        const __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(s->places + i * SPARSE_GROUP))), high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(s->places + i * SPARSE_GROUP + LANES)));
+        __builtin_prefetch(s->values + (i + PREFETCH_STEPS) * SPARSE_GROUP);
+        a = vec_fma(_mm256_i32gather_ps(x, low, 4), vec_load(s->values + i * SPARSE_GROUP), a);
+        b = vec_fma(_mm256_i32gather_ps(x, high, 4), vec_load(s->values + i * SPARSE_GROUP + LANES), b);
     }
-    for (int64_t i = 0; i < common; i++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) {
-            const float *from = x + (int64_t)places[c][i] * rows;
-            const vec w = vec_set(values[c][i]);
-#pragma GCC unroll 8
-            for (int v = 0; v < vecs; v++) sum[c][v] = vec_fma(vec_load(from + v * LANES), w, sum[c][v]);
-        }
-    for (int c = 0; c < columns; c++) {
-        for (int64_t i = common, n = s->begin[j + c + 1] - s->begin[j + c]; i < n; i++) {
-            const float *from = x + (int64_t)places[c][i] * rows;
-            const vec w = vec_set(values[c][i]);
-#pragma GCC unroll 8
-            for (int v = 0; v < vecs; v++) sum[c][v] = vec_fma(vec_load(from + v * LANES), w, sum[c][v]);
-        }
-#pragma GCC unroll 8
-        for (int v = 0; v < vecs; v++) vec_store(y + (j + c) * rows + v * LANES, sum[c][v]);
-    }
-}
-
-#define SPARSE_SPAN(name, call, columns)                                                                                                  \
-    static __attribute__((noinline)) void name(float *y, const float *x, const struct sparse_columns *s, int64_t from, int64_t to)       \
-    {                                                                                                                                      \
-        int64_t j = from;                                                                                                                 \
-        for (; j + (columns) <= to; j += (columns)) call(columns, y, x, s, j);                                                            \
-        for (; j < to; j++) call(1, y, x, s, j);                                                                                          \
-    }
-#define SPARSE_ROW(columns, y, x, s, j)  sparse_row(columns, y, x, s, j)
-SPARSE_SPAN(sparse_span_1, SPARSE_ROW, 8)
-#if LANES_KNOWN >= 8
-#define SPARSE_16(columns, y, x, s, j)   sparse_tile(16 / LANES, columns, y, x, s, j)
-#define SPARSE_32(columns, y, x, s, j)   sparse_tile(32 / LANES, columns, y, x, s, j)
-SPARSE_SPAN(sparse_span_16, SPARSE_16, 4)
-SPARSE_SPAN(sparse_span_32, SPARSE_32, 2)
+    vec_store(sum, a);
+    vec_store(sum + LANES, b);
 #else
-/* The reference: row by row. */
-static void sparse_span_any(float *y, const float *x, const struct sparse_columns *s, int rows, int64_t from, int64_t to)
-{
-    for (int64_t j = from; j < to; j++)
-        for (int r = 0; r < rows; r++) {
-            float sum = 0;
-            for (int64_t i = s->begin[j]; i < s->begin[j + 1]; i++) sum = __builtin_fmaf(x[(int64_t)s->places[i] * rows + r], s->values[i], sum);
-            y[j * rows + r] = sum;
-        }
-}
-static void sparse_span_16(float *y, const float *x, const struct sparse_columns *s, int64_t from, int64_t to) { sparse_span_any(y, x, s, 16, from, to); }
-static void sparse_span_32(float *y, const float *x, const struct sparse_columns *s, int64_t from, int64_t to) { sparse_span_any(y, x, s, 32, from, to); }
+    for (int c = 0; c < SPARSE_GROUP; c++) {
+        sum[c] = 0;
+        for (int64_t i = s->begin[group]; i < s->begin[group + 1]; i++) sum[c] = __builtin_fmaf(x[s->places[i * SPARSE_GROUP + c]], s->values[i * SPARSE_GROUP + c], sum[c]);
+    }
 #endif
+    for (int c = 0; c < SPARSE_GROUP; c++)
+        if (s->order[group * SPARSE_GROUP + c] >= 0) y[s->order[group * SPARSE_GROUP + c]] = sum[c];
+}
+
+/* `columns` columns of a group from `first` on, for vecs * LANES rows: x [k][rows], y [n][rows]. */
+VEC_INLINE void sparse_tile(const int vecs, const int columns, float *y, const float *x, const struct sparse_columns *s, int64_t group, int first)
+{
+    vec sum[SPARSE_GROUP][32 / LANES];
+    const int rows = vecs * LANES;
+#pragma GCC unroll 16
+    for (int c = 0; c < columns; c++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) sum[c][v] = vec_set(0.0f);
+    const uint16_t *places = s->places + s->begin[group] * SPARSE_GROUP + first;
+    const float *values = s->values + s->begin[group] * SPARSE_GROUP + first;
+    for (int64_t steps = s->begin[group + 1] - s->begin[group]; steps > 0; steps--, places += SPARSE_GROUP, values += SPARSE_GROUP) {
+        __builtin_prefetch(values + PREFETCH_STEPS * SPARSE_GROUP);
+#pragma GCC unroll 16
+        for (int c = 0; c < columns; c++) {
+            const float *from = x + (int64_t)places[c] * rows;
+            const vec w = vec_set(values[c]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) sum[c][v] = vec_fma(vec_load(from + v * LANES), w, sum[c][v]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int c = 0; c < columns; c++) {
+        const int64_t j = s->order[group * SPARSE_GROUP + first + c];
+        if (j < 0) continue;
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) vec_store(y + j * rows + v * LANES, sum[c][v]);
+    }
+}
+
+/* Columns at once: 16 sums of AVX-512's 32 registers, 8 of AVX2's 16; the reference takes one. */
+#define SPARSE_SUMS (LANES == 16 ? 16 : LANES == 8 ? 8 : 32)
+#define SPARSE_AT_ONCE(vecs) (SPARSE_SUMS / (vecs) > 0 ? SPARSE_SUMS / (vecs) : 1)
+
+static __attribute__((noinline)) void sparse_tile_16(float *y, const float *x, const struct sparse_columns *s, int64_t group, int first) { sparse_tile(16 / LANES, SPARSE_AT_ONCE(16 / LANES), y, x, s, group, first); }
+static __attribute__((noinline)) void sparse_tile_32(float *y, const float *x, const struct sparse_columns *s, int64_t group, int first) { sparse_tile(32 / LANES, SPARSE_AT_ONCE(32 / LANES), y, x, s, group, first); }
 
 static void sparse_f32(float *y, const float *x, int rows, const struct sparse_columns *s, int64_t from, int64_t to)
 {
-    if (rows == 1) sparse_span_1(y, x, s, from, to);
-    else if (rows == 16) sparse_span_16(y, x, s, from, to);
-    else sparse_span_32(y, x, s, from, to);
+    for (int64_t g = from; g < to; g++) {
+        if (rows == 1) sparse_row(y, x, s, g);
+        for (int first = 0; rows == 16 && first < SPARSE_GROUP; first += SPARSE_AT_ONCE(16 / LANES)) sparse_tile_16(y, x, s, g, first);
+        for (int first = 0; rows == 32 && first < SPARSE_GROUP; first += SPARSE_AT_ONCE(32 / LANES)) sparse_tile_32(y, x, s, g, first);
+    }
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* Speed of single kernels at every level: GB/s and GFLOP/s, best of several runs, on one thread and on `--threads N` (2).
- *   kernels_bench [--threads N] [--only-threads N] [--level L] [--type T] [gemm|conv|tiles|chain|small|linear|attention|memory]...
+ *   kernels_bench [--threads N] [--only-threads N] [--level L] [--type T] [gemm|pruned|conv|tiles|chain|small|linear|attention|memory]...
  * `linear` streams 16 matrices of 4096 x 4096 so that weights come from memory; `attention` decodes and fills a cache of 2048 positions, 32 heads on 8.
  * `memory` is what the memory gives to as many readers as there are threads, the rate that decoding weights is held against.
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
@@ -14,6 +14,7 @@
 #include "kernels/conv.h"
 #include "kernels/linear.h"
 #include "kernels/llm.h"
+#include "kernels/sparse.h"
 
 static double now(void)
 {
@@ -55,6 +56,31 @@ static void bench_gemm(const struct kernels *k, int threads)
                2e-9 * (double)(m * n * depth) / t, 4e-9 * (double)(n * depth) / t);
         free(a), free(b), free(c), free(packed);
     }
+}
+
+/* Pruned weights beside the same in full. */
+static void bench_pruned(const struct kernels *k, int threads)
+{
+    static const int64_t sizes[] = { 512, 1024, 2048, 4096 }, rows[] = { 1, 8, 32, 64 };
+    for (size_t z = 0; z < 3; z++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            const int64_t n = sizes[i], zeros[] = { 80, 90, 95 };
+            float *b = fresh((size_t)(n * n)), *a = fresh((size_t)(64 * n)), *c = fresh((size_t)(64 * n));
+            for (int64_t e = 0; e < n * n; e++) b[e] = (b[e] + 1) * 50 < (float)zeros[z] ? 0 : b[e];
+            void *packed = aligned_alloc(64, k->gemm_f32_packed_bytes(n, n));
+            struct sparse_layer *s;
+            if (k->level == CPU_SCALAR || !packed || sparse_open(&s, b, n, 1, n, n, k, NULL)) continue;
+            void *scratch = aligned_alloc(64, (sparse_scratch(s, 64) + 63) / 64 * 64);
+            k->gemm_f32_pack(packed, b, n, 1, n, n);
+            for (size_t r = 0; r < 4; r++) {
+                const int64_t m = rows[r];
+                BEST(full, k->gemm_f32(c, n, a, n, packed, m, n, n, NULL, threads))
+                BEST(t, sparse_run(s, c, n, a, n, m, NULL, scratch, threads))
+                printf("pruned  %-7s threads %d  %2lld %% zeros  %5lld x %5lld x %5lld  %8.3f ms  in full %8.3f ms  %5.2f times as fast\n", cpu_level_name(k->level), threads, (long long)zeros[z], (long long)m, (long long)n, (long long)n, 1e3 * t, 1e3 * full, full / t);
+            }
+            sparse_close(s);
+            free(a), free(b), free(c), free(packed), free(scratch);
+        }
 }
 
 static const struct layer { const char *net; int in_c, out_c, groups, k, stride, size, times, residual; } layers[] = {
@@ -374,6 +400,7 @@ int main(int argc, char **argv)
                 if (!strcmp(argv[i], "memory")) bench_memory(t);
             for (int i = 1; i < argc || (all && i == 1); i++) {
                 if (all || !strcmp(argv[i], "gemm")) bench_gemm(&k, t);
+                if (all || !strcmp(argv[i], "pruned")) bench_pruned(&k, t);
                 if (all || !strcmp(argv[i], "small")) bench_small(&k, t);
                 if (all || !strcmp(argv[i], "linear")) bench_linear(&k, t);
                 if (all || !strcmp(argv[i], "attention")) bench_attention(&k, t);

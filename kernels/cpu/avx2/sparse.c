@@ -1,5 +1,4 @@
 /* Products with pruned weights at this level. */
-#define LANES_KNOWN 8
 #include "kernels/cpu/levels.h"
 #include "kernels/cpu/sparse_body.h"
 
