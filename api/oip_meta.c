@@ -37,7 +37,7 @@ static void write_precision(struct buf *out, const struct signature_precision *p
 {
     if (!p->name) return;
     buf_printf(out, ",\"properties\":{\"precision\":\"%s\"", p->name);
-    if (p->error >= 0) buf_printf(out, ",\"bf16_error\":\"%.3e\",\"bf16_speedup\":\"%.3f\"", p->error, p->gain);
+    if (p->error >= 0) buf_printf(out, ",\"%s_error\":\"%.3e\",\"%s_speedup\":\"%.3f\"", p->tried, p->error, p->tried, p->gain);
     buf_putc(out, '}');
 }
 

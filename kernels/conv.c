@@ -1,6 +1,6 @@
 /* The convolution layer: packs weights once, chooses the kernel once, and runs it on any shape.
  *
- * Own kernels: a 1x1 convolution of stride 1 is gemm_f32 on the rows of pixels; a depthwise one is depthwise2d_f32; a large 3x3 one goes by Winograd (conv_winograd.c); everything else goes by im2col: a band of output pixels
+ * Own kernels: a 1x1 convolution of stride 1 is gemm_f32 on the rows of pixels; a depthwise one is depthwise2d_f32; a large 3x3 one goes by Winograd (conv_winograd.c), in bfloat16 one of many channels by tiles (conv_tiles.c); everything else goes by im2col: a band of output pixels
  * becomes rows [pixels, kh kw in_c / groups] in scratch and is multiplied by the packed weights. Bands are shared out to threads and sized to stay in the
  * second-level cache. All of them add in an order that knows nothing of bands, threads or batch. What oneDNN does is in conv_onednn.c;
  * a shape that its kernel does not take (whatever the batch: so rows stay equal) gets our own kernel, whose weights are packed when the first such shape comes. */
@@ -14,12 +14,13 @@
 
 #include "base/checked.h"
 #include "kernels/conv_onednn.h"
+#include "kernels/conv_tiles.h"
 #include "kernels/conv_winograd.h"
 
 enum { BAND_FLOATS = 96 * 1024, BAND_PIXELS_MIN = 14, ALIGN = 64 };
 
-enum conv_kind { CONV_IM2COL, CONV_GEMM1X1, CONV_DEPTHWISE, CONV_WINOGRAD, CONV_ONEDNN, CONV_KIND_COUNT };
-static const char *const kind_names[CONV_KIND_COUNT] = { "im2col", "gemm1x1", "depthwise", "winograd4x4", "onednn" };
+enum conv_kind { CONV_IM2COL, CONV_GEMM1X1, CONV_DEPTHWISE, CONV_WINOGRAD, CONV_TILES, CONV_ONEDNN, CONV_KIND_COUNT };
+static const char *const kind_names[CONV_KIND_COUNT] = { "im2col", "gemm1x1", "depthwise", "winograd4x4", "tiles", "onednn" };
 
 struct conv_spare { pthread_mutex_t lock; struct conv_layer *own; };    /* own: NULL until a shape needs it */
 
@@ -27,7 +28,7 @@ struct conv_layer {
     struct conv_spec spec;
     struct kernels k;
     enum conv_kind kind;
-    void *packed;                        /* per group a packed b [kh kw in_c/groups, out_c/groups]; depthwise: [kh, kw, c]; Winograd: 36 packed b [in_c, out_c] */
+    void *packed;                        /* per group a packed b [kh kw in_c/groups, out_c/groups]; depthwise: [kh, kw, c]; Winograd: 36 packed b [in_c, out_c]; tiles: conv_tiles.h */
     float *bias;                         /* [out_c] or NULL */
     uint64_t packed_stride;              /* bytes of one group, or of one of the 36 */
     uint64_t bytes;
@@ -43,6 +44,7 @@ struct conv_plan {
     int64_t band;                        /* output pixels per band */
     uint64_t lane_bytes;                 /* scratch of one thread */
     struct conv_winograd_blocks blocks;
+    struct conv_tiles_plan tiles;
     struct conv_onednn_plan *onednn;
     bool rounds_x, widens_x, rounds_y;   /* what is stored otherwise than the kernel takes it goes through scratch */
     uint64_t kernel_scratch, x_scratch, y_scratch;      /* bytes, one behind the other */
@@ -126,10 +128,15 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: Winograd takes 3x3 kernels of stride 1 in one group");
         goto close;
     }
+    if (choice == CONV_BY_TILES && !(spec->bf16 && k->level >= CPU_AMX && conv_tiles_can(spec))) {
+        st = err_set(err, ST_UNSUPPORTED, "convolution: tiles take bfloat16 layers of stride 1 in one group, on a machine that has them");
+        goto close;
+    }
     const bool own = choice == CONV_BY_RULE && takes_halves(l);
-    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE);
+    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE || choice == CONV_BY_TILES);
+    const bool tiles = choice == CONV_BY_TILES || (choice == CONV_BY_RULE && l->spec.bf16 && conv_tiles_wanted(spec));
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
-    if (l->spec.bf16 || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level))))) {
+    if (!tiles && (l->spec.bf16 || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level)))))) {
         st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);
         if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel on tiles: as in f32 */
             conv_layer_close(l);
@@ -151,10 +158,12 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         }
         if (st != ST_UNSUPPORTED || choice == CONV_BY_ONEDNN) goto close;
     }
-    if (winograd) l->kind = CONV_WINOGRAD;
+    if (tiles) l->kind = CONV_TILES;
+    else if (winograd) l->kind = CONV_WINOGRAD;
     snprintf(l->name, sizeof l->name, "%s", kind_names[l->kind]);
     switch (l->kind) {
     case CONV_WINOGRAD:  st = conv_winograd_pack(&l->packed, &l->packed_stride, &l->bytes, spec, weight, k, err); break;
+    case CONV_TILES:     st = conv_tiles_pack(&l->packed, &l->bytes, spec, weight, threads, err); break;
     case CONV_DEPTHWISE: st = pack_depthwise(l, weight, err); break;
     default:             st = pack_gemm(l, weight, err);
     }
@@ -188,6 +197,7 @@ void conv_layer_close(struct conv_layer *l)
 
 uint64_t conv_layer_bytes(const struct conv_layer *l) { return l->bytes; }
 const char *conv_layer_kernel(const struct conv_layer *l) { return l->name; }
+bool conv_takes_activation(struct activation_spec act) { return act.kind == ACT_NONE || conv_onednn_takes_activation(act); }
 
 static enum status check_window(const struct conv_spec *s, const struct window2d *w, struct err *err)
 {
@@ -233,12 +243,12 @@ static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIG
 static void plan_scratch(struct conv_plan *p, const struct conv_spec *given)
 {
     const struct window2d *w = &p->w;
-    const bool halves = (p->onednn && given->bf16) || takes_halves(p->l);
+    const bool tiles = p->l->kind == CONV_TILES, halves = (p->onednn && given->bf16) || takes_halves(p->l);
     const uint64_t in = (uint64_t)(w->n * w->h * w->w * w->c), out = (uint64_t)(w->n * w->out_h * w->out_w * given->out_c);
     p->rounds_x = halves && !given->x_bf16;
-    p->widens_x = !halves && given->x_bf16;
-    p->rounds_y = !halves && given->y_bf16;
-    p->kernel_scratch = round_up(p->l->kind == CONV_WINOGRAD ? p->blocks.scratch : p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads);
+    p->widens_x = !halves && !tiles && given->x_bf16;
+    p->rounds_y = !halves && !tiles && given->y_bf16;
+    p->kernel_scratch = round_up(tiles ? p->tiles.scratch : p->l->kind == CONV_WINOGRAD ? p->blocks.scratch : p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads);
     p->x_scratch = p->rounds_x ? round_up(in * sizeof(uint16_t)) : p->widens_x ? round_up(in * sizeof(float)) : 0;
     p->y_scratch = p->rounds_y ? round_up(out * sizeof(float)) : 0;
 }
@@ -262,7 +272,9 @@ enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, c
             return st;
         }
     }
-    if (l->kind == CONV_WINOGRAD && (st = conv_winograd_plan(&p->blocks, &l->spec, w, p->threads, err))) {
+    if (l->kind == CONV_WINOGRAD) st = conv_winograd_plan(&p->blocks, &l->spec, w, p->threads, err);
+    if (l->kind == CONV_TILES) st = conv_tiles_plan(&p->tiles, &l->spec, w, p->threads, err);
+    if (st) {
         free(p);
         return st;
     }
@@ -387,7 +399,7 @@ static void im2col_part(void *ctx, int part, int parts)
     }
 }
 
-/* By our own kernels: floats in and out, but where the depthwise one takes bfloat16. */
+/* By our own kernels: floats in and out, but where the depthwise one takes bfloat16; tiles take either. */
 static void run_own(const struct conv_plan *p, void *y, const void *x, const void *residual, void *scratch)
 {
     const struct conv_layer *l = p->l;
@@ -402,6 +414,9 @@ static void run_own(const struct conv_plan *p, void *y, const void *x, const voi
     } else if (l->kind == CONV_WINOGRAD) {
         const struct conv_winograd_run r = { .spec = s, .k = &l->k, .w = &p->w, .blocks = &p->blocks, .packed = l->packed, .stride = l->packed_stride, .y = y, .x = x, .ep = ep, .scratch = scratch };
         conv_winograd_run(&r, p->threads);
+    } else if (l->kind == CONV_TILES) {
+        const struct conv_tiles_run r = { .spec = s, .w = &p->w, .plan = &p->tiles, .packed = l->packed, .bias = l->bias, .y = y, .x = x, .residual = residual, .scratch = scratch };
+        conv_tiles_run(&r, p->threads);
     } else {
         struct im2col_job j = { .p = p, .y = y, .x = x, .residual = residual, .scratch = scratch };
         parallel_for(p->threads, p->threads, im2col_part, &j);

@@ -1,7 +1,7 @@
 /* A 2-D convolution layer, NHWC f32 in and out, weights packed once. Kernel and packed layout are chosen when the layer is made and hold
  * for every batch size and spatial size, so that a row's result does not depend on its neighbours (bit for bit in f32): oneDNN's
  * direct convolution where it keeps that promise (checked when the layer is made, for row 0 alone and within the largest batch), our own
- * depthwise, 1x1 (GEMM) and 3x3 (Winograd, one tile size) kernels, and a general own kernel (im2col rows in scratch + gemm_f32) that is always there and is the reference.
+ * depthwise, 1x1 (GEMM), 3x3 (Winograd, one tile size) and bfloat16 (tiles) kernels, and a general own kernel (im2col rows in scratch + gemm_f32) that is always there and is the reference.
  * Everything of oneDNN's C API is in conv_onednn.c; a build with -DINFERD_NO_ONEDNN leaves it out. */
 #ifndef KERNELS_CONV_H
 #define KERNELS_CONV_H
@@ -30,11 +30,13 @@ struct conv_plan;        /* for one exact input shape and one instance */
 enum status conv_layer_open(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias,
                             const struct kernels *k, int threads, struct err *err);
 /* The same with the choice made by the caller: tests and benchmarks. ST_UNSUPPORTED when the choice cannot do this layer. */
-enum conv_choice { CONV_BY_RULE, CONV_BY_OWN, CONV_BY_IM2COL, CONV_BY_WINOGRAD, CONV_BY_ONEDNN };
+enum conv_choice { CONV_BY_RULE, CONV_BY_OWN, CONV_BY_IM2COL, CONV_BY_WINOGRAD, CONV_BY_TILES, CONV_BY_ONEDNN };
 enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias,
                                const struct kernels *k, int threads, enum conv_choice choice, struct err *err);
 void        conv_layer_close(struct conv_layer *l);
 uint64_t    conv_layer_bytes(const struct conv_layer *l);           /* packed weights */
+/* Does the kernel on tiles do this activation as it stores? */
+bool        conv_takes_activation(struct activation_spec act);
 const char *conv_layer_kernel(const struct conv_layer *l);          /* "onednn:jit:avx512_core", "gemm1x1", "depthwise", "im2col" ... for inspect */
 
 /* w.n, h, w, c, out_h, out_w and the padding of this shape. The plan may be used by one thread at a time. Scratch of conv_plan_scratch bytes (64-byte aligned) is given to each run. */

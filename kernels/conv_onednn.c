@@ -90,6 +90,7 @@ static bool eltwise_of(struct activation_spec act, dnnl_alg_kind_t *alg, float *
     case ACT_SIGMOID:    *alg = dnnl_eltwise_logistic; return true;
     case ACT_TANH:       *alg = dnnl_eltwise_tanh; return true;
     case ACT_SILU:       *alg = dnnl_eltwise_swish, *alpha = 1; return true;
+    case ACT_QUICK_GELU: *alg = dnnl_eltwise_swish, *alpha = 1.702f; return true;
     case ACT_HARD_SWISH: *alg = dnnl_eltwise_hardswish; return true;
     case ACT_GELU:       *alg = dnnl_eltwise_gelu_erf; return true;
     case ACT_GELU_TANH:  *alg = dnnl_eltwise_gelu_tanh; return true;
@@ -97,6 +98,13 @@ static bool eltwise_of(struct activation_spec act, dnnl_alg_kind_t *alg, float *
     case ACT_EXP:        *alg = dnnl_eltwise_exp; return true;
     default:             return false;
     }
+}
+
+bool conv_onednn_takes_activation(struct activation_spec act)
+{
+    dnnl_alg_kind_t alg;
+    float alpha, beta;
+    return eltwise_of(act, &alg, &alpha, &beta);
 }
 
 static bool plain_md(dnnl_memory_desc_t *md, int n, const dnnl_dims_t dims, dnnl_data_type_t type, dnnl_format_tag_t tag) { return dnnl_memory_desc_init_by_tag(md, n, dims, type, tag) == dnnl_success; }
@@ -494,6 +502,7 @@ bool conv_onednn_wanted(const struct conv_spec *s, enum cpu_level level)
     (void)s, (void)level;
     return false;
 }
+bool conv_onednn_takes_activation(struct activation_spec act) { return (void)act, false; }
 enum status conv_onednn_open(struct conv_onednn **out, const struct conv_spec *s, const float *weight, const float *bias, enum cpu_level level, int threads, struct err *err)
 {
     (void)out, (void)s, (void)weight, (void)bias, (void)level, (void)threads;

@@ -9,6 +9,7 @@ struct conv_onednn_plan;     /* a primitive for one shape */
 
 /* Is oneDNN the first choice for this layer at this level? A rule from measurements (SPEED.md). */
 bool conv_onednn_wanted(const struct conv_spec *s, enum cpu_level level);
+bool conv_onednn_takes_activation(struct activation_spec act);
 /* ST_UNSUPPORTED: oneDNN has no kernel for it that keeps rows independent of their neighbours. */
 enum status conv_onednn_open(struct conv_onednn **out, const struct conv_spec *s, const float *weight, const float *bias, enum cpu_level level, int threads, struct err *err);
 void        conv_onednn_close(struct conv_onednn *c);

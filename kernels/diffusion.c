@@ -67,12 +67,14 @@ static void attend_block(const struct job *j, char *lane, int64_t b, int64_t h, 
         if (limit[i] > most) most = limit[i];
     }
     if (most == 0 && first > 0) return;
-    const float *q = a->q + (b * a->queries + from) * a->ldq + h * a->head_dim;
-    float *y = a->y + (b * a->queries + from) * a->ldy + h * a->head_dim_v;
+    const float *q = (const float *)a->q + attention_dense_q(a, b, h) + from * a->ldq;
+    float *y = (float *)a->y + attention_dense_y(a, b, h) + from * a->ldy;
+    const bool masked = attention_dense_masked(a);
     /* along a row of scores the distance grows by one, from row to row it falls by one */
     const struct gemm_epilogue by_distance = { .residual = a->distance ? a->distance + h * (a->queries + a->keys - 1) + a->queries - 1 - from + first : NULL, .ldr = -1 };
     j->k->gemm_f32(scores, ATTENTION_DENSE_KEYS, q, a->ldq, lane + j->lane.keys, count, keys, a->head_dim, a->distance ? &by_distance : NULL, 1);
-    j->d->attention_weights_f32(scores, ATTENTION_DENSE_KEYS, count, keys, limit, a->scale, top, sum, shrink);
+    if (masked) j->d->attention_masks_f32(scores, ATTENTION_DENSE_KEYS, count, keys, a, b, h, from, first);
+    j->d->attention_weights_f32(scores, ATTENTION_DENSE_KEYS, count, keys, limit, masked ? 1 : a->scale, top, sum, shrink);
     struct gemm_epilogue on = { .residual = y, .ldr = a->ldy };
     if (first > 0) j->d->scale_rows_f32(y, a->ldy, shrink, count, a->head_dim_v);
     j->k->gemm_f32(y, a->ldy, scores, ATTENTION_DENSE_KEYS, lane + j->lane.values, count, a->head_dim_v, keys, first > 0 ? &on : NULL, 1);
@@ -89,13 +91,13 @@ static void attend_range(const struct job *j, char *lane, int64_t b, int64_t h, 
     }
     for (int64_t first = 0; first < end || first == 0; first += ATTENTION_DENSE_KEYS) {
         const int64_t keys = a->keys - first < ATTENTION_DENSE_KEYS ? a->keys - first : ATTENTION_DENSE_KEYS;
-        j->k->gemm_f32_pack(lane + j->lane.keys, a->k + (b * a->keys + first) * a->ldk + h * a->head_dim, 1, a->ldk, a->head_dim, keys);
-        j->k->gemm_f32_pack(lane + j->lane.values, a->v + (b * a->keys + first) * a->ldv + h * a->head_dim_v, a->ldv, 1, keys, a->head_dim_v);
+        j->k->gemm_f32_pack(lane + j->lane.keys, (const float *)a->k + attention_dense_k(a, b, h) + first * a->ldk, 1, a->ldk, a->head_dim, keys);
+        j->k->gemm_f32_pack(lane + j->lane.values, (const float *)a->v + attention_dense_v(a, b, h) + first * a->ldv, a->ldv, 1, keys, a->head_dim_v);
         for (int64_t i = 0; i < count; i += ATTENTION_DENSE_QUERIES)
             attend_block(j, lane, b, h, from + i, count - i < ATTENTION_DENSE_QUERIES ? count - i : ATTENTION_DENSE_QUERIES, first, keys, top + i, sum + i);
     }
-    for (int64_t i = 0; i < count; i++) sum[i] = sum[i] > 0 ? 1 / sum[i] : 0;
-    j->d->scale_rows_f32(a->y + (b * a->queries + from) * a->ldy + h * a->head_dim_v, a->ldy, sum, count, a->head_dim_v);
+    for (int64_t i = 0; i < count; i++) sum[i] = sum[i] > 0 ? 1 / sum[i] : a->nothing;
+    j->d->scale_rows_f32((float *)a->y + attention_dense_y(a, b, h) + from * a->ldy, a->ldy, sum, count, a->head_dim_v);
 }
 
 static void attend_part(void *ctx, int part, int parts)

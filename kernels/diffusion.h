@@ -24,8 +24,10 @@ struct diffusion_kernels {
     enum cpu_level level;
     /* scratch: group_norm_scratch bytes, aligned to 64; y may be x */
     void (*group_norm_f32)(float *y, const float *x, const struct group_norm *g, void *scratch, int threads);
+    /* s [rows, columns], lds apart, the scores of queries from i on of row b and head h with keys from j on: s * scale, then what the masks do to it. */
+    void (*attention_masks_f32)(float *s, int64_t lds, int64_t rows, int64_t columns, const struct attention_dense *a, int64_t b, int64_t h, int64_t i, int64_t j);
     /* s [rows, columns], lds apart: row r becomes exp(s * scale - top[r]) for its first limit[r] columns (ATTENTION_DENSE_KEYS at most), 0 for the others; top and sum [rows] go on
-     * from what they were, and shrink[r] is what has been added up so far must be multiplied by. */
+     * from what they were, and shrink[r] is what has been added up so far must be multiplied by. A row of nothing but -infinity adds nothing. */
     void (*attention_weights_f32)(float *s, int64_t lds, int64_t rows, int64_t columns, const int64_t *limit, float scale, float *top, float *sum, float *shrink);
     /* y[r, c] *= factor[r] */
     void (*scale_rows_f32)(float *y, int64_t ldy, const float *factor, int64_t rows, int64_t columns);

@@ -56,8 +56,8 @@ static enum cpu_level detect(void)
     const uint32_t avx2 = 1u << 5, bmi2 = 1u << 8, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
     if ((b & (avx2 | bmi2)) != (avx2 | bmi2)) return CPU_SCALAR;
     if ((b & (f | dq | bw | vl)) != (f | dq | bw | vl) || (state & XCR0_AVX512) != XCR0_AVX512) return CPU_AVX2;
-    const uint32_t amx_bf16 = 1u << 22, fp16 = 1u << 23, amx_tile = 1u << 24, amx_int8 = 1u << 25, amx = amx_bf16 | fp16 | amx_tile | amx_int8;
-    if ((d & amx) != amx || (state & XCR0_AMX) != XCR0_AMX) return CPU_AVX512;
+    const uint32_t amx_bf16 = 1u << 22, fp16 = 1u << 23, amx_tile = 1u << 24, amx_int8 = 1u << 25, vbmi = 1u << 1 /* of ecx */, amx = amx_bf16 | fp16 | amx_tile | amx_int8;
+    if ((d & amx) != amx || !(c & vbmi) || (state & XCR0_AMX) != XCR0_AMX) return CPU_AVX512;
     /* The kernel gives tile state to a process that asks; threads started afterwards inherit the permission. */
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM_, XFEATURE_TILE_DATA) == 0 ? CPU_AMX : CPU_AVX512;
 }

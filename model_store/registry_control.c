@@ -105,7 +105,7 @@ enum status control_load_version(struct registry *r, struct model_entry *m, int6
     }
     log_write(r->o.log, LOG_INFO, "loaded", "%s version %" PRId64 " digest %.16s in %.1f ms", m->name, version, l->v.digest, (double)l->v.load_ns * 1e-6);
     const struct signature_precision *p = &l->v.signature->precision;
-    if (p->name && p->error >= 0) log_write(r->o.log, LOG_INFO, "precision", "%s version %" PRId64 " is computed in %s: bf16 was %.2f times as fast as f32, its largest error %.2e", m->name, version, p->name, p->gain, p->error);
+    if (p->name && p->error >= 0) log_write(r->o.log, LOG_INFO, "precision", "%s version %" PRId64 " is computed in %s: %s was %.2f times as fast as f32, its largest error %.2e", m->name, version, p->name, p->tried, p->gain, p->error);
     publish(r, v, l);
     catalog_note_state(r->catalog, m->name, version, "READY", "");
     return ST_OK;

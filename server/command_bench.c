@@ -151,7 +151,7 @@ static enum status bench(const struct bench *b, struct err *err)
         else printf("%s: batch %lld, %d threads, %s, %s: %d runs, min %.3f ms, median %.3f ms, p99 %.3f ms, %.1f rows/s; loaded in %.1f ms, peak %.1f MiB\n", b->model, (long long)b->batch, b->options.threads,
                     m.signature->precision.name, cpu_level_name(m.engine->import.graph.device.kernels.level), runs, min, median, p99, (double)b->batch / median * 1e3, load, rss);
         const struct signature_precision *p = &m.signature->precision;
-        if (!b->json && p->error >= 0) printf("precision: bf16 has an error of %.2e (%.0e is allowed) and is %.2f times as fast as f32: %s\n", p->error, TRIAL_ERROR_MAX, p->gain, p->name);
+        if (!b->json && p->error >= 0) printf("precision: %s has an error of %.2e (%.0e is allowed) and is %.2f times as fast as f32: %s\n", p->tried, p->error, p->error_max, p->gain, p->name);
         if (b->trace && !b->json) print_trace(&m);
     }
     free(times);

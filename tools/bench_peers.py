@@ -4,6 +4,8 @@
   bench_peers.py [--arms inferd:f32,onnxruntime:f32,openvino:f32,inferd:bf16,openvino:bf16,inferd:auto] [--threads 2] [--rounds 5] [--seconds 1] [--batch 1]
                  [NAME or FILE.onnx]...      (resnet50 mobilenet_v2 alexnet)
 
+A name that ends in _int8 is a QDQ file of make_quantised.py (build/networks/NAME/model.onnx); its arms are inferd:int8,onnxruntime:int8,openvino:int8, each side running the same file as it does by
+itself, and the answers of inferd and onnxruntime must agree to 5 % (relative L2: a quantum here and there, carried on through the layers).
 An arm is a side and the precision it is asked for; OpenVINO's own choice on a machine with AMX is bf16, onnxruntime has f32 only. Names are made by make_networks.py
 when they are missing. First the answers are compared (`inferd check`, 1e-4 of the largest, f32), then rounds of timed runs: `inferd bench --json`, and the others in processes of their
 own, so that none runs while another is timed. Printed are the medians of the rounds' medians, and how many times as fast inferd is: in each precision as the fastest other side in
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import time
 
+ARMS = "inferd:f32,onnxruntime:f32,openvino:f32,inferd:bf16,openvino:bf16,inferd:auto"
 DISTURBED = 0.06      # cores that others may use during a round
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
@@ -71,7 +74,7 @@ def open_openvino(path, threads, batch, precision):
     feed = make_input([(v.any_name, [d.get_length() if d.is_static else None for d in v.partial_shape], v.element_type.is_real()) for v in model.inputs], batch)
     model.reshape({v.any_name: list(feed[v.any_name].shape) for v in model.inputs})
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    if precision != "auto":
+    if precision not in ("auto", "int8"):
         settings["INFERENCE_PRECISION_HINT"] = precision
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     return feed, [], lambda: request.infer(feed)
@@ -134,6 +137,25 @@ def compare(inferd, path, process, threads):
     return done.returncode == 0
 
 
+def compare_int8(inferd, path, process, threads):
+    """Relative L2 difference of the answers on one input."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    folder = os.path.join(ROOT, "build/peers", os.path.basename(os.path.dirname(path)))
+    ask(process, "save " + os.path.join(folder, "test_data_set_0"))
+    names = [v.name for v in onnx.load(path, load_external_data=False).graph.output]
+    subprocess.check_call([inferd, "run", path, "--input", os.path.join(folder, "test_data_set_0/input_0.pb"), "--output", folder, "--threads", str(threads), "--precision", "int8"], stdout=subprocess.DEVNULL)
+    worst = 0.0
+    for i, name in enumerate(names):
+        with open(os.path.join(folder, f"test_data_set_0/output_{i}.pb"), "rb") as f:
+            want = numpy_helper.to_array(onnx.TensorProto.FromString(f.read())).astype(np.float64)
+        got = np.load(os.path.join(folder, name + ".npy")).astype(np.float64)
+        worst = max(worst, float(np.linalg.norm(got - want) / np.linalg.norm(want)))
+    return worst
+
+
 def busy_seconds():
     """Processor time spent by everybody, stolen time included."""
     with open("/proc/stat") as f:
@@ -162,7 +184,7 @@ def time_inferd(path, precision, args, cores):
 def ratios(ms):
     """How many times as fast inferd is; keys "f32", "bf16" against the fastest other side, "auto:SIDE:PRECISION" by its own choice."""
     made = {}
-    for precision in "f32", "bf16":
+    for precision in "f32", "bf16", "int8":
         others = [v for arm, v in ms.items() if arm.endswith(":" + precision) and not arm.startswith("inferd")]
         if others and "inferd:" + precision in ms:
             made[precision] = min(others) / ms["inferd:" + precision]
@@ -173,13 +195,21 @@ def ratios(ms):
 
 
 def bench(path, args, cores):
-    arms = args.arms.split(",")
+    int8 = path.endswith("_int8/model.onnx")
+    arms = (args.arms or ("inferd:int8,onnxruntime:int8,openvino:int8" if int8 else ARMS)).split(",")
     peers = {}
     for arm in arms:
         if not arm.startswith("inferd"):
             child = [sys.executable, os.path.abspath(__file__), "--peer", path, "--peer-arm", arm, "--threads", str(args.threads), "--batch", str(args.batch)]
             peers[arm] = subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    equal = compare(args.inferd, path, peers["onnxruntime:f32"], args.threads) if "onnxruntime:f32" in peers else True
+    said, equal = "not compared", True
+    if "onnxruntime:f32" in peers:
+        equal = compare(args.inferd, path, peers["onnxruntime:f32"], args.threads)
+        said = "equal to 1e-4" if equal else "DIFFER"
+    if "onnxruntime:int8" in peers:
+        difference = compare_int8(args.inferd, path, peers["onnxruntime:int8"], args.threads)
+        equal = difference <= 0.05
+        said = f"differ by {difference:.1e}" if equal else f"DIFFER by {difference:.1e}"
     times, disturbed, chosen = {arm: [] for arm in arms}, 0, ""
     while len(times[arms[0]]) < args.rounds:
         before = time.monotonic(), busy_seconds() - own_seconds(peers.values())
@@ -188,9 +218,9 @@ def bench(path, args, cores):
             if arm in peers:
                 round_ms[arm] = statistics.median(ask(peers[arm], str(args.seconds)))
             else:
-                said = time_inferd(path, arm.split(":")[1], args, cores)
-                round_ms[arm] = said["median_ms"]
-                chosen = said["precision"] if arm == "inferd:auto" else chosen
+                timed = time_inferd(path, arm.split(":")[1], args, cores)
+                round_ms[arm] = timed["median_ms"]
+                chosen = timed["precision"] if arm == "inferd:auto" else chosen
         foreign = (busy_seconds() - own_seconds(peers.values()) - before[1]) / (time.monotonic() - before[0])
         if foreign > DISTURBED and disturbed < 2 * args.rounds:      # somebody else wanted the cores: measure again
             disturbed += 1
@@ -203,7 +233,7 @@ def bench(path, args, cores):
         process.wait()
     ms = {arm: statistics.median(t) for arm, t in times.items()}
     made = ratios(ms)
-    print(f"{os.path.basename(path):22} threads {args.threads} batch {args.batch}  answers {'equal to 1e-4' if equal else 'DIFFER'}, {disturbed} rounds repeated" + (f", auto is {chosen}" if chosen else ""))
+    print(f"{os.path.basename(os.path.dirname(path)) if int8 else os.path.basename(path):22} threads {args.threads} batch {args.batch}  answers {said}, {disturbed} rounds repeated" + (f", auto is {chosen}" if chosen else ""))
     print("   " + "  ".join(f"{arm} {ms[arm]:.3f} ms ({min(times[arm]):.3f}..{max(times[arm]):.3f})" for arm in arms))
     print("   speed: " + "  ".join(f"{what} {ratio:.3f}" for what, ratio in made.items()), flush=True)
     return equal and all(r >= args.least for what, r in made.items() if not what.startswith("auto")), made
@@ -211,7 +241,7 @@ def bench(path, args, cores):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", default="inferd:f32,onnxruntime:f32,openvino:f32,inferd:bf16,openvino:bf16,inferd:auto")
+    parser.add_argument("--arms", help=ARMS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
@@ -231,9 +261,10 @@ def main():
         return
     good, all_made = True, []
     for name in args.models or ["resnet50", "mobilenet_v2", "alexnet"]:
-        path = name if name.endswith(".onnx") else os.path.join(ROOT, "build/networks", name + ".onnx")
+        path = name if name.endswith(".onnx") else os.path.join(ROOT, "build/networks", name + ("/model.onnx" if name.endswith("_int8") else ".onnx"))
         if not os.path.exists(path):
-            subprocess.check_call([sys.executable, os.path.join(ROOT, "tools/make_networks.py"), "--out", os.path.join(ROOT, "build/networks"), name], stdout=subprocess.DEVNULL)
+            maker, kind = ("tools/make_quantised.py", name.removesuffix("_int8")) if name.endswith("_int8") else ("tools/make_networks.py", name)
+            subprocess.check_call([sys.executable, os.path.join(ROOT, maker), "--out", os.path.join(ROOT, "build/networks"), kind], stdout=subprocess.DEVNULL)
         fine, made = bench(path, args, cores)
         good = fine and good
         all_made.append(made)

@@ -116,7 +116,7 @@ enum status fold_constants(struct graph *g, struct err *err)
         struct node *n = &g->nodes[i];
         for (int k = 1; k < n->out_count; k++)            /* results that nobody reads need not be made */
             if (n->out[k] >= 0 && g->values[n->out[k]].uses == 0) n->out[k] = -1;
-        if (n->dead || n->out[0] < 0) continue;
+        if (n->dead || n->out[0] < 0 || value_is_constant(g, n->out[0])) continue;      /* set aside by fuse_quantised.c */
         if (all_constant(g, n) && !n->op->prepare) {
             enum status st = fold_node(g, n, err);
             if (st) return st;

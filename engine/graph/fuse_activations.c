@@ -109,7 +109,7 @@ static struct activation_spec activation_of(const struct graph *g, const struct 
     return node_is(n, "Clip") ? clip_of(g, n) : activation_of_node(n);
 }
 
-static bool gemm_is_plain(const struct graph *g, const struct node *n)
+bool gemm_is_plain(const struct graph *g, const struct node *n)
 {
     if (!gemm_packable(g, n) || !is_f32(g, n->out[0])) return false;
     if (node_is(n, "MatMul")) return true;

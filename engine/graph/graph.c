@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "kernels/bytes.h"
 #include "kernels/conv.h"
 #include "kernels/linear.h"
 #include "kernels/sparse.h"
@@ -362,6 +363,7 @@ void graph_close(struct graph *g)
     for (int i = 0; i < g->linear_count; i++) linear_close(g->linears[i]);
     free(g->linears);
     for (int i = 0; i < g->node_count; i++) {
+        bytes_layer_close(g->nodes[i].bytes);
         if (g->nodes[i].conv) conv_layer_close(g->nodes[i].conv);
         sparse_close(g->nodes[i].sparse);
         free(g->nodes[i].packed);

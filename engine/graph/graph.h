@@ -58,6 +58,7 @@ struct value {
     struct operand  probe[2];     /* shapes under two bindings; rank -1 where unknown */
 };
 
+struct bytes_layer;
 struct conv_layer;
 struct linear_layer;
 struct sparse_layer;
@@ -91,6 +92,7 @@ struct node {
     uint64_t    packed_bytes;
     const float *bias;            /* dense [n] beside `packed` */
     const float *weight;          /* ScaleShift: the scale; convolution: a scale by output channel that packing multiplies in */
+    struct bytes_layer *bytes;    /* of the operators in operators/quantised/bytes.h that have a weight */
     struct linear_layer *linear;  /* Linear; Gemm and MatMul of a graph in bfloat16, in place of `packed` */
     struct sparse_layer *sparse;  /* Gemm and MatMul whose weight is mostly 0, in place of `packed` */
     const void *spec;             /* of the operators in operators/llm.h: read only, in the arena */
@@ -100,6 +102,7 @@ struct node {
 struct graph {
     struct arena *arena;          /* names, constants: the model's budget */
     struct device device;
+    bool          int8;           /* the quantised patterns of the file become operators on bytes */
     bool          bf16;           /* layers with constant weights round those and what they are given to bfloat16, where the machine is quick at it; sums stay float */
     uint64_t      memory_max;
     uint64_t      packed_bytes;
@@ -162,7 +165,9 @@ enum op_flags {
     OP_PRODUCT    = 8192,  /* work: up to every element of the results times every element of the largest input */
     OP_PRODUCT_ALL = 16384, /* work: up to the product of the inputs' elements, of one input its square */
     OP_HOLES      = 4096,  /* inputs among the first in_min may be left out; infer looks */
+    OP_SUMS       = 32768, /* adds in[residual], whose buffer the result may take over */
     OP_WANTS_LAST = 512,   /* convolution: input 0 must be channels last when it is f32 */
+    OP_BYTES      = 32768, /* made by fuse_quantised: takes bytes in either order where its other flags say so */
 };
 
 /* ---- operators: engine/operators/table.c ---- */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/graph/passes.h"
+#include "engine/operators/nn/spread.h"
 #include "engine/operators/operators.h"
 
 struct layout { struct graph *g; int *other; int other_count; bool failed; };     /* other[v]: v in the other order, -1 */
@@ -73,7 +74,7 @@ static bool goes_last(const struct graph *g, const struct node *n)
     int rank = rank_of(g, n->out[0]);
     bool many = n->op->flags & OP_BROADCAST || strcmp(n->op->name, "Concat") == 0, comes = false;
     if (rank < 3 || rank_of(g, n->in[0]) < 0) return false;
-    if (!many && !(n->op->flags & OP_UNARY) && g->values[n->in[0]].probe[0].dtype != DT_F32) return false;      /* what is computed in double knows plain order only */
+    if (!many && !(n->op->flags & (OP_UNARY | OP_BYTES)) && g->values[n->in[0]].probe[0].dtype != DT_F32) return false;      /* what is computed in double knows plain order only */
     if (strcmp(n->op->name, "MaxPool") == 0 && n->out_count > 1 && n->out[1] >= 0) return false;
     if (!many && rank_of(g, n->in[0]) != rank) return false;
     for (int k = 0; k < (many ? n->in_count : 1); k++) {
@@ -90,8 +91,14 @@ static void lay_node(struct layout *l, int i)
     unsigned flags = n->op->flags;
     int ins = n->in_count, outs = n->out_count;
     if (flags & OP_SHAPE_ONLY) return;
+    if (n->op == &op_spread) {
+        set_input(l, i, 0, true);
+        if (ins > SPREAD_BESIDE) set_input(l, i, SPREAD_BESIDE, true);
+        make_last(l, i, 0);
+        return;
+    }
     if (flags & OP_WANTS_LAST) {
-        bool last = (conv_packable(g, n) || columns_packable(g, n)) && rank_of(g, n->in[0]) >= 3;
+        bool last = (n->op->flags & OP_BYTES || conv_packable(g, n) || columns_packable(g, n)) && rank_of(g, n->in[0]) >= 3;
         set_input(l, i, 0, last);
         if (g->nodes[i].residual >= 0) set_input(l, i, g->nodes[i].residual, last);
         if (last) make_last(l, i, 0);

@@ -6,7 +6,10 @@
 #include "base/checked.h"
 #include "engine/graph/passes.h"
 #include "engine/operators/nn/conv_columns.h"
+#include "engine/operators/nn/spread.h"
+#include "engine/operators/nn/tall_product.h"
 #include "engine/operators/operators.h"
+#include "engine/operators/quantised/bytes.h"
 #include "kernels/blocks.h"
 #include "kernels/conv.h"
 #include "kernels/half.h"
@@ -197,6 +200,61 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
     return st;
 }
 
+/* The weight as a 1x1 convolution's: [n, k]. */
+static enum status pack_product(struct graph *g, struct node *n, struct err *err)
+{
+    const struct tall_product_spec *p = n->spec;
+    const struct operand *w = &g->values[n->in[1]].type;
+    struct conv_spec spec = { .in_c = p->k, .out_c = p->n, .groups = 1, .kh = 1, .kw = 1, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .has_residual = n->residual >= 0, .act = n->act, .bf16 = true,
+                              .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_w = 1, .hint_n_max = 1 };
+    spec.hint_h = probe_known(g, n->in[0]) ? (int64_t)operand_count(&g->values[n->in[0]].probe[0]) / p->k : 1;
+    enum status st = charge(g, 2 * w->bytes, err);
+    if (st) return st;
+    const int bias = n->in_count > 2 ? n->in[2] : -1;
+    void *own_w = NULL, *own_b = NULL;
+    float *turned = NULL;
+    const float *weight = borrow_dense(g, n->in[1], &own_w), *vector = bias >= 0 ? borrow_dense(g, bias, &own_b) : n->bias;
+    if (weight && !p->turned && (turned = mem_alloc_array((uint64_t)p->k, (uint64_t)p->n * sizeof *turned))) g->device.kernels.transpose_2d(turned, weight, 1, p->k, p->n, sizeof *turned, 1);
+    if (!weight || (bias >= 0 && !vector) || (!p->turned && !turned)) st = err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    else st = conv_layer_open(&n->conv, &spec, turned ? turned : weight, vector, &g->device.kernels, g->device.threads, err);
+    free(turned);
+    free(own_w);
+    free(own_b);
+    if (!st) g->packed_bytes += conv_layer_bytes(n->conv);
+    return st ? err_prefix(err, "node '%s' (TallProduct)", n->name) : ST_OK;
+}
+
+/* [in_c, m, kh, kw] as a 1x1 convolution's weight [kh kw m, in_c], and the bias for each of kh kw. */
+static enum status pack_spread(struct graph *g, struct node *n, struct err *err)
+{
+    const struct spread_spec *s = n->spec;
+    const struct operand *w = &g->values[n->in[1]].type;
+    const int64_t cells = (int64_t)s->kh * s->kw;
+    struct conv_spec spec = { .in_c = s->in_c, .out_c = cells * s->out_c, .groups = 1, .kh = 1, .kw = 1, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .bf16 = true,
+                              .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_n_max = g->max_rows };
+    if (probe_known(g, n->in[0])) spec.hint_h = g->values[n->in[0]].probe[0].dims[2], spec.hint_w = g->values[n->in[0]].probe[0].dims[3];
+    enum status st = charge(g, 2 * w->bytes, err);
+    if (st) return st;
+    void *own_w = NULL, *own_b = NULL;
+    const bool has_bias = n->in[2] >= 0;
+    const float *weight = borrow_dense(g, n->in[1], &own_w), *vector = has_bias ? borrow_dense(g, n->in[2], &own_b) : NULL;
+    float *turned = mem_alloc_array((uint64_t)(cells * s->out_c), (uint64_t)s->in_c * sizeof *turned), *bias = mem_calloc_array((uint64_t)(cells * s->out_c), sizeof *bias);
+    if (!weight || (has_bias && !vector) || !turned || !bias) st = err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    for (int64_t k = 0; !st && k < cells; k++)
+        for (int64_t m = 0; m < s->out_c; m++) {
+            const int64_t at = k * s->out_c + m;
+            if (vector) bias[at] = vector[m];
+            for (int64_t c = 0; c < s->in_c; c++) turned[at * s->in_c + c] = weight[(c * s->out_c + m) * cells + k];
+        }
+    if (!st) st = conv_layer_open(&n->conv, &spec, turned, bias, &g->device.kernels, g->device.threads, err);
+    free(turned);
+    free(bias);
+    free(own_w);
+    free(own_b);
+    if (!st) g->packed_bytes += conv_layer_bytes(n->conv);
+    return st ? err_prefix(err, "node '%s' (Spread)", n->name) : ST_OK;
+}
+
 bool columns_packable(const struct graph *g, const struct node *n)
 {
     const bool transposed = strcmp(n->op->name, "ConvTranspose") == 0 && !n->op->domain[0];
@@ -245,10 +303,41 @@ static enum status pack_recurrent(struct graph *g, struct node *n, struct err *e
     return st;
 }
 
+/* Bytes as they are multiplied: [out, in / groups, kh, kw], or [in, out] beside the stride. Those of a transposed convolution, [in, out, kh, kw], become [kh, kw, out, in]. */
+static int8_t *layer_weight(const struct operand *w, const struct node *n, const struct bytes_product *p)
+{
+    int8_t *copy = mem_alloc_array(w->bytes, 1);
+    const uint8_t *from = w->data;
+    const int64_t in = w->dims[0], out = w->dims[1], space = w->rank == 4 ? w->dims[2] * w->dims[3] : 1;
+    for (uint64_t i = 0; copy && i < w->bytes; i++) {
+        const int64_t at = (int64_t)i;
+        const uint64_t to = n->op == &op_bytes_transpose ? (uint64_t)((at % space * out + at / space % out) * in + at / (space * out)) : i;
+        copy[to] = (int8_t)((w->splat ? *from : from[i]) ^ (p->offset ? 0x80 : 0));
+    }
+    return copy;
+}
+
+static enum status pack_bytes(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type;
+    const struct bytes_product *p = n->spec;
+    struct bytes_spec spec;
+    bytes_product_shape(&spec, n, w, p);
+    enum status st = charge(g, w->bytes, err);
+    if (st) return st;
+    int8_t *weight = layer_weight(w, n, p);
+    st = weight ? bytes_layer_open(&n->bytes, &spec, weight, p->columns ? spec.out_c : 0, &g->device.kernels, err) : err_set(err, ST_NO_MEMORY, "unpacking a weight");
+    free(weight);
+    if (st) return err_prefix(err, "node '%s' (%s)", n->name, n->op->name);
+    g->packed_bytes += bytes_layer_bytes(n->bytes);
+    return ST_OK;
+}
+
 /* Does a node read this input as plain bytes although it was packed? */
 static bool reads_packed(const struct graph *g, const struct node *n, int k)
 {
     if (n->conv) return k == 1 || k == 2;
+    if (n->bytes) return k == 1;
     return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : (n->linear || n->sparse) && k == 1;
 }
 
@@ -257,8 +346,11 @@ enum status pack_weights(struct graph *g, struct err *err)
     for (int i = 0; i < g->node_count; i++) {
         struct node *n = &g->nodes[i];
         enum status st = ST_OK;
-        if (columns_packable(g, n)) st = pack_columns(g, n, err);
+        if (op_is_bytes_layer(n->op)) st = pack_bytes(g, n, err);
+        else if (columns_packable(g, n)) st = pack_columns(g, n, err);
         else if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
+        else if (n->op == &op_spread) st = pack_spread(g, n, err);
+        else if (n->op == &op_tall_product) st = pack_product(g, n, err);
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
         else if (recurrent_packable(g, n)) st = pack_recurrent(g, n, err);
         if (st) return st;

@@ -1,4 +1,4 @@
-#include "engine/graph/passes.h"
+#include "engine/graph/fuse_quantised.h"
 
 #include <string.h>
 
@@ -42,7 +42,7 @@ static void drop_dead(struct graph *g)
     }
 }
 
-static enum status settle(struct graph *g, struct err *err)
+enum status graph_settle(struct graph *g, struct err *err)
 {
     graph_count_uses(g);
     drop_dead(g);
@@ -65,22 +65,32 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
     enum status st = align_short(g, err);
     for (struct graph *b = g->inner; b && !st; b = b->next_inner) {
         b->bf16 = g->bf16;
+        b->int8 = g->int8;
         st = passes_run(b, off, err);
         g->packed_bytes += b->packed_bytes;
     }
     if (!st && !off) {
-        st = fold_constants(g, err);
-        if (!st) st = settle(g, err);
+        if (g->int8) st = set_weights_aside(g, err);
+        if (!st) st = fold_constants(g, err);
+        if (!st) st = graph_settle(g, err);
         if (!st) st = probe_shapes(g, err);
+        if (!st) st = fuse_attention(g, err);
+        if (!st) st = graph_settle(g, err);
         if (!st) st = fuse_curves(g, err);
-        if (!st) st = settle(g, err);
+        if (!st) st = graph_settle(g, err);
         if (!st) st = fuse_scales(g, err);
-        if (!st) st = settle(g, err);
+        if (!st) st = graph_settle(g, err);
         if (!st) st = fuse_activations(g, err);
-        if (!st) st = settle(g, err);
+        if (!st) st = graph_settle(g, err);
         if (!st) st = probe_shapes(g, err);
+        if (!st && g->int8) {
+            st = fuse_quantised(g, err);
+            if (!st) st = probe_shapes(g, err);
+        } else if (!st) st = finish_bytes(g, err);
+        if (!st && g->bf16) st = make_products(g, err);
+        if (!st && g->bf16) st = graph_settle(g, err);
         if (!st) st = layout_last(g, err);
-        if (!st) st = settle(g, err);
+        if (!st) st = graph_settle(g, err);
         if (!st && g->bf16) {
             st = probe_shapes(g, err);
             if (!st) st = store_halves(g, err);

@@ -12,6 +12,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "engine/graph/space.h"
+#include "kernels/bytes.h"
 #include "kernels/conv.h"
 #include "kernels/linear.h"
 
@@ -97,13 +98,14 @@ static int find_in_place(const struct plan *p, int i)
     const struct node *n = s->node;
     const struct operand *y = s->call.out[0];
     int first = 0, last = n->op->flags & OP_BROADCAST ? 1 : 0;
-    if (n->residual >= 0 && n->op->flags & OP_WANTS_LAST) first = last = n->residual;
+    const bool sums = n->op->flags & (OP_WANTS_LAST | OP_SUMS);
+    if (n->residual >= 0 && sums) first = last = n->residual;
     else if (!(n->op->flags & OP_INPLACE)) return -1;
     for (int k = first; k <= last && k < n->in_count; k++) {
         if (n->in[k] < 0) continue;
         const struct buffer *b = &p->buffers[root_of(p, n->in[k])];
         const struct operand *x = s->call.in[k];
-        if (n->op->flags & OP_WANTS_LAST && n->in[0] >= 0 && root_of(p, n->in[0]) == root_of(p, n->in[k])) continue;     /* its window reads ahead of what it writes */
+        if (sums && n->in[0] >= 0 && root_of(p, n->in[0]) == root_of(p, n->in[k])) continue;     /* its window reads ahead of what it writes */
         if (b->place == PLACE_WORK && b->last == i && x->bytes == y->bytes && b->bytes >= y->bytes && x->channels_last == y->channels_last && x->dtype == y->dtype) return k;
     }
     return -1;
@@ -356,13 +358,22 @@ enum status plan_run(struct plan *p, void *const *data, struct arena *run, const
 
 const struct operand *plan_output(const struct plan *p, int k) { return &p->operands[p->graph->outputs[k]]; }
 
+/* The kernel that runs the node's packed weights; empty where it has none. */
+static const char *kernel_name(const struct node *n)
+{
+    if (n->conv) return conv_layer_kernel(n->conv);
+    if (n->bytes) return bytes_layer_kernel(n->bytes);
+    if (n->linear) return linear_kernel(n->linear);
+    return n->sparse ? "pruned" : n->packed ? "gemm" : "";
+}
+
 int plan_steps(const struct plan *p, struct plan_step_info *info, int max)
 {
     int n = 0;
     for (int i = 0; i < p->step_count; i++) {
         const struct step *s = &p->steps[i];
         if (s->view) continue;
-        if (n < max) info[n] = (struct plan_step_info){ s->node, s->node->conv ? conv_layer_kernel(s->node->conv) : s->node->linear ? linear_kernel(s->node->linear) : s->node->sparse ? "pruned" : s->node->packed ? "gemm" : "", s->ns, s->call.out[0] };
+        if (n < max) info[n] = (struct plan_step_info){ s->node, kernel_name(s->node), s->ns, s->call.out[0] };
         n++;
     }
     return n;

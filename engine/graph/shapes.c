@@ -4,6 +4,7 @@
 #include "base/checked.h"
 
 #include "engine/graph/plan.h"
+#include "engine/operators/nn/attend.h"
 
 enum { SHAPE_DATA_MAX = 1 << 16, SHAPE_WORK_MAX = 1 << 22 };      /* bytes and steps: what is beyond is not shape arithmetic */
 
@@ -42,6 +43,7 @@ uint64_t call_work(const struct call *c)
         uint64_t last = x->rank > 1 && x->dims[x->rank - 1] > 0 ? (uint64_t)x->dims[x->rank - 1] : 1;
         return times(operand_count(x) / last, c->node->row_work);
     }
+    if (c->node->op == &op_attend) return attend_work(c);
     if (c->node->op->flags & (OP_PRODUCT | OP_PRODUCT_ALL)) return work_of_products(c);
     uint64_t work = 0, each = 1;
     int n;
@@ -49,7 +51,8 @@ uint64_t call_work(const struct call *c)
     for (int k = 0; kernel && k < n; k++) each = times(each, kernel[k] > 0 ? (uint64_t)kernel[k] : 1);
     if (c->node->op->flags & OP_WANTS_LAST && c->in[1] && c->in[1]->dims[0] > 0) each = operand_count(c->in[1]) / (uint64_t)c->in[1]->dims[0];
     else if (strcmp(name, "Gemm") == 0 && c->in[0]->rank == 2) each = (uint64_t)c->in[0]->dims[node_int(c->node, "transA", 0) == 0];
-    else if (strcmp(name, "MatMul") == 0 && c->in[0]->rank > 0) each = (uint64_t)c->in[0]->dims[c->in[0]->rank - 1];
+    else if (strcmp(name, "Spread") == 0) each = (uint64_t)c->in[0]->dims[1];
+    else if ((strcmp(name, "MatMul") == 0 || strcmp(name, "TallProduct") == 0) && c->in[0]->rank > 0) each = (uint64_t)c->in[0]->dims[c->in[0]->rank - 1];
     else if (strcmp(name, "LRN") == 0) each = (uint64_t)node_int(c->node, "size", 1);
     else if (strcmp(name, "Resize") == 0 || strcmp(name, "Upsample") == 0) each = (uint64_t)1 << c->in[0]->rank;
     for (int k = 0; k < c->in_count; k++)

@@ -18,7 +18,7 @@
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/onnx/trial.h"
 
-enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 1 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
+enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 2 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
 static const double GAIN_MIN = 1.05;
 
 static enum status make_signature(struct engine *e, struct err *err)
@@ -55,8 +55,8 @@ static void engine_close(struct engine *e)
 }
 
 /* ---- precision ---- */
-/* The file as a graph that can run, in float or in bfloat16. What was there is closed first. */
-static enum status build_graph(struct engine *e, bool bf16, struct err *err)
+/* The file as a graph that can run, in float, in bfloat16 or in bytes. What was there is closed first. */
+static enum status build_graph(struct engine *e, enum precision p, struct err *err)
 {
     const struct engine_options *o = &e->options;
     if (e->built) import_close(&e->import);
@@ -64,9 +64,11 @@ static enum status build_graph(struct engine *e, bool bf16, struct err *err)
     enum status st = import_open(&e->import, e->map.data, e->map.size, e->dirfd, false, &e->device, e->memory_max, err);
     if (st) return st;
     e->built = true;
-    e->import.graph.bf16 = bf16;
+    e->import.graph.bf16 = p == PRECISION_BF16;
+    e->import.graph.int8 = p == PRECISION_INT8;
     e->import.graph.max_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 1;
-    e->precision = (struct signature_precision){ .name = bf16 ? "bf16" : "f32", .error = -1 };
+    e->precision = (struct signature_precision){ .name = precision_name(p), .error = -1 };
+    e->quantised = is_quantised(&e->import.graph);
     return passes_run(&e->import.graph, o->passes_off, err);
 }
 
@@ -78,38 +80,48 @@ static void describe_machine(const struct engine *e, char text[MACHINE_MAX])
     snprintf(text, MACHINE_MAX, "%s; %s; %d threads; %lld rows; trial %d", processor, cpu_level_name(e->device.kernels.level), e->options.threads, (long long)e->options.max_batch_rows, TRIAL_EDITION);
 }
 
-/* "bf16 ERROR GAIN" or "f32 ERROR GAIN"; anything else is no choice. */
-static bool read_choice(const char *text, bool *bf16, double *error, double *gain)
+/* "PRECISION ERROR GAIN", PRECISION f32 or the one that is tried; anything else is no choice. */
+static bool read_choice(const char *text, enum precision tried, enum precision *p, double *error, double *gain)
 {
     char name[8];
-    if (sscanf(text, "%7s %lf %lf", name, error, gain) != 3 || (strcmp(name, "bf16") && strcmp(name, "f32"))) return false;
-    *bf16 = !strcmp(name, "bf16");
-    return true;
+    return sscanf(text, "%7s %lf %lf", name, error, gain) == 3 && precision_from_name(name, p) && (*p == tried || *p == PRECISION_F32);
 }
 
-/* The graph stands in float. Leaves it in the quicker precision whose error is small enough. A trial that fails says nothing of the model: it stays in float. */
+/* The graph stands in float. Leaves it in the quicker precision whose error is small enough: of a file that carries scales bytes are tried, of others bfloat16. A trial that fails says
+ * nothing of the model: it stays in float. */
 static enum status choose_precision(struct engine *e, struct err *err)
 {
     const struct engine_choices *choices = e->options.choices;
+    const enum precision tried = e->quantised ? PRECISION_INT8 : PRECISION_BF16;
+    const double allowed = e->quantised ? TRIAL_INT8_ERROR_MAX : TRIAL_ERROR_MAX;
     char machine[MACHINE_MAX], text[64];
     double error, gain;
-    bool bf16;
+    enum precision chosen;
     struct trial *t;
-    if (e->device.kernels.level < CPU_AMX || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
+    if ((!e->quantised && e->device.kernels.level < CPU_AMX) || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
     describe_machine(e, machine);
-    if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, &bf16, &error, &gain))) {
+    if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, tried, &chosen, &error, &gain))) {
         if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
-        const bool tried = !build_graph(e, true, NULL) && !trial_compare(t, &e->import.graph, &error, &gain, NULL);
+        const bool done = !build_graph(e, tried, NULL) && !trial_compare(t, &e->import.graph, &error, &gain, NULL);
         trial_end(t);
-        if (!tried) return build_graph(e, false, err);       /* nothing was found out, so nothing is kept */
-        bf16 = error <= TRIAL_ERROR_MAX && gain >= GAIN_MIN;
-        snprintf(text, sizeof text, "%s %.3e %.3f", bf16 ? "bf16" : "f32", error, gain);
+        if (!done) return build_graph(e, PRECISION_F32, err);       /* nothing was found out, so nothing is kept */
+        chosen = error <= allowed && gain >= GAIN_MIN ? tried : PRECISION_F32;
+        snprintf(text, sizeof text, "%s %.3e %.3f", precision_name(chosen), error, gain);
         if (choices) choices->keep(choices->ctx, machine, text);
     }
-    enum status st = bf16 == e->import.graph.bf16 ? ST_OK : build_graph(e, bf16, err);
+    enum status st = strcmp(precision_name(chosen), e->precision.name) ? build_graph(e, chosen, err) : ST_OK;
+    e->precision.tried = precision_name(tried);
+    e->precision.error_max = allowed;
     e->precision.error = error;
     e->precision.gain = gain;
     return st;
+}
+
+/* What is asked for, where file and machine have it. */
+static enum precision first_precision(const struct engine *e)
+{
+    if (e->options.precision == PRECISION_BF16 && e->device.kernels.level >= CPU_AMX) return PRECISION_BF16;
+    return e->options.precision == PRECISION_INT8 && !e->options.passes_off ? PRECISION_INT8 : PRECISION_F32;
 }
 
 static enum status engine_open(struct engine **out, const struct model_files *files, const struct engine_options *options, struct err *err)
@@ -122,7 +134,8 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     enum status st = file_map_path(&e->map, files->main_file, err);
     if (!st && files->directory) e->dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     device_cpu_open(&e->device, options->cpu_level, options->threads);
-    if (!st) st = build_graph(e, options->precision == PRECISION_BF16 && e->device.kernels.level >= CPU_AMX, err);
+    if (!st) st = build_graph(e, first_precision(e), err);
+    if (!st && options->precision == PRECISION_INT8 && !e->quantised) e->precision.name = precision_name(PRECISION_F32);
     if (!st && options->precision == PRECISION_AUTO) st = choose_precision(e, err);
     if (e->dirfd >= 0) close(e->dirfd);
     e->options.choices = NULL;

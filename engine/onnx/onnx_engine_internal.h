@@ -12,6 +12,7 @@ struct engine {
     int                   dirfd;             /* of the version's folder, while opening */
     struct import         import;
     bool                  built;             /* import holds a graph */
+    bool                  quantised;         /* the file carries scales */
     struct signature_precision precision;
     struct engine_options options;
     struct signature      signature;

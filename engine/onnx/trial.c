@@ -11,6 +11,7 @@
 #include "engine/graph/passes.h"
 #include "engine/graph/plan_cache.h"
 #include "engine/operators/numbers.h"
+#include "engine/operators/reals.h"
 
 enum { INPUTS_MAX = 8 };
 static const uint64_t WORK_MIN = 20000000, SPEND_NS = 400000000;       /* products of a call; what the runs of one precision may take */
@@ -139,15 +140,19 @@ static enum status keep_answers(struct trial *t, int i, const struct graph *g, c
 }
 
 /* INFINITY: another shape, another whole number, or not a number where there was one. */
-static double error_of(const struct operand *a, const struct operand *b)
+static double error_of(const struct operand *a, const struct operand *b, bool bytes)
 {
     double square = 0, all = 0;
     if (a->dtype != b->dtype || a->rank != b->rank || a->bytes != b->bytes || memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims)) return INFINITY;
-    if (!dtype_is_real(a->dtype)) return a->bytes && memcmp(a->data, b->data, a->bytes) ? INFINITY : 0;
+    bytes = bytes && (a->dtype == DT_U8 || a->dtype == DT_I8);
+    if (!dtype_is_real(a->dtype) && !bytes) return a->bytes && memcmp(a->data, b->data, a->bytes) ? INFINITY : 0;
     for (uint64_t i = 0, n = operand_count(a); i < n; i++) {
         double x, y;
-        real_load(&x, a->dtype, a->data, i, 0, 1);
-        real_load(&y, b->dtype, b->data, i, 0, 1);
+        if (bytes) x = operand_real(a, i), y = operand_real(b, i);
+        else {
+            real_load(&x, a->dtype, a->data, i, 0, 1);
+            real_load(&y, b->dtype, b->data, i, 0, 1);
+        }
         if (!isfinite(x) || !isfinite(y)) {
             if (x == y || (isnan(x) && isnan(y))) continue;
             return INFINITY;
@@ -179,7 +184,7 @@ static enum status run_all(struct trial *t, const struct graph *g, double *error
             t->count = i + 1;
         }
         for (int k = 0; !st && i >= 0 && error && k < g->output_count; k++) {
-            const double e = error_of(&t->answers[i][k], plan_output(p, k));
+            const double e = error_of(&t->answers[i][k], plan_output(p, k), g->int8);
             if (!(e <= *error)) *error = e;
         }
         arena_reset(&run);

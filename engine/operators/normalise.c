@@ -132,7 +132,35 @@ static enum status infer_layer_norm(struct call *c, struct err *err)
     if (!st && c->in_count > 2 && c->in[2]) st = need_channels(c, 2, length, err);
     for (int d = 0; d < x->rank; d++) dims[d] = d < axis ? x->dims[d] : 1;
     for (int i = 1; i < c->out_count && !st; i++) st = call_set(c, i, DT_F32, dims, x->rank, err);
-    return st ? st : infer_same(c, err);
+    if (st) return st;
+    return c->node->halves & HALVES_OUT ? call_set(c, 0, DT_BF16, x->dims, x->rank, err) : infer_same(c, err);
+}
+
+/* Some rows at a time as floats, then rounded: they stay in the first-level cache in between. */
+enum { NORM_ROWS = 4 };
+struct norm_halves { const struct call *c; const struct rows *r; };
+
+static uint64_t norm_lane(int64_t length) { return ((uint64_t)NORM_ROWS * (uint64_t)length * sizeof(float) + 63) & ~(uint64_t)63; }
+
+static void norm_halves_part(void *ctx, int part, int parts)
+{
+    const struct norm_halves *j = ctx;
+    const struct call *c = j->c;
+    const struct rows *r = j->r;
+    float *rows = (float *)(void *)((char *)c->scratch + norm_lane(r->length) * (uint64_t)part);
+    for (int64_t at = r->count * part / parts, end = r->count * (part + 1) / parts; at < end; at += NORM_ROWS) {
+        const int64_t n = end - at < NORM_ROWS ? end - at : NORM_ROWS;
+        c->k->layer_norm_f32(rows, (const float *)c->in[0]->data + at * r->length, c->in[1]->data, c->in_count > 2 && c->in[2] ? c->in[2]->data : NULL, n, r->length, (float)r->epsilon, 1);
+        c->k->round_bf16((uint16_t *)c->out[0]->data + at * r->length, rows, n * r->length, 1);
+    }
+}
+
+static uint64_t scratch_layer_norm(const struct call *c)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis = node_int(c->node, "axis", -1);
+    if (!(c->node->halves & HALVES_OUT) || !axis_fix(&axis, x->rank)) return 0;
+    return norm_lane(dims_product(x->dims, (int)axis, x->rank)) * (uint64_t)(c->threads > 0 ? c->threads : 1);
 }
 
 static enum status eval_layer_norm(struct call *c, struct err *err)
@@ -142,6 +170,11 @@ static enum status eval_layer_norm(struct call *c, struct err *err)
     (void)err;
     axis_fix(&axis, x->rank);
     struct rows r = { dims_product(x->dims, 0, (int)axis), dims_product(x->dims, (int)axis, x->rank), 1, (double)node_float(c->node, "epsilon", 1e-5f), false };
+    if (c->node->halves & HALVES_OUT) {
+        struct norm_halves j = { c, &r };
+        if (c->out[0]->bytes) parallel_for(c->threads, c->threads, norm_halves_part, &j);
+        return ST_OK;
+    }
     bool extra = (c->out_count > 1 && c->out[1]) || (c->out_count > 2 && c->out[2]);
     if (x->dtype == DT_F32 && c->in[1]->dtype == DT_F32 && (!bias || bias->dtype == DT_F32) && !extra && r.length) {
         c->k->layer_norm_f32(c->out[0]->data, x->data, c->in[1]->data, bias ? bias->data : NULL, r.count, r.length, (float)r.epsilon, c->threads);
@@ -280,7 +313,7 @@ static bool rows_batch_norm(const struct call *c) { return !node_int(c->node, "t
 const struct op ops_normalise[] = {
     { "BatchNormalization", "", 1, 0, 5, 5, 1, 5, 0, 0, infer_batch_norm, eval_batch_norm, NULL, NULL, NULL, rows_batch_norm },
     { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, OP_LAST, 0, infer_instance_norm, eval_instance_norm, channels_norm_scratch, NULL, NULL, rows_first },
-    { "LayerNormalization", "", 17, 0, 2, 3, 1, 3, 0, 0, infer_layer_norm, eval_layer_norm, NULL, NULL, NULL, rows_layer_norm },
+    { "LayerNormalization", "", 17, 0, 2, 3, 1, 3, 0, 0, infer_layer_norm, eval_layer_norm, scratch_layer_norm, NULL, NULL, rows_layer_norm },
     { "LRN", "", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_lrn, eval_lrn, NULL, NULL, NULL, rows_first },
     SOFTMAX("Softmax", S_SOFTMAX), SOFTMAX("LogSoftmax", S_LOG), SOFTMAX("Hardmax", S_HARD),
     { 0 }

@@ -121,6 +121,22 @@ static void group_norm_f32(float *y, const float *x, const struct group_norm *g,
 }
 
 /* ---- attention ---- */
+static void attention_masks_f32(float *s, int64_t lds, int64_t rows, int64_t columns, const struct attention_dense *a, int64_t b, int64_t h, int64_t i, int64_t j)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        float *x = s + r * lds;
+        for (int64_t c = 0; c < columns; c++) x[c] *= a->scale;
+        for (int m = 0; m < ATTENTION_MASKS; m++) {
+            const struct attention_mask *k = &a->masks[m];
+            const int64_t at = b * k->batch + h * k->head + (i + r) * k->query + j;
+            const float *add = k->add ? k->add + at : NULL;
+            const uint8_t *seen = k->seen ? k->seen + at : NULL;
+            for (int64_t c = 0; add && c < columns; c++) x[c] += add[c];
+            for (int64_t c = 0; seen && c < columns; c++) x[c] = (seen[c] != 0) != k->inverted ? x[c] : k->unseen;
+        }
+    }
+}
+
 enum { STRIPES = 16 / LANES };           /* vectors that make 16 lanes: the sums of a row go over 16 of them at every level */
 
 static void attention_weights_f32(float *s, int64_t lds, int64_t rows, int64_t columns, const int64_t *limit, float scale, float *top, float *sum, float *shrink)
@@ -143,6 +159,11 @@ static void attention_weights_f32(float *s, int64_t lds, int64_t rows, int64_t c
         }
         const float own = vec_top(high);
         if (own > most) most = own;
+        if (own == lowest && most == lowest) {
+            memset(x, 0, (size_t)columns * sizeof *x);
+            shrink[r] = 1;
+            continue;
+        }
         vec total[STRIPES];
         for (int i = 0; i < STRIPES; i++) total[i] = vec_set(0.0f);
         for (int64_t c = 0; c < padded; c += 16)
@@ -197,6 +218,7 @@ static void upsample_f32(float *y, const float *x, int64_t n, int64_t h, int64_t
 static void diffusion_fill(struct diffusion_kernels *k)
 {
     k->group_norm_f32 = group_norm_f32;
+    k->attention_masks_f32 = attention_masks_f32;
     k->attention_weights_f32 = attention_weights_f32;
     k->scale_rows_f32 = scale_rows_f32;
     k->upsample_f32 = upsample_f32;

@@ -1,9 +1,9 @@
 /* Speed of single kernels at every level: GB/s and GFLOP/s, best of several runs, on one thread and on `--threads N` (2).
- *   kernels_bench [--threads N] [--only-threads N] [--level L] [--type T] [gemm|pruned|conv|chain|small|linear|attention|memory]...
+ *   kernels_bench [--threads N] [--only-threads N] [--level L] [--type T] [gemm|pruned|conv|tiles|chain|small|linear|attention|memory]...
  * `linear` streams 16 matrices of 4096 x 4096 so that weights come from memory; `attention` decodes and fills a cache of 2048 positions, 32 heads on 8.
  * `memory` is what the memory gives to as many readers as there are threads, the rate that decoding weights is held against.
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
- * come from. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
+ * come from. `tiles` runs convolutions in bfloat16, two pictures each, by conv_tiles.c and by oneDNN in turns: layers of Stable Diffusion 1.5 for 512x512 and of ResNet-50. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
  * layer the best time of many rounds counts, own and oneDNN in turns. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,6 +148,46 @@ static void bench_conv(const struct kernels *k, int threads)
 }
 
 enum { CHAIN_MAX = 64, CHAIN_ROUNDS = 25 };
+/* Medians of nine runs each, in turns: the two differ less than the machine from one minute to the next. */
+static int by_time(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+
+static void bench_tiles(const struct kernels *k, int threads)
+{
+    static const struct { int in_c, out_c, size; } shapes[] = { { 1280, 1280, 8 }, { 2560, 1280, 8 }, { 1280, 1280, 16 }, { 2560, 1280, 16 }, { 640, 640, 32 }, { 1280, 1280, 32 }, { 1920, 640, 32 }, { 320, 320, 64 }, { 640, 320, 64 }, { 960, 320, 64 },
+                                                                { 512, 512, 128 }, { 256, 256, 256 }, { 128, 128, 512 }, { 64, 64, 56 }, { 128, 128, 28 }, { 256, 256, 14 }, { 512, 512, 7 } };
+    if (k->level < CPU_AMX) return;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const int64_t in = shapes[i].in_c, out = shapes[i].out_c, side = shapes[i].size, n = 2;
+        const struct conv_spec s = { .in_c = in, .out_c = out, .groups = 1, .kh = 3, .kw = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .bf16 = true, .x_bf16 = true, .y_bf16 = true, .hint_h = side, .hint_w = side, .hint_n_max = n };
+        const struct window2d w = { .n = n, .h = side, .w = side, .c = in, .kh = 3, .kw = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1, .out_h = side, .out_w = side };
+        float *weight = fresh((size_t)(out * in * 9)), *x = fresh((size_t)(n * side * side * in)), *y = fresh((size_t)(n * side * side * out));
+        void *halves = fresh((size_t)(n * side * side * in));
+        k->round_bf16(halves, x, n * side * side * in, threads);
+        struct conv_layer *layer[2];
+        struct conv_plan *plan[2];
+        void *scratch[2];
+        double times[2][9];
+        struct err err;
+        for (int by = 0; by < 2; by++) {
+            if (conv_layer_open_as(&layer[by], &s, weight, NULL, k, threads, by ? CONV_BY_ONEDNN : CONV_BY_TILES, &err) || conv_plan_open(&plan[by], layer[by], &w, threads, &err)) exit(1);
+            scratch[by] = aligned_alloc(64, (conv_plan_scratch(plan[by]) + 127) & ~(uint64_t)63);
+        }
+        for (int r = 0; r < 9; r++)
+            for (int by = 0; by < 2; by++) {
+                const double began = now();
+                if (conv_plan_run(plan[by], y, halves, NULL, scratch[by], &err)) exit(1);
+                times[by][r] = now() - began;
+            }
+        for (int by = 0; by < 2; by++) {
+            qsort(times[by], 9, sizeof(double), by_time);
+            conv_plan_close(plan[by]), conv_layer_close(layer[by]), free(scratch[by]);
+        }
+        printf("tiles   threads %d  2 x %4lld>%4lld 3x3 at %3lld  tiles %7.2f ms %6.0f GFLOP/s  onednn %7.2f ms  ratio %.2f\n", threads, (long long)in, (long long)out, (long long)side, times[0][4] * 1e3,
+               2e-9 * (double)(n * side * side * out * in * 9) / times[0][4], times[1][4] * 1e3, times[1][4] / times[0][4]);
+        free(weight), free(x), free(y), free(halves);
+    }
+}
+
 struct link { const struct layer *l; struct conv_layer *layer[2]; struct conv_plan *plan[2]; double best[2]; };
 
 static void chain_open(struct link *c, const struct kernels *k, int threads, const struct layer *l)
@@ -365,6 +405,7 @@ int main(int argc, char **argv)
                 if (all || !strcmp(argv[i], "linear")) bench_linear(&k, t);
                 if (all || !strcmp(argv[i], "attention")) bench_attention(&k, t);
                 if (all || !strcmp(argv[i], "conv")) bench_conv(&k, t);
+                if (all || !strcmp(argv[i], "tiles")) bench_tiles(&k, t);
                 if (all || !strcmp(argv[i], "chain")) bench_chain(&k, t, "resnet50"), bench_chain(&k, t, "mobilenet"), bench_chain(&k, t, "vgg16");
                 if (all) break;
             }

@@ -137,6 +137,88 @@ TEST(pictures_between_layers_are_stored_as_bfloat16)
     onnx_engine.close(e);
 }
 
+/* Transposed convolutions whose windows do not overlap, joined with a picture before them, alone, and joined behind; one whose windows do overlap: [batch, 8, 65, 65] */
+static void write_spread(const char *path)
+{
+    static const char *const doubles[] = { "strides=2,2", NULL };
+    struct writer w;
+    writer_begin(&w, 13);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 3, 16, 16 }, 4), bias = writer_floats(&w, (int64_t[]){ 5 }, 1, -1, 1);
+    int wide = conv(&w, x, 3, 20, 3), pooled = writer_node(&w, "MaxPool", &wide, 1, (const char *const[]){ "kernel_shape=2,2", "strides=2,2", NULL });
+    int up = writer_node(&w, "ConvTranspose", (int[]){ conv(&w, pooled, 20, 24, 3), writer_floats(&w, (int64_t[]){ 24, 5, 2, 2 }, 4, -0.4f, 0.4f), bias }, 3, doubles);
+    int joined = conv(&w, writer_node(&w, "Concat", (int[]){ wide, up }, 2, (const char *const[]){ "axis=1", NULL }), 25, 16, 3);
+    int alone = conv(&w, writer_node(&w, "ConvTranspose", (int[]){ joined, writer_floats(&w, (int64_t[]){ 16, 7, 2, 2 }, 4, -0.4f, 0.4f) }, 2, doubles), 7, 16, 3);
+    int more = writer_node(&w, "ConvTranspose", (int[]){ joined, writer_floats(&w, (int64_t[]){ 16, 9, 2, 2 }, 4, -0.4f, 0.4f) }, 2, doubles);
+    int second = conv(&w, writer_node(&w, "Concat", (int[]){ more, alone }, 2, (const char *const[]){ "axis=1", NULL }), 25, 16, 3);
+    int overlap = writer_node(&w, "ConvTranspose", (int[]){ second, writer_floats(&w, (int64_t[]){ 16, 8, 3, 3 }, 4, -0.3f, 0.3f) }, 2, doubles);
+    writer_output(&w, overlap, 1, (int64_t[]){ -1, 8, 65, 65 }, 4);
+    writer_save(&w, path);
+}
+
+TEST(transposed_convolutions_without_overlap_are_spread_and_joined)
+{
+    struct engine *e;
+    struct err err = { 0 };
+    const char *path = file_in("spread.onnx");
+    const struct engine_options o = with(PRECISION_BF16);
+    write_spread(path);
+    check_error(path, 16, 1e-5);
+    if (cpu_level_detect() < CPU_AMX) return;
+    REQUIRE_OK(onnx_engine.open(&e, &(struct model_files){ NULL, path, NULL }, &o, &err), err);
+    const struct graph *g = &e->import.graph;
+    CHECK_INT(count_halves(g, "Spread"), 3);
+    CHECK_INT(count_halves(g, "ConvTranspose"), 1);
+    CHECK_INT(count_halves(g, "Concat"), 1);                       /* the second picture is made after the transposed convolution whose place it would be joined in */
+    CHECK_INT(count_halves(g, "Conv"), 4);                         /* all but the last, which what overlaps reads, are stored as bfloat16 */
+    for (int i = 0; i < g->node_count; i++)
+        if (!g->nodes[i].dead && !strcmp(g->nodes[i].op->name, "Spread")) CHECK_INT(g->nodes[i].halves, HALVES_IN | HALVES_OUT);
+    onnx_engine.close(e);
+}
+
+/* Two layers of rows behind a norm, summed up with what the norm is given, and a classifier of their mean: [batch, 40, 64] and [batch, 10]. */
+static void write_rows(const char *path)
+{
+    struct writer w;
+    writer_begin(&w, 20);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 3, 40, 40 }, 4);
+    int wide = conv(&w, x, 3, 64, 1), rows = writer_node(&w, "Transpose", (int[]){ writer_node(&w, "Reshape", (int[]){ wide, writer_ints(&w, (int64_t[]){ 0, 64, 1600 }, 3) }, 2, NULL) }, 1, (const char *const[]){ "perm=0,2,1", NULL });
+    int scale = writer_floats(&w, (int64_t[]){ 64 }, 1, 0.5f, 1.5f), shift = writer_floats(&w, (int64_t[]){ 64 }, 1, -0.2f, 0.2f);
+    int norm = writer_node(&w, "LayerNormalization", (int[]){ rows, scale, shift }, 3, NULL);
+    int up = writer_node(&w, "Add", (int[]){ writer_node(&w, "MatMul", (int[]){ norm, writer_floats(&w, (int64_t[]){ 64, 100 }, 2, -0.2f, 0.2f) }, 2, NULL), writer_floats(&w, (int64_t[]){ 100 }, 1, -0.2f, 0.2f) }, 2, NULL);
+    int gelu = writer_node(&w, "Gelu", &up, 1, NULL), down = writer_node(&w, "MatMul", (int[]){ gelu, writer_floats(&w, (int64_t[]){ 100, 64 }, 2, -0.2f, 0.2f) }, 2, NULL);
+    int sum = writer_node(&w, "Add", (int[]){ rows, down }, 2, NULL), mean = writer_node(&w, "ReduceMean", (int[]){ sum, writer_ints(&w, (int64_t[]){ 1 }, 1) }, 2, (const char *const[]){ "keepdims=0", NULL });
+    writer_output(&w, sum, 1, (int64_t[]){ -1, 1600, 64 }, 3);
+    writer_output(&w, writer_node(&w, "MatMul", (int[]){ mean, writer_floats(&w, (int64_t[]){ 64, 10 }, 2, -0.2f, 0.2f) }, 2, NULL), 1, (int64_t[]){ -1, 10 }, 2);
+    writer_save(&w, path);
+}
+
+TEST(products_of_many_rows_take_and_give_bfloat16)
+{
+    struct engine *e;
+    struct err err = { 0 };
+    const char *path = file_in("rows.onnx");
+    struct engine_options o = with(PRECISION_BF16);
+    write_rows(path);
+    check_error(path, 40, 1e-6);
+    if (cpu_level_detect() < CPU_AMX) return;
+    REQUIRE_OK(onnx_engine.open(&e, &(struct model_files){ NULL, path, NULL }, &o, &err), err);
+    const struct graph *g = &e->import.graph;
+    CHECK_INT(count_halves(g, "TallProduct"), 2);
+    CHECK_INT(count_halves(g, "MatMul"), 1);                       /* one row each */
+    CHECK_INT(count_halves(g, "Add") + count_halves(g, "Gelu"), 0);
+    for (int i = 0; i < g->node_count; i++) {
+        const struct node *n = &g->nodes[i];
+        if (n->dead) continue;
+        if (!strcmp(n->op->name, "LayerNormalization")) CHECK_INT(n->halves, HALVES_OUT);
+        if (!strcmp(n->op->name, "TallProduct")) CHECK_INT(n->halves, n->residual < 0 ? HALVES_IN | HALVES_OUT : HALVES_IN);      /* an output stays float */
+    }
+    onnx_engine.close(e);
+    o.precision = PRECISION_F32;
+    REQUIRE_OK(onnx_engine.open(&e, &(struct model_files){ NULL, path, NULL }, &o, &err), err);
+    CHECK_INT(count_halves(&e->import.graph, "TallProduct"), 0);
+    onnx_engine.close(e);
+}
+
 /* Remembers one choice. */
 struct memory { char machine[256], text[64]; int asked, kept; };
 static bool find(void *ctx, const char *machine, char *text, size_t room)

@@ -27,6 +27,13 @@ static const struct shape { int in_c, out_c, groups, kh, kw, stride, dilation, h
     { 36, 36, 3, 1, 1, 1, 1, 14, 14, 0, false, ACT_HARD_SIGMOID },       /* an activation that oneDNN has not */
     { 16, 32, 16, 3, 3, 1, 1, 8, 8, 1, false, ACT_NONE },                /* depthwise, two outputs a channel */
 };
+/* for tiles of bfloat16 alone: lines of whole tiles, more channels than stay near at once, threads that share channels and threads that share pixels */
+static const struct shape wide[] = {
+    { 48, 40, 1, 3, 3, 1, 1, 7, 32, 1, true, ACT_SILU },
+    { 544, 72, 1, 3, 3, 1, 1, 8, 8, 1, false, ACT_NONE },
+    { 544, 40, 1, 3, 3, 1, 1, 5, 16, 1, true, ACT_CLIP },
+    { 33, 70, 1, 5, 3, 1, 2, 12, 19, 3, true, ACT_RELU },
+};
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { SANITIZED = 1 };
 #else
@@ -116,7 +123,7 @@ static void check_shape(const struct kernels *k, const struct shape *t, enum con
     struct err err = { 0 };
     struct conv_layer *l;
     enum status st = conv_layer_open_as(&l, &b.s, b.weight, b.bias, k, 2, choice, &err);
-    if (st == ST_UNSUPPORTED && (choice == CONV_BY_ONEDNN || choice == CONV_BY_WINOGRAD)) {
+    if (st == ST_UNSUPPORTED && (choice == CONV_BY_ONEDNN || choice == CONV_BY_WINOGRAD || choice == CONV_BY_TILES)) {
         bench_free(&b);
         return;
     }
@@ -160,7 +167,7 @@ static uint16_t *round_all(const struct kernels *k, float *p, size_t n)
 }
 
 /* Pictures that lie in memory as bfloat16, by whatever kernel: the same numbers but for the rounding of the result. */
-static void check_storage(const struct kernels *k, const struct shape *t, bool bf16)
+static void check_storage(const struct kernels *k, const struct shape *t, enum conv_choice choice, bool bf16)
 {
     struct bench b = bench_make(t);
     struct err err = { 0 };
@@ -170,7 +177,7 @@ static void check_storage(const struct kernels *k, const struct shape *t, bool b
     uint16_t *x = round_all(k, b.x, n * b.in), *residual = round_all(k, b.residual, n * b.out), *y = aligned_alloc(64, (n * b.out * sizeof *y + 127) & ~(size_t)63);
     float *want = fresh(b.out), *got = fresh(n * b.out);
     if (!y) abort();
-    if (conv_layer_open(&l, &b.s, b.weight, b.bias, k, 2, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
+    if (conv_layer_open_as(&l, &b.s, b.weight, b.bias, k, 2, choice, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
     else if (run(l, b.w, (int64_t)n, 2, y, x, t->residual ? residual : NULL)) {
         const int depth = t->in_c / t->groups * t->kh * t->kw;
         const float within = bf16 && k->level >= CPU_AMX ? 4 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
@@ -217,13 +224,18 @@ TEST(a_picture_has_the_same_bits_alone_and_in_every_batch_at_every_level)
     struct kernels k;
     kernels_fill(&k, level);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (level != CPU_SCALAR) check_storage(&k, shapes + i, false);
-        if (level >= CPU_AMX) check_storage(&k, shapes + i, true);
+        if (level != CPU_SCALAR) check_storage(&k, shapes + i, CONV_BY_RULE, false);
+        if (level >= CPU_AMX) check_storage(&k, shapes + i, CONV_BY_RULE, true);
+        if (level >= CPU_AMX) check_shape(&k, shapes + i, CONV_BY_TILES, true);
         for (int choice = CONV_BY_RULE; choice <= CONV_BY_ONEDNN; choice++) {
             if (choice == CONV_BY_RULE && level >= CPU_AMX) check_shape(&k, shapes + i, CONV_BY_RULE, true);
             if ((level == CPU_SCALAR || SANITIZED) && choice == CONV_BY_OWN) continue;      /* scalar: what the rule takes */
             check_shape(&k, shapes + i, (enum conv_choice)choice, false);
         }
+    }
+    for (size_t i = 0; level >= CPU_AMX && i < sizeof wide / sizeof *wide; i++) {
+        check_shape(&k, wide + i, CONV_BY_TILES, true);
+        check_storage(&k, wide + i, CONV_BY_TILES, true);
     }
 }
 

@@ -1,8 +1,10 @@
 /* Dense attention, group norms, growing pictures: against their definitions in double, and bit by bit between levels, companies and threads. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "kernels/diffusion.h"
+#include "kernels/half.h"
 #include "tests/test.h"
 
 static float *filled(int64_t n, float low, float high)
@@ -49,15 +51,22 @@ static void reference(const struct attention_dense *a, float *y)
                 double top = -INFINITY, sum = 0;
                 for (int64_t j = 0; j < seen; j++) {
                     score[j] = 0;
-                    for (int d = 0; d < a->head_dim; d++) score[j] += (double)a->q[(b * a->queries + i) * a->ldq + h * a->head_dim + d] * (double)a->k[(b * a->keys + j) * a->ldk + h * a->head_dim + d];
+                    for (int d = 0; d < a->head_dim; d++) score[j] += (double)((const float *)a->q)[attention_dense_q(a, b, h) + i * a->ldq + d] * (double)((const float *)a->k)[attention_dense_k(a, b, h) + j * a->ldk + d];
                     score[j] *= (double)a->scale;
+                    for (int m = 0; m < ATTENTION_MASKS; m++) {
+                        const struct attention_mask *k = &a->masks[m];
+                        const int64_t at = b * k->batch + h * k->head + i * k->query + j;
+                        if (k->add) score[j] += (double)k->add[at];
+                        if (k->seen && (k->seen[at] != 0) == k->inverted) score[j] = (double)k->unseen;
+                    }
                     if (score[j] > top) top = score[j];
                 }
-                for (int64_t j = 0; j < seen; j++) sum += score[j] = exp(score[j] - top);
+                for (int64_t j = 0; j < seen; j++) sum += score[j] = top == -INFINITY ? 0 : exp(score[j] - top);
+                if (top == -INFINITY) sum = 1;
                 for (int d = 0; d < a->head_dim_v; d++) {
                     double v = 0;
-                    for (int64_t j = 0; j < seen; j++) v += score[j] / sum * (double)a->v[(b * a->keys + j) * a->ldv + h * a->head_dim_v + d];
-                    y[(b * a->queries + i) * a->ldy + h * a->head_dim_v + d] = (float)v;
+                    for (int64_t j = 0; j < seen; j++) v += score[j] / sum * (double)((const float *)a->v)[attention_dense_v(a, b, h) + j * a->ldv + d];
+                    y[attention_dense_y(a, b, h) + i * a->ldy + d] = (float)v;
                 }
             }
     free(score);
@@ -108,6 +117,79 @@ TEST(attention_is_its_definition_at_every_level_alone_and_in_company)
             if (attend_on_tiles(&one, 1)) CHECK(!memcmp(got, tiles + (2 * nq - 1) * width, (size_t)width * sizeof *got));
         }
         free(q), free(k), free(v), free(want), free(first), free(got), free(tiles);
+    }
+}
+
+static uint16_t *rounded(float *x, int64_t n)      /* and x to the same numbers */
+{
+    uint16_t *y = malloc((size_t)n * sizeof *y);
+    for (int64_t i = 0; i < n; i++) x[i] = bf16_to_f32_one(y[i] = f32_to_bf16_one(x[i]));
+    return y;
+}
+
+/* The largest distance between numbers of which the third is what tiles wrote as bfloat16. */
+static float apart(const float *want, const uint16_t *got, int64_t n)
+{
+    float most = 0;
+    for (int64_t i = 0; i < n; i++) most = fmaxf(most, fabsf(want[i] - bf16_to_f32_one(got[i])));
+    return most;
+}
+
+TEST(attention_takes_masks_shared_heads_and_any_place_of_its_rows)
+{
+    static const struct { int heads, group, dim, dim_v, queries, keys; bool turned, add, seen; } shapes[] = {
+        { 4, 2, 40, 24, 70, 300, false, true, false }, { 3, 1, 64, 64, 33, 33, true, false, true }, { 6, 3, 32, 128, 5, 530, true, true, true }, { 2, 2, 17, 9, 1, 1, false, true, true },
+    };
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const int h = shapes[s].heads, kv = h / shapes[s].group, d = shapes[s].dim, dv = shapes[s].dim_v;
+        const int64_t nq = shapes[s].queries, nk = shapes[s].keys, n = 2 * nq * h * dv;
+        float *q = filled(2 * nq * h * d, -3, 3), *k = filled(2 * nk * kv * d, -3, 3), *v = filled(2 * nk * kv * dv, -1, 1), *add = filled(2 * nq * nk, -4, 4);
+        uint8_t *seen = malloc((size_t)(h * nk));
+        for (int64_t i = 0; i < h * nk; i++) seen[i] = (i * 2654435761u >> 7) % 3 != 0;
+        for (int64_t j = 0; j < nk; j++) {
+            add[j] = -INFINITY;                                   /* query 0 of row 0 sees nothing */
+            add[(nq - 1) * nk + j] = j < nk / 2 ? -FLT_MAX : add[nq * nk - nk + j];      /* half of what the last one has is hidden as exporters hide it */
+            if (j < 260 && nq > 2) add[nk + j] = -INFINITY;       /* nothing of the first block of keys */
+        }
+        struct attention_dense a = { .heads = h, .head_dim = d, .head_dim_v = dv, .group = shapes[s].group, .batch = 2, .queries = nq, .keys = nk, .scale = 1 / sqrtf((float)d), .ldq = h * d, .ldk = kv * d, .ldv = kv * dv, .ldy = h * dv, .q = q, .k = k, .v = v };
+        if (shapes[s].turned) {      /* [batch, heads, tokens, dim] */
+            a.ldq = a.ldk = d;
+            a.ldv = a.ldy = dv;
+            a.at_q = (struct attention_steps){ nq * h * d, nq * d };
+            a.at_k = (struct attention_steps){ nk * kv * d, nk * d };
+            a.at_v = (struct attention_steps){ nk * kv * dv, nk * dv };
+            a.at_y = (struct attention_steps){ nq * h * dv, nq * dv };
+        }
+        if (shapes[s].add) a.masks[1] = (struct attention_mask){ .add = add, .batch = nq * nk, .query = nk };
+        if (shapes[s].seen) a.masks[0] = (struct attention_mask){ .seen = seen, .inverted = s == 1, .unseen = s == 1 ? -FLT_MAX : -1e4f, .head = nk };
+        float *want = malloc((size_t)n * sizeof *want), *first = malloc((size_t)n * sizeof *want), *got = malloc((size_t)n * sizeof *want);
+        reference(&a, want);
+        for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++)
+            for (int threads = 1; threads <= 2; threads++) {
+                a.y = level == CPU_SCALAR && threads == 1 ? first : got;
+                attend(&a, level, threads);
+                CHECK_CLOSE(a.y, want, (size_t)n, 3e-5f);
+                if (a.y == got && memcmp(got, first, (size_t)n * sizeof *got)) test_fail(__FILE__, __LINE__, "shape %zu: level %s with %d threads gives other bits", s, cpu_level_name((enum cpu_level)level), threads);
+            }
+        a.y = got;
+        if (attend_on_tiles(&a, 2)) {
+            CHECK_CLOSE(a.y, want, (size_t)n, 3e-2f);
+            uint16_t *hq = rounded(q, 2 * nq * h * d), *hk = rounded(k, 2 * nk * kv * d), *hv = rounded(v, 2 * nk * kv * dv), *hy = malloc((size_t)n * sizeof *hy);
+            attend_on_tiles(&a, 1);                               /* from floats that rounding does not change */
+            struct attention_dense halves = a;
+            halves.q = hq, halves.k = hk, halves.v = hv, halves.y = hy;
+            halves.halves_q = halves.halves_k = halves.halves_v = halves.halves_y = true;
+            attend_on_tiles(&halves, 2);
+            CHECK(apart(got, hy, n) <= 4e-3f);
+            free(hq), free(hk), free(hv), free(hy);
+        }
+        if (shapes[s].add) {      /* a query that sees nothing, as a softmax has it */
+            a.nothing = NAN;
+            attend(&a, CPU_AMX, 1);
+            CHECK(isnan(got[0]) && (nq < 3 || !isnan(got[a.ldy])) && !isnan(got[n - 1]));
+            if (attend_on_tiles(&a, 1)) CHECK(isnan(got[0]) && (nq < 3 || !isnan(got[a.ldy])) && !isnan(got[n - 1]));
+        }
+        free(q), free(k), free(v), free(add), free(seen), free(want), free(first), free(got);
     }
 }
 

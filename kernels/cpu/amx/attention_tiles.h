@@ -11,7 +11,7 @@
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/vec_math.h"
 
-enum { QUERIES = ATTENTION_DENSE_QUERIES, KEYS = ATTENTION_DENSE_KEYS, RANGE = 512 /* queries that meet a packed block of keys */, TILE = 16 * 32 };
+enum { QUERIES = ATTENTION_DENSE_QUERIES, KEYS = ATTENTION_DENSE_KEYS, RANGE = 1024 /* queries that meet a packed block of keys */, TILE = 16 * 32 };
 
 static const float LOG2_E = 1.442695041f;
 static const struct tile_config whole_tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
@@ -24,6 +24,14 @@ static inline void round_rows(uint16_t *y, int64_t width, const float *x, int64_
 {
     for (int64_t r = 0; r < rows; r++, y += width, x += ld)
         for (int64_t c = 0; c < width; c += 16) _mm256_storeu_si256((__m256i *)(void *)(y + c), round_16(_mm512_maskz_loadu_ps(first(n - c), x + c)));
+    if (all > rows) memset(y, 0, (size_t)((all - rows) * width) * sizeof *y);
+}
+
+/* The same of numbers that are bfloat16 already. */
+static inline void copy_rows(uint16_t *y, int64_t width, const uint16_t *x, int64_t ld, int64_t rows, int64_t all, int64_t n)
+{
+    for (int64_t r = 0; r < rows; r++, y += width, x += ld)
+        for (int64_t c = 0; c < width; c += 16) _mm256_storeu_si256((__m256i *)(void *)(y + c), _mm256_maskz_loadu_epi16(first(n - c), x + c));
     if (all > rows) memset(y, 0, (size_t)((all - rows) * width) * sizeof *y);
 }
 
@@ -113,32 +121,61 @@ static inline void multiply_values(float *sums, const uint16_t *weights, const u
 /* 2^t for t from -126 to 0, to 1e-4 of its size: weights are rounded to 4e-3 of theirs. */
 static inline __m512 power_of_two(__m512 t)
 {
-    t = _mm512_max_ps(t, _mm512_set1_ps(-126));
+    t = _mm512_max_ps(_mm512_set1_ps(-126), t);      /* what is no number stays none */
     const __m512 whole = _mm512_roundscale_ps(t, 0), f = _mm512_sub_ps(t, whole);
     __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.0559220356f), _mm512_set1_ps(0.242640083f));
     p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.693121034f));
     return _mm512_scalef_ps(_mm512_fmadd_ps(f, p, _mm512_set1_ps(0.999924481f)), whole);
 }
 
-/* Scores of the block to weights, rounded: what attention_weights_f32 does, in one pass after the maximum. top is in powers of two. */
+/* The largest of n scores in powers of two, by > 0 or not. Rounding keeps order, so the largest score gives the largest product. */
+static inline float largest(const float *x, int64_t n, float by)
+{
+    const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
+    __m512 high = lowest, other = lowest;
+    if (n <= 0) return -__builtin_inff();
+    if (by <= 0) {
+        for (int64_t c = 0; c < n; c += 16) high = _mm512_max_ps(high, _mm512_mask_mul_ps(lowest, first(n - c), _mm512_loadu_ps(x + c), _mm512_set1_ps(by)));
+        return _mm512_reduce_max_ps(high);
+    }
+    int64_t c = 0;
+    for (; c + 32 <= n; c += 32) high = _mm512_max_ps(high, _mm512_loadu_ps(x + c)), other = _mm512_max_ps(other, _mm512_loadu_ps(x + c + 16));
+    for (; c < n; c += 16) high = _mm512_max_ps(high, _mm512_mask_loadu_ps(lowest, first(n - c), x + c));
+    return _mm512_reduce_max_ps(_mm512_max_ps(high, other)) * by;
+}
+
+/* Scores of the block to weights, rounded: what attention_weights_f32 does, in one pass after the maximum. top is in powers of two. Each product is rounded as the maximum was,
+ * so that rows of nothing but equal huge numbers, which masks make, weigh all alike. columns: a multiple of 32 */
 static inline void weigh_block(const struct lane *l, int64_t at, int64_t count, int64_t columns, float scale)
 {
-    const __m512 by = _mm512_set1_ps(scale * LOG2_E), lowest = _mm512_set1_ps(-__builtin_inff());
+    const float turn = scale * LOG2_E;
+    const __m512 by = _mm512_set1_ps(turn);
     for (int64_t r = 0; r < count; r++) {
         const float *x = l->scores + r * KEYS, before = l->top[at + r];
         uint16_t *w = l->weights + r * KEYS;
         const int64_t n = l->limit[r];
-        __m512 high = lowest, total = _mm512_setzero_ps();
-        for (int64_t c = 0; c < n; c += 16) high = _mm512_max_ps(high, _mm512_mask_mul_ps(lowest, first(n - c), _mm512_loadu_ps(x + c), by));
-        const float own = n ? _mm512_reduce_max_ps(high) : before, most = own > before ? own : before;
+        const float own = largest(x, n, turn), most = own > before ? own : before;
+        if (own == -__builtin_inff() && before == own) {     /* no score but -infinity so far */
+            memset(w, 0, (size_t)columns * sizeof *w);
+            l->shrink[r] = 1;
+            continue;
+        }
         const __m512 off = _mm512_set1_ps(most);
-        for (int64_t c = 0; c < columns; c += 16) {
-            const __m512 e = _mm512_maskz_mov_ps(first(n - c), power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(x + c), by, off)));
+        __m512 total = _mm512_setzero_ps(), other = total;
+        int64_t c = 0;
+        for (; c + 32 <= n; c += 32) {
+            const __m512 e = power_of_two(_mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(x + c), by), off)), f = power_of_two(_mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(x + c + 16), by), off));
+            total = _mm512_add_ps(total, e);
+            other = _mm512_add_ps(other, f);
+            _mm512_storeu_si512(w + c, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+        }
+        for (; c < columns; c += 16) {
+            const __m512 e = _mm512_maskz_mov_ps(first(n - c), power_of_two(_mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(x + c), by), off)));
             total = _mm512_add_ps(total, e);
             _mm256_storeu_si256((__m256i *)(void *)(w + c), round_16(e));
         }
         l->shrink[r] = before == most ? 1 : before == -__builtin_inff() ? 0 : exp2f(before - most);
-        l->sum[at + r] = l->sum[at + r] * l->shrink[r] + _mm512_reduce_add_ps(total);
+        l->sum[at + r] = l->sum[at + r] * l->shrink[r] + _mm512_reduce_add_ps(_mm512_add_ps(total, other));
         l->top[at + r] = most;
     }
     memset(l->weights + count * KEYS, 0, (size_t)((up(count, 16) - count) * KEYS) * sizeof *l->weights);

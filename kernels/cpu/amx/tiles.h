@@ -13,6 +13,8 @@ static inline void tiles_end(void) { __asm__ volatile("tilerelease" : : : "memor
 #define TILE_LOAD(t, p, stride)   __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t : : "r"(p), "r"((int64_t)(stride)) : "memory")
 #define TILE_STORE(t, p, stride)  __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" : : "r"(p), "r"((int64_t)(stride)) : "memory")
 #define TILE_DOT_BF16(c, a, b)    __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
+/* unsigned bytes by signed bytes */
+#define TILE_DOT_U8(c, a, b)      __asm__ volatile("tdpbusd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 /* signed bytes by signed bytes */
 #define TILE_DOT_I8(c, a, b)      __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 

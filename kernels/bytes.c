@@ -1,0 +1,427 @@
+/* Layers on bytes: where weights lie, how x is read, who does what.
+ *
+ * A convolution is a product without im2col: a row of the product is a pixel of y, and what it takes of x are `segments` stretches of memory at fixed offsets from the pixel's corner (a row
+ * of the window with all its channels; with groups or dilation a single pixel). So that the offsets hold at the borders, a picture with padding is first copied into scratch with x_zero
+ * around it: then every pixel, wherever it lies, has the same term -x_zero * sum(w) of its zero point, which is folded into `start`. A stride of 1 makes one long run of pixels out of all
+ * rows of the padded picture: those between two rows are computed and dropped. Without a window (1 x 1, matrices) the run is x itself.
+ *
+ * Threads share out blocks of pixels or, where the weights are the larger part, pairs of panels. Within a thread what is reused stays in its cache: the weights while blocks pass when they
+ * fit half of the second level, else each pair of panels while all blocks pass. Sums are exact, so none of this changes a bit. */
+#include "kernels/bytes.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "kernels/bytes_level.h"
+
+enum { ALIGN = 64, NAME_MAX_ = 40, CACHE_BYTES = 1 << 20, SPLIT_BYTES = 256 << 10 };
+
+struct bytes_layer {
+    struct bytes_spec spec;
+    const struct bytes_level *level;
+    struct kernels k;
+    struct bytes_walk walk;              /* without `at`, which hangs on the picture's width */
+    int64_t stretch;                     /* bytes of a segment that count */
+    int64_t per;                         /* output channels of a group */
+    bool depthwise, window, compact;     /* compact: 1 x 1 with a stride, whose pixels are gathered first */
+    int8_t *weight;
+    int32_t *start;                      /* those of the spec with the zero point's term; in the weights' order where depthwise */
+    int32_t *sums;                       /* [out_c] of weights, where the result is int32 */
+    float *scale, *shift;
+    uint8_t table[256];
+    uint64_t bytes;
+    char name[NAME_MAX_];
+};
+
+const struct bytes_level *bytes_level(enum cpu_level level)
+{
+    if (level > cpu_level_detect()) level = cpu_level_detect();
+    if (level >= CPU_AMX) return &bytes_level_amx;
+    if (level >= CPU_AVX512) return cpu_has_vnni() ? &bytes_level_avx512vnni : &bytes_level_avx512;
+    return level >= CPU_AVX2 ? &bytes_level_avx2 : &bytes_level_scalar;
+}
+
+/* The depth of a chunk: one that divides the stretch, if there is one of 32 or more, so that nothing beyond it is read. */
+static void set_chunks(struct bytes_walk *w, int64_t stretch)
+{
+    const int64_t least = (stretch + BYTES_DEPTH - 1) / BYTES_DEPTH;
+    for (int64_t n = least; n <= 2 * least; n++)
+        if (stretch % (4 * n) == 0) {
+            w->chunks = (int)n, w->depth = (int)(stretch / n);
+            return;
+        }
+    w->chunks = (int)least;
+    w->depth = (int)(((stretch + least - 1) / least + 3) / 4 * 4);
+}
+
+static int64_t panels_of(const struct bytes_layer *l) { return (l->per + BYTES_PANEL - 1) / BYTES_PANEL; }
+
+/* Where weight (output channel m of a group, segment s, byte i of the stretch) comes from. */
+static int8_t weight_at(const struct bytes_layer *l, const int8_t *w, int64_t column_stride, int64_t m, int segment, int64_t i)
+{
+    const struct bytes_spec *s = &l->spec;
+    const int64_t in = s->in_c / s->groups;
+    if (column_stride) return w[m + i * column_stride];
+    const bool rows = l->walk.segments == s->kh;       /* a segment is a row of the window */
+    const int64_t ky = rows ? segment : segment / s->kw, kx = rows ? i / in : segment % s->kw, c = rows ? i % in : i;
+    return w[((m * in + c) * s->kh + ky) * s->kw + kx];
+}
+
+static void pack_panels(struct bytes_layer *l, const int8_t *w, int64_t column_stride)
+{
+    const struct bytes_walk *k = &l->walk;
+    for (int64_t m = 0; m < l->spec.out_c; m++) {
+        int8_t *panel = l->weight + (m / l->per * panels_of(l) + m % l->per / BYTES_PANEL) * k->panel_bytes + m % l->per % BYTES_PANEL * 4;
+        for (int s = 0; s < k->segments; s++)
+            for (int64_t i = 0; i < l->stretch; i++) panel[((int64_t)s * k->chunks * k->depth + i) / 4 * 64 + i % 4] = weight_at(l, w, column_stride, m, s, i);
+    }
+}
+
+static int64_t depth_blocks(const struct bytes_layer *l) { return (l->spec.in_c + 63) / 64; }
+
+/* kernels/bytes_level.h: columns of 4 window rows, channels in the order that the bytes are woven in */
+static int64_t woven(int64_t c) { return c / 64 * 64 + c % 16 / 4 * 16 + c % 64 / 16 * 4 + c % 4; }
+
+static void pack_depth(struct bytes_layer *l, const int8_t *w)
+{
+    const struct bytes_spec *s = &l->spec;
+    const int64_t groups = (s->kh + 3) / 4;
+    for (int64_t c = 0; c < s->in_c; c++)
+        for (int y = 0; y < s->kh; y++)
+            for (int x = 0; x < s->kw; x++) {
+                const int8_t v = w[(c * s->kh + y) * s->kw + x];
+                if (!l->level->depth_columns) l->weight[((int64_t)y * s->kw + x) * s->in_c + c] = v;
+                else l->weight[((x * groups + y / 4) * depth_blocks(l) + c / 64) * 256 + woven(c % 64) * 4 + y % 4] = v;
+            }
+}
+
+/* the sum of an output channel's weights */
+static int64_t weights_sum(const struct bytes_layer *l, const int8_t *w, int64_t column_stride, int64_t m)
+{
+    const int64_t n = l->spec.in_c / l->spec.groups * l->spec.kh * l->spec.kw;
+    int64_t sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += column_stride ? w[m + i * column_stride] : w[m * n + i];
+    return sum;
+}
+
+static void set_finish(struct bytes_layer *l, const int8_t *w, int64_t column_stride)
+{
+    struct bytes_finish *f = &l->spec.finish;
+    const int zero = l->spec.x_zero + (l->spec.x_signed ? 128 : 0);
+    for (int64_t m = 0; m < l->spec.out_c; m++) {
+        const int64_t to = l->depthwise && l->level->depth_columns ? woven(m) : m;
+        l->start[to] = (int32_t)((uint32_t)(f->start ? f->start[m] : 0) - (uint32_t)(zero * weights_sum(l, w, column_stride, m)));
+        if (l->sums) l->sums[m] = (int32_t)weights_sum(l, w, column_stride, m);
+        l->scale[to] = f->scale ? f->scale[m] : 1;
+        l->shift[to] = f->shift ? f->shift[m] : 0;
+    }
+    if (f->table) memcpy(l->table, f->table, sizeof l->table);
+    f->start = l->start, f->scale = l->scale, f->shift = l->shift;
+    f->table = f->table ? l->table : NULL;
+}
+
+static enum status size_layer(struct bytes_layer *l, uint64_t *weights, uint64_t *numbers, struct err *err)
+{
+    const struct bytes_spec *s = &l->spec;
+    const int64_t in = s->in_c / s->groups, terms = in * s->kh * s->kw;
+    if (in > BYTES_TERMS_MAX || s->kh > BYTES_TERMS_MAX || s->kw > BYTES_TERMS_MAX || terms > BYTES_TERMS_MAX) return err_set(err, ST_UNSUPPORTED, "a layer on bytes adds up at most %d products, this one %lld", BYTES_TERMS_MAX, (long long)terms);
+    l->per = s->out_c / s->groups;
+    l->window = s->kh > 1 || s->kw > 1;
+    l->compact = !l->window && (s->stride_h > 1 || s->stride_w > 1);
+    l->depthwise = s->groups > 1 && in == 1 && l->per == 1 && !s->finish.has_residual && s->finish.act.kind == ACT_NONE && s->finish.out <= BYTES_S8;
+    const bool rows = s->groups == 1 && s->dilation_w == 1;
+    l->walk.segments = rows ? s->kh : s->kh * s->kw;
+    l->stretch = rows ? in * s->kw : in;
+    set_chunks(&l->walk, l->stretch);
+    l->walk.panel_bytes = (int64_t)l->walk.segments * l->walk.chunks * l->walk.depth * BYTES_PANEL;
+    *numbers = (uint64_t)(l->depthwise ? depth_blocks(l) * 64 : s->out_c);
+    if (l->depthwise) *weights = (uint64_t)depth_blocks(l) * 64 * (uint64_t)((s->kh + 3) / 4 * 4 * s->kw);
+    else if (!size_mul((uint64_t)(s->groups * panels_of(l)), (uint64_t)l->walk.panel_bytes, weights)) return err_set(err, ST_NO_MEMORY, "a layer on bytes is too large");
+    return ST_OK;
+}
+
+enum status bytes_layer_open(struct bytes_layer **out, const struct bytes_spec *s, const int8_t *weight, int64_t column_stride, const struct kernels *k, struct err *err)
+{
+    assert(s->groups >= 1 && s->in_c % s->groups == 0 && s->out_c % s->groups == 0 && (!column_stride || (s->kh == 1 && s->kw == 1 && s->groups == 1)));
+    struct bytes_layer *l = mem_calloc_array(1, sizeof *l);
+    uint64_t weights = 0, numbers = 0;
+    if (!l) return err_set(err, ST_NO_MEMORY, "a layer on bytes");
+    l->spec = *s;
+    l->k = *k;
+    l->level = bytes_level(k->level);
+    enum status st = size_layer(l, &weights, &numbers, err);
+    if (st) goto fail;
+    l->weight = mem_alloc_aligned(weights, 4096);
+    l->start = mem_calloc_array(numbers, sizeof *l->start);
+    l->scale = mem_calloc_array(numbers, sizeof *l->scale);
+    l->shift = mem_calloc_array(numbers, sizeof *l->shift);
+    if (s->finish.out == BYTES_I32) l->sums = mem_calloc_array(numbers, sizeof *l->sums);
+    if ((s->finish.out == BYTES_I32 && !l->sums) || !l->weight || !l->start || !l->scale || !l->shift) {
+        st = err_set(err, ST_NO_MEMORY, "a layer on bytes: %llu bytes of weights", (unsigned long long)weights);
+        goto fail;
+    }
+    memset(l->weight, 0, weights);
+    if (l->depthwise) pack_depth(l, weight);
+    else pack_panels(l, weight, column_stride);
+    set_finish(l, weight, column_stride);
+    l->bytes = weights + (l->sums ? 16 : 12) * numbers;
+    snprintf(l->name, sizeof l->name, "int8 %s, %s", l->depthwise ? "depthwise" : l->window ? "window" : "product", l->level->name);
+    *out = l;
+    return ST_OK;
+fail:
+    bytes_layer_close(l);
+    return st;
+}
+
+void bytes_layer_close(struct bytes_layer *l)
+{
+    if (!l) return;
+    free(l->weight);
+    free(l->start);
+    free(l->sums);
+    free(l->scale);
+    free(l->shift);
+    free(l);
+}
+
+uint64_t    bytes_layer_bytes(const struct bytes_layer *l) { return l->bytes; }
+const char *bytes_layer_kernel(const struct bytes_layer *l) { return l->name; }
+
+/* ---- how a picture is read ---- */
+
+/* One shape: the copy it needs, and its runs of pixels. */
+struct shape {
+    struct window2d w;                   /* of what is read: the copy, or x */
+    bool copied;
+    int64_t pictures;                    /* that are read one after the other */
+    int64_t copy_bytes;                  /* of one picture, what may be read behind it included */
+    int64_t runs, length, run_step;      /* pixels of each run; bytes between runs */
+    int64_t per_row, kept;               /* of each per_row pixels of the run the first `kept` are pixels of y */
+    int64_t blocks;                      /* of a run */
+};
+
+static void set_runs(const struct bytes_layer *l, struct shape *s)
+{
+    const struct window2d *w = &s->w;
+    const int64_t flat = (w->out_h - 1) * w->w + w->out_w;
+    const bool whole = l->window && w->stride_h == 1 && w->stride_w == 1 && (flat + BYTES_PANEL - 1) / BYTES_PANEL < w->out_h * ((w->out_w + BYTES_PANEL - 1) / BYTES_PANEL);
+    s->runs = !l->window || whole ? 1 : w->out_h;
+    s->length = !l->window ? w->out_h * w->out_w : whole ? flat : w->out_w;
+    s->run_step = w->stride_h * w->w * w->c;
+    s->per_row = whole ? w->w : s->length;
+    s->kept = whole ? w->out_w : s->length;
+    s->blocks = (s->length + BYTES_ROWS - 1) / BYTES_ROWS;
+}
+
+static struct shape read_shape(const struct bytes_layer *l, const struct window2d *w)
+{
+    const struct bytes_spec *p = &l->spec;
+    struct shape s = { .w = *w, .pictures = w->n };
+    const bool padded = w->pad_top || w->pad_left || (w->out_h - 1) * p->stride_h + (p->kh - 1) * p->dilation_h + 1 > w->h || (w->out_w - 1) * p->stride_w + (p->kw - 1) * p->dilation_w + 1 > w->w;
+    s.w.c = p->in_c;
+    s.w.kh = p->kh, s.w.kw = p->kw, s.w.stride_h = p->stride_h, s.w.stride_w = p->stride_w, s.w.dilation_h = p->dilation_h, s.w.dilation_w = p->dilation_w;
+    s.w.pad_top = s.w.pad_left = s.w.pad_bottom = s.w.pad_right = 0;
+    if (!l->window && !l->compact && !padded && !p->x_signed) {      /* all pictures are one run */
+        s.w.h = s.w.out_h = w->n * w->out_h, s.w.n = s.pictures = 1;
+        set_runs(l, &s);
+        s.copied = s.length < (l->level->rows_whole > 1 ? BYTES_ROWS : 1) || l->walk.chunks * l->walk.depth != l->stretch;
+    } else {
+        s.copied = true;
+        s.w.h = l->window ? (w->out_h - 1) * p->stride_h + (p->kh - 1) * p->dilation_h + 1 : w->out_h;
+        s.w.w = l->window ? (w->out_w - 1) * p->stride_w + (p->kw - 1) * p->dilation_w + 1 : w->out_w;
+        if (!l->window) s.w.stride_h = s.w.stride_w = 1;
+        s.w.n = 1;
+        set_runs(l, &s);
+    }
+    s.copy_bytes = (s.w.h * s.w.w * p->in_c + BYTES_ROWS * s.w.stride_w * p->in_c + (l->walk.chunks * l->walk.depth - l->stretch) + ALIGN - 1) / ALIGN * ALIGN;
+    return s;
+}
+
+struct job {
+    const struct bytes_layer *l;
+    const struct window2d *w;            /* as the caller says it */
+    struct shape s;
+    const uint8_t *x, *from;             /* a picture of x; what is read: it or its copy */
+    uint8_t *copy;
+    void *y;
+    const uint8_t *residual;
+    const int64_t *at;
+    struct bytes_finish finish;
+    int zero;                            /* of unsigned bytes */
+    bool by_panels;
+};
+
+static void copy_bytes(uint8_t *to, const uint8_t *from, int64_t n, bool flip)
+{
+    if (!flip) memcpy(to, from, (size_t)n);
+    else
+        for (int64_t i = 0; i < n; i++) to[i] = from[i] ^ 0x80;
+}
+
+/* Rows of the copy: x with its zero point around it; gathered where the window is one pixel with a stride. */
+static void copy_part(void *ctx, int part, int parts)
+{
+    const struct job *j = ctx;
+    const struct bytes_spec *p = &j->l->spec;
+    const struct window2d *w = j->w, *to = &j->s.w;
+    const int64_t c = p->in_c, first = to->h * part / parts, end = to->h * (part + 1) / parts;
+    const int zero = j->zero;
+    if (!j->l->window && !j->l->compact && j->s.pictures == 1 && j->s.w.h != w->out_h) {      /* several pictures as one run */
+        copy_bytes(j->copy + first * to->w * c, j->x + first * to->w * c, (end - first) * to->w * c, false);
+        return;
+    }
+    for (int64_t row = first; row < end; row++) {
+        const int64_t step = j->l->compact ? p->stride_w : 1, y = row * (j->l->compact ? p->stride_h : 1) - w->pad_top;
+        uint8_t *line = j->copy + row * to->w * c;
+        if (y < 0 || y >= w->h) {
+            memset(line, zero, (size_t)(to->w * c));
+            continue;
+        }
+        const uint8_t *x = j->x + y * w->w * c;
+        int64_t left = w->pad_left < to->w ? w->pad_left : to->w, inside = to->w - left < w->w ? to->w - left : w->w;
+        if (j->l->compact) {
+            for (int64_t i = 0; i < to->w; i++) {
+                const int64_t at = i * step - w->pad_left;
+                if (at < 0 || at >= w->w) memset(line + i * c, zero, (size_t)c);
+                else copy_bytes(line + i * c, x + at * c, c, p->x_signed);
+            }
+            continue;
+        }
+        memset(line, zero, (size_t)(left * c));
+        copy_bytes(line + left * c, x, inside * c, p->x_signed);
+        memset(line + (left + inside) * c, zero, (size_t)((to->w - left - inside) * c));
+    }
+}
+
+/* ---- products ---- */
+
+/* A block of pixels: where it is read and where its rows go. */
+struct block { const uint8_t *x; int rows; bool in_order; int64_t first, pixel[BYTES_ROWS]; };
+
+static void find_block(struct block *b, const struct job *j, const struct bytes_walk *walk, int64_t at)
+{
+    const struct shape *s = &j->s;
+    const int whole = j->l->level->rows_whole;
+    const int64_t run = at / s->blocks, length = s->length, fresh = at % s->blocks * BYTES_ROWS;
+    int64_t first = fresh, rows = length - first < BYTES_ROWS ? length - first : BYTES_ROWS;
+    b->in_order = s->per_row == s->kept && rows % whole == 0;
+    rows = (rows + whole - 1) / whole * whole;
+    if (!s->copied && first + rows > length) first = length - rows;       /* reads some again rather than what lies behind x */
+    b->rows = (int)rows;
+    b->x = j->from + run * s->run_step + first * walk->step;
+    b->first = run * length + first;
+    if (b->in_order) return;
+    int64_t row = first / s->per_row, column = first % s->per_row;
+    for (int64_t r = 0; r < rows; r++) {
+        b->pixel[r] = first + r < fresh || first + r >= length || column >= s->kept ? -1 : run * length + row * s->kept + column;
+        if (++column == s->per_row) row++, column = 0;
+    }
+}
+
+/* A block's sums with a pair of panels, and where they go. */
+struct sums { struct bytes_rows rows; int64_t channel; int columns; bool waiting; int32_t numbers[BYTES_ROWS * BYTES_PAIR] __attribute__((aligned(64))); };
+
+static void finish_sums(const struct job *j, struct sums *s)
+{
+    if (s->waiting) j->l->level->finish(&s->rows, s->numbers, s->channel, s->columns);
+    s->waiting = false;
+}
+
+/* A block with a pair of panels of a group. */
+static void block_multiply(const struct job *j, struct sums *s, const struct bytes_walk *walk, const struct block *b, int64_t group, int64_t pair)
+{
+    const struct bytes_layer *l = j->l;
+    const int64_t in = l->spec.in_c / l->spec.groups;
+    s->columns = l->per - pair * BYTES_PAIR < BYTES_PAIR ? (int)(l->per - pair * BYTES_PAIR) : BYTES_PAIR;
+    s->channel = group * l->per + pair * BYTES_PAIR;
+    l->level->multiply(s->numbers, b->x + group * in, walk, b->rows, l->weight + (group * panels_of(l) + 2 * pair) * walk->panel_bytes, s->columns > BYTES_PANEL ? 2 : 1);
+    s->rows = (struct bytes_rows){ .finish = &j->finish, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
+    s->waiting = true;
+}
+
+static void product_part(void *ctx, int part, int parts)
+{
+    const struct job *j = ctx;
+    const struct bytes_layer *l = j->l;
+    const int64_t each = (panels_of(l) + 1) / 2, pairs = each * l->spec.groups, blocks = j->s.runs * j->s.blocks;
+    const int64_t b0 = j->by_panels ? 0 : blocks * part / parts, b1 = j->by_panels ? blocks : blocks * (part + 1) / parts;
+    const int64_t p0 = j->by_panels ? pairs * part / parts : 0, p1 = j->by_panels ? pairs * (part + 1) / parts : pairs;
+    struct bytes_walk walk = l->walk;
+    walk.at = j->at;
+    walk.step = j->s.w.stride_w * l->spec.in_c;
+    if (b0 >= b1 || p0 >= p1) return;
+    l->level->begin(walk.depth);
+    struct block block[2];               /* tiles work on one block's sums while vectors finish those before it */
+    struct sums sums[2];
+    sums[0].waiting = sums[1].waiting = false;
+    int at = 0, turn = 0;
+    const int64_t together = (p1 - p0) * 2 * walk.panel_bytes <= CACHE_BYTES ? p1 - p0 : 1;       /* pairs of panels that stay while blocks pass */
+    for (int64_t p = p0; p < p1; p += together)
+        for (int64_t b = b0; b < b1; b++) {
+            find_block(&block[at ^= 1], j, &walk, b);
+            for (int64_t i = p; i < p + together; i++) {
+                block_multiply(j, &sums[turn ^= 1], &walk, &block[at], i / each, i % each);
+                finish_sums(j, &sums[turn ^ 1]);
+            }
+        }
+    finish_sums(j, &sums[turn]);
+    l->level->end();
+}
+
+static void depth_part(void *ctx, int part, int parts)
+{
+    const struct job *j = ctx;
+    const struct bytes_layer *l = j->l;
+    const struct bytes_depth_job d = { .w = &j->s.w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = j->from, .y = j->y };
+    l->level->depthwise(&d, j->s.w.out_h * part / parts, j->s.w.out_h * (part + 1) / parts);
+}
+
+static uint64_t offsets_bytes(const struct bytes_layer *l) { return ((uint64_t)l->walk.segments * sizeof(int64_t) + ALIGN - 1) / ALIGN * ALIGN; }
+
+/* a start of its own, for another zero point */
+static uint64_t starts_bytes(const struct bytes_layer *l) { return l->sums ? ((uint64_t)l->spec.out_c * sizeof(int32_t) + ALIGN - 1) / ALIGN * ALIGN : 0; }
+
+uint64_t bytes_layer_scratch(const struct bytes_layer *l, const struct window2d *w, int threads)
+{
+    const struct shape s = read_shape(l, w);
+    (void)threads;
+    return offsets_bytes(l) + starts_bytes(l) + (s.copied ? (uint64_t)s.copy_bytes : 0);
+}
+
+static size_t number_bytes(enum bytes_out out) { return out <= BYTES_S8 ? 1 : 4; }
+
+void bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const int *x_zero, const void *residual, const struct window2d *w, void *scratch, int threads)
+{
+    struct job j = { .l = l, .w = w, .s = read_shape(l, w), .at = scratch, .copy = (uint8_t *)scratch + offsets_bytes(l) + starts_bytes(l), .finish = l->spec.finish };
+    const struct bytes_spec *p = &l->spec;
+    const struct shape *s = &j.s;
+    int64_t *at = scratch;
+    if (w->n < 1 || w->out_h < 1 || w->out_w < 1) return;
+    assert(!x_zero || l->sums);
+    j.zero = (x_zero ? *x_zero : p->x_zero) + (p->x_signed ? 128 : 0);
+    if (x_zero) {
+        int32_t *start = (int32_t *)(void *)((uint8_t *)scratch + offsets_bytes(l));
+        for (int64_t m = 0; m < p->out_c; m++) start[m] = (int32_t)((uint32_t)l->start[m] - (uint32_t)(*x_zero - p->x_zero) * (uint32_t)l->sums[m]);
+        j.finish.start = start;
+    }
+    const bool rows = l->walk.segments == p->kh && p->groups == 1 && p->dilation_w == 1;
+    for (int i = 0; i < l->walk.segments; i++) {
+        const int ky = rows ? i : i / p->kw, kx = rows ? 0 : i % p->kw;
+        at[i] = ((int64_t)ky * p->dilation_h * s->w.w + (int64_t)kx * p->dilation_w) * p->in_c;
+    }
+    const int64_t x_picture = s->pictures == 1 ? 0 : w->h * w->w * p->in_c, y_picture = w->out_h * w->out_w * p->out_c;
+    const int64_t pairs = (panels_of(l) + 1) / 2 * p->groups;
+    j.by_panels = threads > 1 && !l->depthwise && ((pairs * 2 * l->walk.panel_bytes > SPLIT_BYTES && pairs >= threads) || s->runs * s->blocks < threads);
+    for (int64_t n = 0; n < s->pictures; n++) {
+        j.x = (const uint8_t *)x + n * x_picture;
+        j.y = (uint8_t *)y + (size_t)(n * y_picture) * number_bytes(p->finish.out);
+        j.residual = residual ? (const uint8_t *)residual + n * y_picture : NULL;
+        j.from = s->copied ? j.copy : j.x;
+        if (s->copied) parallel_for(s->w.h < threads ? 1 : threads, s->w.h < threads ? 1 : threads, copy_part, &j);
+        if (l->depthwise) parallel_for(threads, threads, depth_part, &j);
+        else parallel_for(threads, threads, product_part, &j);
+    }
+}

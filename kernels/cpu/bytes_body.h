@@ -1,0 +1,368 @@
+/* Products of bytes at one level (kernels/bytes_level.h). Integer sums are exact and what follows is float lane by lane in one order, so all levels agree in bits.
+ *
+ * Without VNNI the pairs of bytes are multiplied as 16-bit numbers: the 8-bit pair instruction saturates. amx/bytes.c brings a `multiply` of its own and takes the rest from here. */
+#ifndef KERNELS_CPU_BYTES_BODY_H
+#define KERNELS_CPU_BYTES_BODY_H
+
+#include "kernels/bytes_level.h"
+#include "kernels/cpu/vec.h"
+
+/* ---- sums ---- */
+#if !defined(BYTES_OWN_MULTIPLY)
+
+static void nothing_begin(int depth) { (void)depth; }
+static void nothing_end(void) {}
+
+#if defined(__AVX512VNNI__)
+
+enum { SUM_ROWS = 8 };
+
+VEC_INLINE __m512i four_bytes(const uint8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+VEC_INLINE void rows_multiply(const int rows, const int panels, int32_t *sums, const uint8_t *x, const struct bytes_walk *w, const int8_t *panel)
+{
+    __m512i sum[SUM_ROWS][2];
+    const int8_t *b = panel;
+    for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
+    for (int s = 0; s < w->segments; s++) {
+        const uint8_t *a = x + w->at[s];
+        for (int g = 0, groups = w->chunks * w->depth / 4; g < groups; g++, a += 4, b += 64) {
+            const __m512i left = _mm512_loadu_si512(b), right = panels > 1 ? _mm512_loadu_si512(b + w->panel_bytes) : left;
+            for (int r = 0; r < rows; r++) {
+                const __m512i u = four_bytes(a + r * w->step);
+                sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], u, left);
+                if (panels > 1) sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], u, right);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        _mm512_storeu_si512(sums + r * BYTES_PAIR, sum[r][0]);
+        if (panels > 1) _mm512_storeu_si512(sums + r * BYTES_PAIR + BYTES_PANEL, sum[r][1]);
+    }
+}
+
+#elif defined(__AVX2__)
+
+enum { SUM_ROWS = 2 };
+
+/* 16 channels x 4 bytes: four vectors of 4 channels x 4 words */
+VEC_INLINE void rows_multiply(const int rows, const int panels, int32_t *sums, const uint8_t *x, const struct bytes_walk *w, const int8_t *panel)
+{
+    for (int p = 0; p < panels; p++) {
+        __m256i sum[SUM_ROWS][4];
+        const int8_t *b = panel + p * w->panel_bytes;
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < 4; v++) sum[r][v] = _mm256_setzero_si256();
+        for (int s = 0; s < w->segments; s++) {
+            const uint8_t *a = x + w->at[s];
+            for (int g = 0, groups = w->chunks * w->depth / 4; g < groups; g++, a += 4, b += 64) {
+                __m256i u[SUM_ROWS];
+                for (int r = 0; r < rows; r++) {
+                    int32_t four;
+                    memcpy(&four, a + r * w->step, sizeof four);
+                    u[r] = _mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
+                }
+                for (int v = 0; v < 4; v++) {
+                    const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * v)));
+                    for (int r = 0; r < rows; r++) sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(u[r], weights));
+                }
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < 4; v += 2) {
+                const __m256i two = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[r][v], sum[r][v + 1]), 0xd8);
+                _mm256_storeu_si256((__m256i *)(void *)(sums + r * BYTES_PAIR + p * BYTES_PANEL + 4 * v), two);
+            }
+    }
+}
+
+#else
+
+enum { SUM_ROWS = 1 };
+
+VEC_INLINE void rows_multiply(const int rows, const int panels, int32_t *sums, const uint8_t *x, const struct bytes_walk *w, const int8_t *panel)
+{
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) {
+            int32_t *sum = sums + r * BYTES_PAIR + p * BYTES_PANEL;
+            const int8_t *b = panel + p * w->panel_bytes;
+            for (int c = 0; c < BYTES_PANEL; c++) sum[c] = 0;
+            for (int s = 0; s < w->segments; s++) {
+                const uint8_t *a = x + r * w->step + w->at[s];
+                for (int g = 0, groups = w->chunks * w->depth / 4; g < groups; g++, a += 4, b += 64)
+                    for (int c = 0; c < BYTES_PANEL; c++)
+                        for (int i = 0; i < 4; i++) sum[c] += a[i] * b[4 * c + i];
+            }
+        }
+}
+
+#endif
+
+static void multiply(int32_t *sums, const uint8_t *x, const struct bytes_walk *w, int rows, const int8_t *panel, int panels)
+{
+    int r = 0;
+    for (; r + SUM_ROWS <= rows; r += SUM_ROWS) {
+        if (panels > 1) rows_multiply(SUM_ROWS, 2, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
+        else rows_multiply(SUM_ROWS, 1, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
+    }
+    for (; r < rows; r++) rows_multiply(1, panels, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
+}
+
+#endif
+
+/* ---- what becomes of a sum ---- */
+
+/* The lookup of each finished byte. */
+VEC_INLINE void look_up(uint8_t *y, int n, const uint8_t *table)
+{
+#if defined(__AVX512VBMI__)
+    const __m512i t0 = _mm512_loadu_si512(table), t1 = _mm512_loadu_si512(table + 64), t2 = _mm512_loadu_si512(table + 128), t3 = _mm512_loadu_si512(table + 192);
+    for (int i = 0; i < n; i += 64) {
+        const __mmask64 mask = n - i < 64 ? (__mmask64)((1ull << (n - i)) - 1) : ~(__mmask64)0;
+        const __m512i x = _mm512_maskz_loadu_epi8(mask, y + i);
+        const __m512i low = _mm512_permutex2var_epi8(t0, x, t1), high = _mm512_permutex2var_epi8(t2, x, t3);
+        _mm512_mask_storeu_epi8(y + i, mask, _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high));
+    }
+#else
+    for (int i = 0; i < n; i++) y[i] = table[y[i]];
+#endif
+}
+
+VEC_INLINE float limit(float v, float low, float high) { return v < low ? low : v > high ? high : v; }
+
+#if defined(__AVX512F__)
+
+VEC_INLINE __m512 limited(__m512 v, float low, float high) { return _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(low)), _mm512_set1_ps(high)); }
+/* Limits are whole numbers, so that it is the same to round before them or behind. */
+VEC_INLINE __m512 rounded(__m512 v, float low, float high) { return _mm512_roundscale_ps(limited(v, low, high), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+VEC_INLINE int64_t row_at(const struct bytes_rows *r, int i) { return r->pixel ? r->pixel[i] : r->first + i; }
+
+/* 16 numbers as bytes */
+VEC_INLINE void bytes_put(const int sums, const struct bytes_finish *f, uint8_t *y, const uint8_t *residual, __m512 v, __mmask16 mask)
+{
+    __m512i n;
+    if (sums) {
+        const __m128i r = _mm_maskz_loadu_epi8(mask, residual);
+        const __m512 b = _mm512_cvtepi32_ps(_mm512_sub_epi32(f->r_signed ? _mm512_cvtepi8_epi32(r) : _mm512_cvtepu8_epi32(r), _mm512_set1_epi32(f->r_zero)));
+        v = _mm512_fmadd_ps(b, _mm512_set1_ps(f->second), _mm512_mul_ps(rounded(v, f->low, f->high), _mm512_set1_ps(f->first)));
+        n = _mm512_cvtps_epi32(limited(v, f->sum_low, f->sum_high));
+    } else n = _mm512_cvtps_epi32(limited(v, f->low, f->high));
+    _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(n, _mm512_set1_epi32(f->zero))));
+}
+
+enum { FINISH_BYTES, FINISH_SUM, FINISH_F32, FINISH_WHOLE, FINISH_ACTIVE };
+
+/* 16 columns of all rows */
+VEC_INLINE void panel_rows(const int kind, const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
+{
+    const struct bytes_finish *f = r->finish;
+    const __mmask16 mask = (__mmask16)((1u << columns) - 1);
+    const __m512i start = f->start ? _mm512_maskz_loadu_epi32(mask, f->start + channel) : _mm512_setzero_si512();
+    const __m512 scale = f->scale ? _mm512_maskz_loadu_ps(mask, f->scale + channel) : _mm512_set1_ps(1), shift = f->shift ? _mm512_maskz_loadu_ps(mask, f->shift + channel) : _mm512_setzero_ps();
+    float some[BYTES_ROWS * BYTES_PANEL] __attribute__((aligned(64)));
+    if (kind == FINISH_ACTIVE) {                   /* all at once */
+        for (int i = 0; i < r->rows; i++) _mm512_store_ps(some + i * BYTES_PANEL, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(sums + i * BYTES_PAIR), start)), scale, shift));
+        r->k->activate_f32(some, some, (int64_t)r->rows * BYTES_PANEL, f->act, 1);
+    }
+    for (int i = 0; i < r->rows; i++) {
+        const int64_t pixel = row_at(r, i), at = pixel * r->channels + channel;
+        if (pixel < 0) continue;
+        const __m512i sum = _mm512_add_epi32(_mm512_loadu_si512(sums + i * BYTES_PAIR), start);
+        if (kind == FINISH_WHOLE) {
+            _mm512_mask_storeu_epi32((int32_t *)r->y + at, mask, sum);
+            continue;
+        }
+        __m512 v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, shift);
+        if (kind == FINISH_ACTIVE) {
+            v = _mm512_load_ps(some + i * BYTES_PANEL);
+            if (f->out != BYTES_F32) v = _mm512_mul_ps(v, _mm512_set1_ps(f->inverse));
+        }
+        if (kind == FINISH_F32 || (kind == FINISH_ACTIVE && f->out == BYTES_F32)) _mm512_mask_storeu_ps((float *)r->y + at, mask, v);
+        else if (kind == FINISH_SUM || (kind == FINISH_ACTIVE && r->residual)) bytes_put(1, f, (uint8_t *)r->y + at, r->residual + at, v, mask);
+        else bytes_put(0, f, (uint8_t *)r->y + at, NULL, v, mask);
+    }
+}
+
+VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
+{
+    const struct bytes_finish *f = r->finish;
+    if (f->out == BYTES_I32) panel_rows(FINISH_WHOLE, r, sums, channel, columns);
+    else if (f->act.kind != ACT_NONE) panel_rows(FINISH_ACTIVE, r, sums, channel, columns);
+    else if (f->out == BYTES_F32) panel_rows(FINISH_F32, r, sums, channel, columns);
+    else if (r->residual) panel_rows(FINISH_SUM, r, sums, channel, columns);
+    else panel_rows(FINISH_BYTES, r, sums, channel, columns);
+}
+
+#else
+
+VEC_INLINE int64_t row_at(const struct bytes_rows *r, int i) { return r->pixel ? r->pixel[i] : r->first + i; }
+
+VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
+{
+    const struct bytes_finish *f = r->finish;
+    for (int i = 0; i < r->rows; i++) {
+        const int64_t pixel = row_at(r, i), at = pixel * r->channels + channel;
+        if (pixel < 0) continue;
+        float v[BYTES_PANEL];
+        for (int c = 0; c < columns; c++) {
+            const int32_t sum = (int32_t)((uint32_t)sums[i * BYTES_PAIR + c] + (f->start ? (uint32_t)f->start[channel + c] : 0));
+            if (f->out == BYTES_I32) ((int32_t *)r->y)[at + c] = sum;
+            v[c] = fmaf((float)sum, f->scale ? f->scale[channel + c] : 1, f->shift ? f->shift[channel + c] : 0);
+        }
+        if (f->out == BYTES_I32) continue;
+        if (f->act.kind != ACT_NONE) {
+            r->k->activate_f32(v, v, columns, f->act, 1);
+            for (int c = 0; c < columns && f->out != BYTES_F32; c++) v[c] *= f->inverse;
+        }
+        for (int c = 0; c < columns; c++) {
+            if (f->out == BYTES_F32) {
+                ((float *)r->y)[at + c] = v[c];
+                continue;
+            }
+            float n = limit(rintf(v[c]), f->low, f->high);
+            if (r->residual) {
+                const int b = f->r_signed ? (int8_t)r->residual[at + c] : r->residual[at + c];
+                n = limit(rintf(fmaf((float)(b - f->r_zero), f->second, n * f->first)), f->sum_low, f->sum_high);
+            }
+            ((uint8_t *)r->y)[at + c] = (uint8_t)((int)n + f->zero);
+        }
+    }
+}
+
+#endif
+
+static void finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
+{
+    const struct bytes_finish *f = r->finish;
+    panel_finish(r, sums, channel, columns < BYTES_PANEL ? columns : BYTES_PANEL);
+    if (columns > BYTES_PANEL) panel_finish(r, sums + BYTES_PANEL, channel + BYTES_PANEL, columns - BYTES_PANEL);
+    for (int i = 0; f->table && i < r->rows; i++)
+        if (row_at(r, i) >= 0) look_up((uint8_t *)r->y + row_at(r, i) * r->channels + channel, columns, f->table);
+}
+
+/* ---- depthwise ---- */
+#if defined(__AVX512VNNI__)
+
+/* Some pixels of a row, 64 channels: each column of the window's rows is woven once, 4 bytes of a channel side by side, and taken by every pixel that it belongs to. */
+VEC_INLINE void strip_multiply(const int pixels, const int kw, const int stride, __m512i sum[][4], const struct bytes_depth_job *j, const uint8_t *x, const int8_t *weight, int64_t column_bytes, __mmask64 mask)
+{
+    const struct window2d *w = j->w;
+    const int64_t row = w->w * w->c * w->dilation_h, blocks = (w->c + 63) / 64;
+    for (int y = 0; y < w->kh; y += 4, x += 4 * row, weight += blocks * 256) {
+        for (int column = 0; column < (pixels - 1) * stride + kw; column++) {
+            __m512i a[4];
+            for (int i = 0; i < 4; i++) a[i] = y + i < w->kh ? _mm512_maskz_loadu_epi8(mask, x + i * row + column * w->c) : _mm512_setzero_si512();
+            const __m512i ab = _mm512_unpacklo_epi8(a[0], a[1]), ab2 = _mm512_unpackhi_epi8(a[0], a[1]), cd = _mm512_unpacklo_epi8(a[2], a[3]), cd2 = _mm512_unpackhi_epi8(a[2], a[3]);
+            const __m512i v[4] = { _mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd), _mm512_unpacklo_epi16(ab2, cd2), _mm512_unpackhi_epi16(ab2, cd2) };
+            for (int p = 0; p < pixels; p++) {
+                const int kx = column - p * stride;
+                if (kx < 0 || kx >= kw) continue;
+                for (int i = 0; i < 4; i++) sum[p][i] = _mm512_dpbusd_epi32(sum[p][i], v[i], _mm512_loadu_si512(weight + kx * column_bytes + 64 * i));
+            }
+        }
+    }
+}
+
+VEC_INLINE void pixel_finish(const struct bytes_depth_job *j, uint8_t *y, const __m512i sum[4], int64_t block, __mmask64 mask)
+{
+    const struct bytes_finish *f = j->finish;
+    const __m512i zero = _mm512_set1_epi32(f->zero);
+    __m512i n[4];
+    for (int i = 0; i < 4; i++) {
+        const int64_t at = (block * 4 + i) * 16;
+        const __m512 v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum[i], _mm512_loadu_si512(j->start + at))), _mm512_loadu_ps(j->scale + at), _mm512_loadu_ps(j->shift + at));
+        n[i] = _mm512_add_epi32(_mm512_cvtps_epi32(limited(v, f->low, f->high)), zero);
+    }
+    __m512i bytes;
+    if (f->out == BYTES_S8) bytes = _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
+    else bytes = _mm512_packus_epi16(_mm512_packus_epi32(n[0], n[1]), _mm512_packus_epi32(n[2], n[3]));
+    _mm512_mask_storeu_epi8(y, mask, bytes);
+}
+
+VEC_INLINE void row_depthwise(const int kw, const int stride, const struct bytes_depth_job *j, int64_t row, int64_t block)
+{
+    enum { PIXELS = 4 };
+    const struct window2d *w = j->w;
+    const int64_t left = w->c - 64 * block, blocks = (w->c + 63) / 64, column_bytes = (w->kh + 3) / 4 * blocks * 256;
+    const __mmask64 mask = left < 64 ? (__mmask64)((1ull << left) - 1) : ~(__mmask64)0;
+    const uint8_t *x = j->x + row * w->stride_h * w->w * w->c + 64 * block;
+    uint8_t *y = j->y + row * w->out_w * w->c + 64 * block;
+    const int8_t *weight = j->weight + block * 256;
+    int64_t p = 0;
+    for (; p + PIXELS <= w->out_w; p += PIXELS) {
+        __m512i sum[PIXELS][4];
+        for (int i = 0; i < 4 * PIXELS; i++) sum[i / 4][i % 4] = _mm512_setzero_si512();
+        strip_multiply(PIXELS, kw, stride, sum, j, x + p * stride * w->c, weight, column_bytes, mask);
+        for (int i = 0; i < PIXELS; i++) pixel_finish(j, y + (p + i) * w->c, sum[i], block, mask);
+    }
+    for (; p < w->out_w; p++) {
+        __m512i sum[1][4];
+        for (int i = 0; i < 4; i++) sum[0][i] = _mm512_setzero_si512();
+        strip_multiply(1, kw, 1, sum, j, x + p * stride * w->c, weight, column_bytes, mask);
+        pixel_finish(j, y + p * w->c, sum[0], block, mask);
+    }
+}
+
+/* any width and stride, a pixel at a time */
+VEC_INLINE void row_depthwise_any(const struct bytes_depth_job *j, int64_t row, int64_t block)
+{
+    const struct window2d *w = j->w;
+    const int64_t left = w->c - 64 * block, blocks = (w->c + 63) / 64, column_bytes = (w->kh + 3) / 4 * blocks * 256;
+    const __mmask64 mask = left < 64 ? (__mmask64)((1ull << left) - 1) : ~(__mmask64)0;
+    const uint8_t *x = j->x + row * w->stride_h * w->w * w->c + 64 * block;
+    for (int64_t p = 0; p < w->out_w; p++) {
+        __m512i sum[1][4];
+        for (int i = 0; i < 4; i++) sum[0][i] = _mm512_setzero_si512();
+        for (int kx = 0; kx < w->kw; kx++) strip_multiply(1, 1, 1, sum, j, x + (p * w->stride_w + kx * w->dilation_w) * w->c, j->weight + block * 256 + kx * column_bytes, column_bytes, mask);
+        pixel_finish(j, j->y + (row * w->out_w + p) * w->c + 64 * block, sum[0], block, mask);
+    }
+}
+
+static void depthwise(const struct bytes_depth_job *j, int64_t from, int64_t to)
+{
+    const struct window2d *w = j->w;
+    for (int64_t row = from; row < to; row++)
+        for (int64_t block = 0; block * 64 < w->c; block++) {
+            const int kind = w->dilation_w == 1 && w->stride_w <= 2 ? 10 * w->kw + w->stride_w : 0;
+            if (kind == 31) row_depthwise(3, 1, j, row, block);
+            else if (kind == 32) row_depthwise(3, 2, j, row, block);
+            else if (kind == 51) row_depthwise(5, 1, j, row, block);
+            else if (kind == 52) row_depthwise(5, 2, j, row, block);
+            else row_depthwise_any(j, row, block);
+        }
+    for (int64_t i = from * w->out_w * w->c, end = to * w->out_w * w->c; j->finish->table && i < end; i += 1 << 20) look_up(j->y + i, (int)(end - i < 1 << 20 ? end - i : 1 << 20), j->finish->table);
+}
+enum { DEPTH_COLUMNS = 1 };
+
+#else
+
+static void depthwise(const struct bytes_depth_job *j, int64_t from, int64_t to)
+{
+    const struct window2d *w = j->w;
+    for (int64_t at = from * w->out_w; at < to * w->out_w; at++)
+        for (int64_t c = 0; c < w->c; c += BYTES_PAIR) {
+            const int columns = w->c - c < BYTES_PAIR ? (int)(w->c - c) : BYTES_PAIR;
+            int32_t sum[BYTES_PAIR] = { 0 };
+            const uint8_t *corner = j->x + (at / w->out_w * w->stride_h * w->w + at % w->out_w * w->stride_w) * w->c + c;
+            for (int ky = 0; ky < w->kh; ky++)
+                for (int kx = 0; kx < w->kw; kx++) {
+                    const uint8_t *x = corner + (ky * w->dilation_h * w->w + kx * w->dilation_w) * w->c;
+                    const int8_t *weight = j->weight + (ky * w->kw + kx) * w->c + c;
+                    if (columns == BYTES_PAIR) for (int i = 0; i < BYTES_PAIR; i++) sum[i] += x[i] * weight[i];
+                    else for (int i = 0; i < columns; i++) sum[i] += x[i] * weight[i];
+                }
+            const struct bytes_rows one = { .finish = j->finish, .k = j->k, .y = j->y, .channels = w->c, .pixel = &at, .rows = 1 };
+            finish(&one, sum, c, columns);
+        }
+}
+enum { DEPTH_COLUMNS = 0 };
+
+#endif
+
+#endif
