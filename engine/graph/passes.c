@@ -65,6 +65,7 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
     enum status st = align_short(g, err);
     for (struct graph *b = g->inner; b && !st; b = b->next_inner) {
         b->bf16 = g->bf16;
+        b->exact_ends = g->exact_ends;
         st = passes_run(b, off, err);
         g->packed_bytes += b->packed_bytes;
     }

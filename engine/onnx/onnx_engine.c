@@ -18,7 +18,7 @@
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/onnx/trial.h"
 
-enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 1 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
+enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 2 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
 static const double GAIN_MIN = 1.05;
 
 static enum status make_signature(struct engine *e, struct err *err)
@@ -55,9 +55,14 @@ static void engine_close(struct engine *e)
 }
 
 /* ---- precision ---- */
+/* WITHIN: bfloat16 but for the layers at the graph's ends. */
+enum rounding { ROUND_NONE, ROUND_ALL, ROUND_WITHIN, ROUNDING_COUNT };
+static const char *const rounding_names[ROUNDING_COUNT] = { "f32", "bf16", "within" };
+
 /* The file as a graph that can run, in float or in bfloat16. What was there is closed first. */
-static enum status build_graph(struct engine *e, bool bf16, struct err *err)
+static enum status build_graph(struct engine *e, enum rounding r, struct err *err)
 {
+    const bool bf16 = r != ROUND_NONE;
     const struct engine_options *o = &e->options;
     if (e->built) import_close(&e->import);
     e->built = false;
@@ -65,6 +70,7 @@ static enum status build_graph(struct engine *e, bool bf16, struct err *err)
     if (st) return st;
     e->built = true;
     e->import.graph.bf16 = bf16;
+    e->import.graph.exact_ends = r == ROUND_WITHIN;
     e->import.graph.max_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 1;
     e->precision = (struct signature_precision){ .name = bf16 ? "bf16" : "f32", .error = -1 };
     return passes_run(&e->import.graph, o->passes_off, err);
@@ -78,12 +84,25 @@ static void describe_machine(const struct engine *e, char text[MACHINE_MAX])
     snprintf(text, MACHINE_MAX, "%s; %s; %d threads; %lld rows; trial %d", processor, cpu_level_name(e->device.kernels.level), e->options.threads, (long long)e->options.max_batch_rows, TRIAL_EDITION);
 }
 
-/* "bf16 ERROR GAIN" or "f32 ERROR GAIN"; anything else is no choice. */
-static bool read_choice(const char *text, bool *bf16, double *error, double *gain)
+/* A name of rounding_names, error and gain; anything else is no choice. */
+static bool read_choice(const char *text, enum rounding *r, double *error, double *gain)
 {
     char name[8];
-    if (sscanf(text, "%7s %lf %lf", name, error, gain) != 3 || (strcmp(name, "bf16") && strcmp(name, "f32"))) return false;
-    *bf16 = !strcmp(name, "bf16");
+    if (sscanf(text, "%7s %lf %lf", name, error, gain) != 3) return false;
+    for (*r = ROUND_NONE; *r < ROUNDING_COUNT; ++*r)
+        if (!strcmp(name, rounding_names[*r])) return true;
+    return false;
+}
+
+/* Builds the graph with everything rounded and compares; where the error is a little too large, without the ends, whose roundings no later layer averages. */
+static bool try_roundings(struct engine *e, struct trial *t, enum rounding *r, double *error, double *gain)
+{
+    for (*r = ROUND_ALL; ; *r = ROUND_WITHIN) {
+        if (build_graph(e, *r, NULL) || trial_compare(t, &e->import.graph, error, gain, NULL)) return false;
+        if (*error <= TRIAL_ERROR_MAX && *gain >= GAIN_MIN) return true;
+        if (*r == ROUND_WITHIN || *error > TRIAL_ERROR_NEAR || *gain < GAIN_MIN) break;
+    }
+    *r = ROUND_NONE;
     return true;
 }
 
@@ -93,20 +112,20 @@ static enum status choose_precision(struct engine *e, struct err *err)
     const struct engine_choices *choices = e->options.choices;
     char machine[MACHINE_MAX], text[64];
     double error, gain;
-    bool bf16;
+    enum rounding r;
     struct trial *t;
     if (e->device.kernels.level < CPU_AMX || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
     describe_machine(e, machine);
-    if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, &bf16, &error, &gain))) {
+    if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, &r, &error, &gain))) {
         if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
-        const bool tried = !build_graph(e, true, NULL) && !trial_compare(t, &e->import.graph, &error, &gain, NULL);
+        const bool tried = try_roundings(e, t, &r, &error, &gain);
         trial_end(t);
-        if (!tried) return build_graph(e, false, err);       /* nothing was found out, so nothing is kept */
-        bf16 = error <= TRIAL_ERROR_MAX && gain >= GAIN_MIN;
-        snprintf(text, sizeof text, "%s %.3e %.3f", bf16 ? "bf16" : "f32", error, gain);
+        if (!tried) return build_graph(e, ROUND_NONE, err);       /* nothing was found out, so nothing is kept */
+        snprintf(text, sizeof text, "%s %.3e %.3f", rounding_names[r], error, gain);
         if (choices) choices->keep(choices->ctx, machine, text);
     }
-    enum status st = bf16 == e->import.graph.bf16 ? ST_OK : build_graph(e, bf16, err);
+    const bool stands = e->import.graph.bf16 == (r != ROUND_NONE) && e->import.graph.exact_ends == (r == ROUND_WITHIN);
+    enum status st = stands ? ST_OK : build_graph(e, r, err);
     e->precision.error = error;
     e->precision.gain = gain;
     return st;
@@ -122,7 +141,7 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     enum status st = file_map_path(&e->map, files->main_file, err);
     if (!st && files->directory) e->dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     device_cpu_open(&e->device, options->cpu_level, options->threads);
-    if (!st) st = build_graph(e, options->precision == PRECISION_BF16 && e->device.kernels.level >= CPU_AMX, err);
+    if (!st) st = build_graph(e, options->precision == PRECISION_BF16 && e->device.kernels.level >= CPU_AMX ? ROUND_ALL : ROUND_NONE, err);
     if (!st && options->precision == PRECISION_AUTO) st = choose_precision(e, err);
     if (e->dirfd >= 0) close(e->dirfd);
     e->options.choices = NULL;
