@@ -104,6 +104,7 @@ struct graph {
     struct device device;
     bool          int8;           /* the quantised patterns of the file become operators on bytes */
     bool          bf16;           /* layers with constant weights round those and what they are given to bfloat16, where the machine is quick at it; sums stay float */
+    bool          exact_ends;     /* with bf16: convolutions that read the graph's inputs and products that make its outputs are float all the same */
     uint64_t      memory_max;
     uint64_t      packed_bytes;
     struct value *values; int value_count, value_room;

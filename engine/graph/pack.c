@@ -98,6 +98,24 @@ static void give_hints(const struct graph *g, const struct node *n, struct conv_
     spec->hint_left = !pads || pads[!flat] < 0 || pads[!flat] > INT32_MAX ? 0 : (int)pads[!flat];
 }
 
+/* Does a convolution read an input of the graph, as it is or in another order? */
+static bool reads_input(const struct graph *g, const struct node *n)
+{
+    int v = n->in[0];
+    while (v >= 0 && g->values[v].kind == VALUE_NODE && g->values[v].producer >= 0 && g->nodes[g->values[v].producer].op == &op_reorder) v = g->nodes[g->values[v].producer].in[0];
+    return v >= 0 && g->values[v].kind == VALUE_INPUT;
+}
+
+/* Is a product an output, or what alone becomes one in another step? */
+static bool makes_output(const struct graph *g, const struct node *n)
+{
+    const int v = n->out[0];
+    if (g->values[v].is_output) return true;
+    for (int i = 0; i < g->node_count && g->values[v].uses == 1; i++)
+        if (!g->nodes[i].dead && g->nodes[i].in_count && g->nodes[i].in[0] == v) return g->nodes[i].out[0] >= 0 && g->values[g->nodes[i].out[0]].is_output;
+    return false;
+}
+
 static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
 {
     if (!conv_packable(g, n)) return ST_OK;
@@ -110,7 +128,7 @@ static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
         .in_c = w->dims[1] * groups, .out_c = w->dims[0], .groups = groups,
         .kh = flat ? 1 : (int)w->dims[2], .kw = (int)w->dims[flat ? 2 : 3], .stride_h = flat || !strides ? 1 : (int)strides[0], .stride_w = strides ? (int)strides[!flat] : 1,
         .dilation_h = flat || !dilations ? 1 : (int)dilations[0], .dilation_w = dilations ? (int)dilations[!flat] : 1,
-        .has_residual = n->residual >= 0, .act = n->act, .bf16 = g->bf16, .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_n_max = g->max_rows,
+        .has_residual = n->residual >= 0, .act = n->act, .bf16 = g->bf16 && !(g->exact_ends && reads_input(g, n)), .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_n_max = g->max_rows,
     };
     give_hints(g, n, &spec);
     enum status st = charge(g, w->bytes, err);
@@ -180,7 +198,7 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
     const struct operand *w = &g->values[n->in[1]].type;
     bool gemm = strcmp(n->op->name, "Gemm") == 0, turned = gemm && node_int(n, "transB", 0);
     int64_t k = w->dims[turned], columns = w->dims[!turned];
-    if (g->bf16 && !(gemm && node_int(n, "transA", 0))) return pack_rounded(g, n, turned, k, columns, err);
+    if (g->bf16 && !(g->exact_ends && makes_output(g, n)) && !(gemm && node_int(n, "transA", 0))) return pack_rounded(g, n, turned, k, columns, err);
     uint64_t bytes = g->device.kernels.gemm_f32_packed_bytes(k, columns);
     enum status st = charge(g, bytes, err);
     if (st) return st;

@@ -66,6 +66,7 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
     for (struct graph *b = g->inner; b && !st; b = b->next_inner) {
         b->bf16 = g->bf16;
         b->int8 = g->int8;
+        b->exact_ends = g->exact_ends;
         st = passes_run(b, off, err);
         g->packed_bytes += b->packed_bytes;
     }

@@ -18,7 +18,7 @@
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/onnx/trial.h"
 
-enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 2 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
+enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 3 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
 static const double GAIN_MIN = 1.05;
 
 static enum status make_signature(struct engine *e, struct err *err)
@@ -55,8 +55,11 @@ static void engine_close(struct engine *e)
 }
 
 /* ---- precision ---- */
-/* The file as a graph that can run, in float, in bfloat16 or in bytes. What was there is closed first. */
-static enum status build_graph(struct engine *e, enum precision p, struct err *err)
+/* What a file becomes. exact_ends: the layers at the graph's ends stay in float. */
+struct form { enum precision precision; bool exact_ends; };
+
+/* The file as a graph that can run. What was there is closed first. */
+static enum status build_graph(struct engine *e, struct form f, struct err *err)
 {
     const struct engine_options *o = &e->options;
     if (e->built) import_close(&e->import);
@@ -64,10 +67,11 @@ static enum status build_graph(struct engine *e, enum precision p, struct err *e
     enum status st = import_open(&e->import, e->map.data, e->map.size, e->dirfd, false, &e->device, e->memory_max, err);
     if (st) return st;
     e->built = true;
-    e->import.graph.bf16 = p == PRECISION_BF16;
-    e->import.graph.int8 = p == PRECISION_INT8;
+    e->import.graph.bf16 = f.precision == PRECISION_BF16;
+    e->import.graph.int8 = f.precision == PRECISION_INT8;
+    e->import.graph.exact_ends = f.exact_ends;
     e->import.graph.max_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 1;
-    e->precision = (struct signature_precision){ .name = precision_name(p), .error = -1 };
+    e->precision = (struct signature_precision){ .name = precision_name(f.precision), .error = -1 };
     e->quantised = is_quantised(&e->import.graph);
     return passes_run(&e->import.graph, o->passes_off, err);
 }
@@ -80,11 +84,27 @@ static void describe_machine(const struct engine *e, char text[MACHINE_MAX])
     snprintf(text, MACHINE_MAX, "%s; %s; %d threads; %lld rows; trial %d", processor, cpu_level_name(e->device.kernels.level), e->options.threads, (long long)e->options.max_batch_rows, TRIAL_EDITION);
 }
 
-/* "PRECISION ERROR GAIN", PRECISION f32 or the one that is tried; anything else is no choice. */
-static bool read_choice(const char *text, enum precision tried, enum precision *p, double *error, double *gain)
+static const char form_within[] = "within";          /* bf16 with exact ends, among choices */
+
+/* "FORM ERROR GAIN", FORM f32 or one of the precision that is tried; anything else is no choice. */
+static bool read_choice(const char *text, enum precision tried, struct form *f, double *error, double *gain)
 {
     char name[8];
-    return sscanf(text, "%7s %lf %lf", name, error, gain) == 3 && precision_from_name(name, p) && (*p == tried || *p == PRECISION_F32);
+    if (sscanf(text, "%7s %lf %lf", name, error, gain) != 3) return false;
+    *f = (struct form){ PRECISION_BF16, strcmp(name, form_within) == 0 };
+    return (f->exact_ends || precision_from_name(name, &f->precision)) && (f->precision == tried || f->precision == PRECISION_F32);
+}
+
+/* Builds the graph with everything rounded and compares; where the error is a little too large, without the ends, whose roundings no later layer averages. */
+static bool try_forms(struct engine *e, struct trial *t, enum precision tried, double allowed, struct form *f, double *error, double *gain)
+{
+    for (*f = (struct form){ tried, false }; ; f->exact_ends = true) {
+        if (build_graph(e, *f, NULL) || trial_compare(t, &e->import.graph, error, gain, NULL)) return false;
+        if (*error <= allowed && *gain >= GAIN_MIN) return true;
+        if (tried != PRECISION_BF16 || f->exact_ends || *error > TRIAL_ERROR_NEAR || *gain < GAIN_MIN) break;
+    }
+    *f = (struct form){ PRECISION_F32, false };
+    return true;
 }
 
 /* The graph stands in float. Leaves it in the quicker precision whose error is small enough: of a file that carries scales bytes are tried, of others bfloat16. A trial that fails says
@@ -96,20 +116,20 @@ static enum status choose_precision(struct engine *e, struct err *err)
     const double allowed = e->quantised ? TRIAL_INT8_ERROR_MAX : TRIAL_ERROR_MAX;
     char machine[MACHINE_MAX], text[64];
     double error, gain;
-    enum precision chosen;
+    struct form f;
     struct trial *t;
     if ((!e->quantised && e->device.kernels.level < CPU_AMX) || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
     describe_machine(e, machine);
-    if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, tried, &chosen, &error, &gain))) {
+    if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, tried, &f, &error, &gain))) {
         if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
-        const bool done = !build_graph(e, tried, NULL) && !trial_compare(t, &e->import.graph, &error, &gain, NULL);
+        const bool done = try_forms(e, t, tried, allowed, &f, &error, &gain);
         trial_end(t);
-        if (!done) return build_graph(e, PRECISION_F32, err);       /* nothing was found out, so nothing is kept */
-        chosen = error <= allowed && gain >= GAIN_MIN ? tried : PRECISION_F32;
-        snprintf(text, sizeof text, "%s %.3e %.3f", precision_name(chosen), error, gain);
+        if (!done) return build_graph(e, (struct form){ PRECISION_F32, false }, err);       /* nothing was found out, so nothing is kept */
+        snprintf(text, sizeof text, "%s %.3e %.3f", f.exact_ends ? form_within : precision_name(f.precision), error, gain);
         if (choices) choices->keep(choices->ctx, machine, text);
     }
-    enum status st = strcmp(precision_name(chosen), e->precision.name) ? build_graph(e, chosen, err) : ST_OK;
+    const bool stands = strcmp(precision_name(f.precision), e->precision.name) == 0 && e->import.graph.exact_ends == f.exact_ends;
+    enum status st = stands ? ST_OK : build_graph(e, f, err);
     e->precision.tried = precision_name(tried);
     e->precision.error_max = allowed;
     e->precision.error = error;
@@ -134,7 +154,7 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     enum status st = file_map_path(&e->map, files->main_file, err);
     if (!st && files->directory) e->dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     device_cpu_open(&e->device, options->cpu_level, options->threads);
-    if (!st) st = build_graph(e, first_precision(e), err);
+    if (!st) st = build_graph(e, (struct form){ first_precision(e), false }, err);
     if (!st && options->precision == PRECISION_INT8 && !e->quantised) e->precision.name = precision_name(PRECISION_F32);
     if (!st && options->precision == PRECISION_AUTO) st = choose_precision(e, err);
     if (e->dirfd >= 0) close(e->dirfd);

@@ -6,6 +6,7 @@
 #include "engine/graph/plan_cache.h"
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/onnx/trial.h"
+#include "kernels/conv.h"
 #include "tests/engine/onnx_run.h"
 #include "tests/engine/onnx_writer.h"
 #include "tests/test.h"
@@ -168,7 +169,7 @@ TEST(transposed_convolutions_without_overlap_are_spread_and_joined)
     const struct graph *g = &e->import.graph;
     CHECK_INT(count_halves(g, "Spread"), 3);
     CHECK_INT(count_halves(g, "ConvTranspose"), 1);
-    CHECK_INT(count_halves(g, "Concat"), 1);                       /* the second picture is made after the transposed convolution whose place it would be joined in */
+    CHECK_INT(count_halves(g, "Concat"), 0);
     CHECK_INT(count_halves(g, "Conv"), 4);                         /* all but the last, which what overlaps reads, are stored as bfloat16 */
     for (int i = 0; i < g->node_count; i++)
         if (!g->nodes[i].dead && !strcmp(g->nodes[i].op->name, "Spread")) CHECK_INT(g->nodes[i].halves, HALVES_IN | HALVES_OUT);
@@ -236,6 +237,20 @@ static void keep(void *ctx, const char *machine, const char *text)
     snprintf(m->text, sizeof m->text, "%s", text);
 }
 
+/* The first convolution and the classifier are float, and nothing else is. */
+static void check_ends(const struct graph *g)
+{
+    int convolutions = 0, products = 0;
+    for (int i = 0; i < g->node_count; i++) {
+        const struct node *n = &g->nodes[i];
+        if (n->dead) continue;
+        convolutions += n->conv && !strstr(conv_layer_kernel(n->conv), "bf16") && !strstr(conv_layer_kernel(n->conv), "tiles");
+        products += n->packed != NULL;
+    }
+    CHECK_INT(convolutions, 1);
+    CHECK_INT(products, 1);
+}
+
 static struct signature_precision opened(const char *path, struct memory *m)
 {
     struct engine *e;
@@ -250,6 +265,8 @@ static struct signature_precision opened(const char *path, struct memory *m)
     }
     p = onnx_engine.describe(e)->precision;
     CHECK_INT(e->import.graph.bf16, !strcmp(p.name, "bf16"));
+    CHECK_INT(e->import.graph.exact_ends, !strncmp(m->text, "within", 6));
+    if (e->import.graph.exact_ends) check_ends(&e->import.graph);
     onnx_engine.close(e);
     return p;
 }
@@ -274,6 +291,8 @@ TEST(a_trial_chooses_and_its_choice_is_remembered)
     again = opened(path, &m);
     CHECK(!strcmp(again.name, "f32") && again.error == 3e-2 && again.gain == 2 && m.kept == 1);
     strcpy(m.text, "bf16 1.000e-03 2.000");
+    CHECK_TEXT(opened(path, &m).name, "bf16");
+    strcpy(m.text, "within 9.000e-03 2.000");         /* all but the layers at the ends */
     CHECK_TEXT(opened(path, &m).name, "bf16");
     strcpy(m.text, "nonsense");                       /* is no choice: tried anew */
     opened(path, &m);
