@@ -191,4 +191,4 @@ clean:  ## remove build/
 	rm -rf build
 
 -include $(OBJ:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
-.SECONDARY:
+.SECONDARY: $(TESTBIN:=.o) $(FUZZBIN:=.o) $(B)/tests/test.o $(B)/tests/fuzz/driver.o $(B)/tests/bench/kernels_bench.o
