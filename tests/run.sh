@@ -110,7 +110,7 @@ run_e2e() {     # run_e2e LABEL ENVIRONMENT...
     done
 }
 if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/bench/load build/release/tests/bench/rpc_load; then
-    tools/venv.sh openai jsonschema "tritonclient[grpc]" grpcio-health-checking grpcio-reflection kubernetes-validate >"$log/venv.log" 2>&1 || note "the virtual environment with the clients is not complete: see $log/venv.log"
+    tools/venv.sh openai jsonschema "tritonclient[grpc]" grpcio-health-checking grpcio-reflection kubernetes-validate onnx onnxruntime pillow >"$log/venv.log" 2>&1 || note "the virtual environment with the clients is not complete: see $log/venv.log"
     run_e2e release INFERD="$PWD/build/release/inferd"
     build address build/address/inferd && run_e2e address INFERD="$PWD/build/address/inferd"
     build thread build/thread/inferd && run_e2e thread INFERD="$PWD/build/thread/inferd" INFERD_FLAGS="--threads 1"
