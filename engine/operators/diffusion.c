@@ -18,8 +18,6 @@ static int64_t between(const struct operand *o)
 }
 
 /* ---- Conv2d ---- */
-struct conv2d_state { struct conv_plan *plan; };
-
 static int64_t window_side(int64_t in, const struct conv2d_spec *s) { return (in + s->low + s->high - s->kernel) / s->stride + 1; }
 
 static enum status infer_conv2d(struct call *c, struct err *err)
@@ -35,31 +33,22 @@ static enum status prepare_conv2d(struct call *c, struct err *err)
 {
     const struct conv2d_spec *s = c->node->spec;
     const int64_t *x = c->in[0]->dims, *y = c->out[0]->dims;
-    struct conv2d_state *state = mem_calloc_array(1, sizeof *state);
-    if (!state) return err_set(err, ST_NO_MEMORY, "planning a convolution");
     const struct window2d w = { .n = x[0], .h = x[1], .w = x[2], .c = x[3], .out_h = y[1], .out_w = y[2], .kh = s->kernel, .kw = s->kernel, .stride_h = s->stride, .stride_w = s->stride,
                                 .dilation_h = 1, .dilation_w = 1, .pad_top = s->low, .pad_left = s->low, .pad_bottom = s->high, .pad_right = s->high };
-    enum status st = conv_plan_open(&state->plan, c->node->conv, &w, c->threads, err);
-    if (st) {
-        free(state);
-        return st;
-    }
-    c->state = state;
-    return ST_OK;
+    struct conv_plan *plan = NULL;
+    enum status st = conv_plan_open(&plan, c->node->conv, &w, c->threads, err);
+    c->state = plan;
+    return st;
 }
 
-static void release_conv2d(void *state)
-{
-    conv_plan_close(((struct conv2d_state *)state)->plan);
-    free(state);
-}
+static void release_conv2d(void *state) { conv_plan_close(state); }
 
-static uint64_t scratch_conv2d(const struct call *c) { return c->state ? conv_plan_scratch(((struct conv2d_state *)c->state)->plan) : 0; }
+static uint64_t scratch_conv2d(const struct call *c) { return c->state ? conv_plan_scratch(c->state) : 0; }
 
 static enum status eval_conv2d(struct call *c, struct err *err)
 {
     const float *residual = c->in_count > 1 && c->in[1] ? c->in[1]->data : NULL;
-    return conv_plan_run(((struct conv2d_state *)c->state)->plan, c->out[0]->data, c->in[0]->data, residual, c->scratch, err);
+    return conv_plan_run(c->state, c->out[0]->data, c->in[0]->data, residual, c->scratch, err);
 }
 const struct op op_conv2d = { "Conv2d", "inferd", 1, 0, 1, 2, 1, 1, OP_WANTS_LAST, 0, infer_conv2d, eval_conv2d, scratch_conv2d, prepare_conv2d, release_conv2d, NULL };
 

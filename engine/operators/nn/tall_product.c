@@ -1,14 +1,10 @@
 /* TallProduct (tall_product.h): a plan of the layer for so many rows. */
 #include "engine/operators/nn/tall_product.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/checked.h"
 #include "engine/operators/operators.h"
 #include "kernels/conv.h"
-
-struct product_state { struct conv_plan *plan; };
 
 static enum status infer_product(struct call *c, struct err *err)
 {
@@ -29,32 +25,23 @@ static enum status prepare_product(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
     if (!c->node->conv || c->out[0]->bytes == 0) return ST_OK;
-    struct product_state *s = mem_calloc_array(1, sizeof *s);
-    if (!s) return err_set(err, ST_NO_MEMORY, "planning a product");
     const int64_t rows = dims_product(x->dims, 0, x->rank - 1);
     const struct window2d w = { .n = 1, .h = rows, .w = 1, .c = x->dims[x->rank - 1], .out_h = rows, .out_w = 1, .kh = 1, .kw = 1, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1 };
-    enum status st = conv_plan_open(&s->plan, c->node->conv, &w, c->threads, err);
-    if (st) {
-        free(s);
-        return st;
-    }
-    c->state = s;
-    return ST_OK;
+    struct conv_plan *plan = NULL;
+    enum status st = conv_plan_open(&plan, c->node->conv, &w, c->threads, err);
+    c->state = plan;
+    return st;
 }
 
-static void release_product(void *state)
-{
-    conv_plan_close(((struct product_state *)state)->plan);
-    free(state);
-}
+static void release_product(void *state) { conv_plan_close(state); }
 
-static uint64_t scratch_product(const struct call *c) { return c->state ? conv_plan_scratch(((struct product_state *)c->state)->plan) : 0; }
+static uint64_t scratch_product(const struct call *c) { return c->state ? conv_plan_scratch(c->state) : 0; }
 
 static enum status eval_product(struct call *c, struct err *err)
 {
     if (c->out[0]->bytes == 0) return ST_OK;
     const void *sum = c->node->residual >= 0 ? c->in[c->node->residual]->data : NULL;
-    return conv_plan_run(((struct product_state *)c->state)->plan, c->out[0]->data, c->in[0]->data, sum, c->scratch, err);
+    return conv_plan_run(c->state, c->out[0]->data, c->in[0]->data, sum, c->scratch, err);
 }
 
 static bool rows_product(const struct call *c)

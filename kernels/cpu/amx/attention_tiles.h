@@ -17,7 +17,6 @@ static const float LOG2_E = 1.442695041f;
 static const struct tile_config whole_tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
 
 static inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-static inline __mmask16 first(int64_t n) { return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1); }
 
 /* rows of n numbers, ld apart, to rows of `width`; rows from `rows` to `all` are zeros */
 static inline void round_rows(uint16_t *y, int64_t width, const float *x, int64_t ld, int64_t rows, int64_t all, int64_t n)

@@ -7,15 +7,13 @@
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/vec_math.h"
 
-enum { WIDTH = 32, TILE_NUMBERS = 16 * WIDTH, STEP_NUMBERS = 2 * TILE_NUMBERS, SUMS = 16 * WIDTH, SUMS_STRIDE = WIDTH * 4 };
-
-static __mmask16 first_of(int64_t n) { return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1); }
+enum { WIDTH = 32, TILE_NUMBERS = 16 * WIDTH, STEP_NUMBERS = 2 * TILE_NUMBERS, SUMS = 16 * WIDTH };
 
 /* `count` positions from column `left` of a line of x (which may lie outside) to a plane */
 static void write_line(uint16_t *to, const struct conv_tiles_run *r, const char *line, int64_t left, int64_t count, int64_t plane)
 {
     const int64_t w = r->w->w, c = r->w->c, most = c - plane * WIDTH;
-    const __mmask16 low = first_of(most), high = first_of(most - 16);
+    const __mmask16 low = first(most), high = first(most - 16);
     const __mmask32 both = most >= WIDTH ? 0xffffffffu : (__mmask32)((1u << most) - 1);
     for (int64_t i = 0; i < count; i++, to += WIDTH) {
         const int64_t at = left + i;
@@ -49,7 +47,7 @@ static void put_tile(const struct conv_tiles_run *r, float *sums, int64_t t, int
     const struct conv_tiles_plan *p = r->plan;
     const struct conv_spec *s = r->spec;
     const int64_t pixels = r->w->out_h * r->w->out_w, at = t % p->image_tiles * 16, rows = pixels - at < 16 ? pixels - at : 16, column = pair * WIDTH;
-    const __mmask16 masks[2] = { first_of(s->out_c - column), first_of(s->out_c - column - 16) };
+    const __mmask16 masks[2] = { first(s->out_c - column), first(s->out_c - column - 16) };
     const int64_t from = (t / p->image_tiles * pixels + at) * s->out_c + column;
     for (int64_t i = 0; i < rows; i++)
         for (int v = 0; v < 2; v++) {
@@ -78,22 +76,11 @@ static int64_t position_of(const struct conv_tiles_plan *p, int64_t t)
     return t / p->image_tiles * p->image + (p->across ? in / p->across * p->line + in % p->across * 16 : in * 16);
 }
 
-/* sums [2][16, 32] of two tiles (or one: `two` 0) += planes [0, depth) of x from a and b on, by weights */
+/* sums [2][16, 32] of two tiles (with `two` 0 the second is none and stays 0) += planes [0, depth) of x from a and b on, by weights */
 static void add_steps(float *sums, int two, int begin, const uint16_t *a, const uint16_t *b, const uint16_t *weights, const int64_t *taps, int64_t tap_count, int64_t depth, int64_t plane)
 {
-    if (begin) {
-        TILE_ZERO(0);
-        TILE_ZERO(1);
-        TILE_ZERO(2);
-        TILE_ZERO(3);
-    } else {
-        TILE_LOAD(0, sums, SUMS_STRIDE);
-        TILE_LOAD(1, sums + 16, SUMS_STRIDE);
-        if (two) {
-            TILE_LOAD(2, sums + SUMS, SUMS_STRIDE);
-            TILE_LOAD(3, sums + SUMS + 16, SUMS_STRIDE);
-        }
-    }
+    if (begin) sums_clear();
+    else sums_load(sums);
     for (int64_t g = 0; g < depth; g++, a += plane, b += plane)
         for (int64_t t = 0; t < tap_count; t++, weights += STEP_NUMBERS) {
             TILE_LOAD(4, a + taps[t], 64);
@@ -106,12 +93,7 @@ static void add_steps(float *sums, int two, int begin, const uint16_t *a, const 
             TILE_DOT_BF16(2, 5, 6);
             TILE_DOT_BF16(3, 5, 7);
         }
-    TILE_STORE(0, sums, SUMS_STRIDE);
-    TILE_STORE(1, sums + 16, SUMS_STRIDE);
-    if (two) {
-        TILE_STORE(2, sums + SUMS, SUMS_STRIDE);
-        TILE_STORE(3, sums + SUMS + 16, SUMS_STRIDE);
-    }
+    sums_store(sums);
 }
 
 void conv_tiles_multiply(const struct conv_tiles_run *r, const uint16_t *x, float *sums, int64_t from, int64_t to, int64_t first, int64_t end)

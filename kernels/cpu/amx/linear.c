@@ -8,31 +8,8 @@
 #include "kernels/cpu/amx/pairs.h"
 #include "kernels/cpu/amx/tiles.h"
 
-enum { C_STRIDE = 32 * 4 };
-
 /* Sums are tiles 0 to 3: rows 0-15 and 16-31 of x by two panels; with 16 rows of x at most, even and odd steps apart, since a tile takes a product every 16 cycles
  * but the same tile only every 52. */
-static void sums_load(const float *c)
-{
-    TILE_LOAD(0, c, C_STRIDE);
-    TILE_LOAD(1, c + 16, C_STRIDE);
-    TILE_LOAD(2, c + 16 * 32, C_STRIDE);
-    TILE_LOAD(3, c + 16 * 32 + 16, C_STRIDE);
-}
-static void sums_clear(void)
-{
-    TILE_ZERO(0);
-    TILE_ZERO(1);
-    TILE_ZERO(2);
-    TILE_ZERO(3);
-}
-static void sums_store(float *c)
-{
-    TILE_STORE(0, c, C_STRIDE);
-    TILE_STORE(1, c + 16, C_STRIDE);
-    TILE_STORE(2, c + 16 * 32, C_STRIDE);
-    TILE_STORE(3, c + 16 * 32 + 16, C_STRIDE);
-}
 
 /* += two rows of tiles of x, `apart` numbers apart, by tiles of W [steps][2] */
 static void sums_add_32(const uint16_t *a, int64_t apart, const uint16_t *b, int64_t steps)

@@ -18,4 +18,28 @@ static inline void tiles_end(void) { __asm__ volatile("tilerelease" : : : "memor
 /* signed bytes by signed bytes */
 #define TILE_DOT_I8(c, a, b)      __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : : "memory")
 
+/* ---- 32 x 32 sums: tiles 0 to 3, in memory [32][32] floats ---- */
+enum { SUMS_STRIDE = 32 * 4 };
+static inline void sums_clear(void)
+{
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+}
+static inline void sums_load(const float *c)
+{
+    TILE_LOAD(0, c, SUMS_STRIDE);
+    TILE_LOAD(1, c + 16, SUMS_STRIDE);
+    TILE_LOAD(2, c + 16 * 32, SUMS_STRIDE);
+    TILE_LOAD(3, c + 16 * 32 + 16, SUMS_STRIDE);
+}
+static inline void sums_store(float *c)
+{
+    TILE_STORE(0, c, SUMS_STRIDE);
+    TILE_STORE(1, c + 16, SUMS_STRIDE);
+    TILE_STORE(2, c + 16 * 32, SUMS_STRIDE);
+    TILE_STORE(3, c + 16 * 32 + 16, SUMS_STRIDE);
+}
+
 #endif
