@@ -27,12 +27,7 @@ const char *outline_name(struct outline *n, const char *stem, const char *end)
     return name;
 }
 
-const struct onnx_attribute *outline_attribute(const struct onnx_node *n, const char *name)
-{
-    for (int i = 0; i < n->attribute_count; i++)
-        if (strcmp(n->attributes[i].name, name) == 0) return &n->attributes[i];
-    return NULL;
-}
+const struct onnx_attribute *outline_attribute(const struct onnx_node *n, const char *name) { return onnx_find_attribute(n->attributes, n->attribute_count, name); }
 
 int64_t outline_int(const struct onnx_node *n, const char *name, int64_t otherwise)
 {

@@ -435,3 +435,10 @@ enum status onnx_parse_optional(struct tensor *out, struct arena *arena, const u
     }
     return !st && c.failed ? bad(err, "an optional") : st;
 }
+
+const struct onnx_attribute *onnx_find_attribute(const struct onnx_attribute *list, int count, const char *name)
+{
+    for (int i = 0; i < count; i++)
+        if (strcmp(list[i].name, name) == 0) return &list[i];
+    return NULL;
+}

@@ -99,4 +99,7 @@ enum status onnx_parse_optional(struct tensor *out, struct arena *arena, const u
 struct file_map;
 enum status onnx_open_external(struct onnx_tensor *t, struct file_map *map, int dirfd, struct err *err);
 
+/* The attribute of this name in a node's list, or NULL. */
+const struct onnx_attribute *onnx_find_attribute(const struct onnx_attribute *list, int count, const char *name);
+
 #endif

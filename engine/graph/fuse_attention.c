@@ -154,20 +154,15 @@ static bool products_suit(const struct graph *g, const struct node *scores, cons
 /* The transpose that alone reads the result, if it leaves the last dimension: its result becomes the node's. */
 static void take_transpose(struct graph *g, struct node *n, struct attend_spec *s)
 {
-    const int y = n->out[0];
-    if (g->values[y].uses != 1 || g->values[y].is_output) return;
-    for (int i = 0; i < g->node_count; i++) {
-        struct node *t = &g->nodes[i];
-        int count;
-        if (t->dead || !node_is(t, "Transpose") || t->in[0] != y) continue;
-        const int64_t *perm = node_ints(t, "perm", &count);
-        if (!perm || count != s->rank || perm[s->rank - 1] != s->rank - 1) return;
-        for (int d = 0; d < s->rank; d++) s->y[perm[d]] = (int8_t)d;
-        n->out[0] = t->out[0];
-        g->values[t->out[0]].producer = (int)(n - g->nodes);
-        t->dead = true;
-        return;
-    }
+    struct node *t = graph_sole_reader(g, n->out[0]);
+    int count;
+    if (!node_is(t, "Transpose")) return;
+    const int64_t *perm = node_ints(t, "perm", &count);
+    if (!perm || count != s->rank || perm[s->rank - 1] != s->rank - 1) return;
+    for (int d = 0; d < s->rank; d++) s->y[perm[d]] = (int8_t)d;
+    n->out[0] = t->out[0];
+    g->values[t->out[0]].producer = (int)(n - g->nodes);
+    t->dead = true;
 }
 
 static bool find_attention(struct graph *g, struct node *n)

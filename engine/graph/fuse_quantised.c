@@ -103,13 +103,8 @@ bool byte_source(const struct graph *g, int v, int *x, struct quantum *q)
 
 struct node *sole_quantiser(const struct graph *g, int v, struct quantum *q)
 {
-    if (g->values[v].is_output || g->values[v].uses != 1) return NULL;
-    for (int i = 0; i < g->node_count; i++) {
-        struct node *n = &g->nodes[i];
-        if (n->dead || n->in_count < 1 || n->in[0] != v) continue;
-        return node_is(n, "QuantizeLinear") && quantum_of(g, n, q) ? n : NULL;
-    }
-    return NULL;
+    struct node *n = graph_sole_reader(g, v);
+    return node_is(n, "QuantizeLinear") && n->in[0] == v && quantum_of(g, n, q) ? n : NULL;
 }
 
 bool node_become(struct graph *g, struct node *n, const struct op *op, const struct node *from, const int *in, int in_count, const void *spec, size_t spec_size)

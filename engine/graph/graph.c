@@ -12,12 +12,7 @@
 #include "kernels/linear.h"
 #include "kernels/sparse.h"
 
-const struct onnx_attribute *node_attribute(const struct node *n, const char *name)
-{
-    for (int i = 0; i < n->attribute_count; i++)
-        if (strcmp(n->attributes[i].name, name) == 0) return &n->attributes[i];
-    return NULL;
-}
+const struct onnx_attribute *node_attribute(const struct node *n, const char *name) { return onnx_find_attribute(n->attributes, n->attribute_count, name); }
 
 int64_t node_int(const struct node *n, const char *name, int64_t otherwise)
 {

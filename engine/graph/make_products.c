@@ -37,17 +37,13 @@ static bool product_suits(const struct graph *g, const struct node *n, struct ta
     return rows_each(g, n) >= ROWS_MIN;
 }
 
-/* The Add that alone reads v, of v and another value of its shape; -1: none. *other is that value. */
-static int find_sum(const struct graph *g, int v, int *other)
+/* The Add that alone reads v, of v and another value of its shape; NULL: none. *other is that value. */
+static struct node *find_sum(const struct graph *g, int v, int *other)
 {
-    if (g->values[v].uses != 1 || g->values[v].is_output) return -1;
-    for (int i = 0; i < g->node_count; i++) {
-        const struct node *n = &g->nodes[i];
-        if (n->dead || !node_is(n, "Add") || n->in_count != 2 || (n->in[0] != v && n->in[1] != v)) continue;
-        *other = n->in[n->in[0] == v];
-        return *other != v && !value_is_constant(g, *other) && probe_same_shape(g, v, *other) && probe_same_shape(g, v, n->out[0]) ? i : -1;
-    }
-    return -1;
+    struct node *n = graph_sole_reader(g, v);
+    if (!node_is(n, "Add") || n->in_count != 2) return NULL;
+    *other = n->in[n->in[0] == v];
+    return !value_is_constant(g, *other) && probe_same_shape(g, v, *other) && probe_same_shape(g, v, n->out[0]) ? n : NULL;
 }
 
 /* Does v follow from what node `from` makes? The sum must not be one that waits for the product. */
@@ -68,14 +64,14 @@ static bool make_product(struct graph *g, int at)
     n->attribute_count = 0;
     n->spec = s;
     n->in = in;
-    const int sum = n->act.kind == ACT_NONE ? find_sum(g, n->out[0], &other) : -1;
-    if (sum < 0 || follows(g, other, at)) return true;
+    struct node *sum = n->act.kind == ACT_NONE ? find_sum(g, n->out[0], &other) : NULL;
+    if (!sum || follows(g, other, at)) return true;
     n->in_count = 4;
     n->in[3] = other;
     n->residual = 3;
-    n->out[0] = g->nodes[sum].out[0];
+    n->out[0] = sum->out[0];
     g->values[n->out[0]].producer = at;
-    g->nodes[sum].dead = true;
+    sum->dead = true;
     return true;
 }
 
@@ -101,23 +97,19 @@ static bool spread_suits(const struct graph *g, const struct node *n, struct spr
     return true;
 }
 
-/* The concatenation along the channels that alone reads v, of v and one other picture; -1: none. */
-static int find_join(const struct graph *g, int v, int *other)
+/* The concatenation along the channels that alone reads v, of v and one other picture; NULL: none. */
+static struct node *find_join(const struct graph *g, int v, int *other)
 {
-    if (g->values[v].uses != 1 || g->values[v].is_output) return -1;
-    for (int i = 0; i < g->node_count; i++) {
-        const struct node *n = &g->nodes[i];
-        if (n->dead || !node_is(n, "Concat") || n->in_count != 2 || (n->in[0] != v && n->in[1] != v)) continue;
-        *other = n->in[n->in[0] == v];
-        const int64_t axis = node_int(n, "axis", 1);
-        if (*other == v || value_is_constant(g, *other) || !is_float(g, *other) || (axis != 1 && axis != -3)) return -1;
-        for (int k = 0; k < 2; k++) {
-            const struct operand *a = &g->values[v].probe[k], *b = &g->values[*other].probe[k];
-            if (a->rank != 4 || b->rank != 4 || a->dims[0] != b->dims[0] || a->dims[2] != b->dims[2] || a->dims[3] != b->dims[3]) return -1;
-        }
-        return i;
+    struct node *n = graph_sole_reader(g, v);
+    if (!node_is(n, "Concat") || n->in_count != 2) return NULL;
+    *other = n->in[n->in[0] == v];
+    const int64_t axis = node_int(n, "axis", 1);
+    if (value_is_constant(g, *other) || !is_float(g, *other) || (axis != 1 && axis != -3)) return NULL;
+    for (int k = 0; k < 2; k++) {
+        const struct operand *a = &g->values[v].probe[k], *b = &g->values[*other].probe[k];
+        if (a->rank != 4 || b->rank != 4 || a->dims[0] != b->dims[0] || a->dims[2] != b->dims[2] || a->dims[3] != b->dims[3]) return NULL;
     }
-    return -1;
+    return n;
 }
 
 static bool make_spread(struct graph *g, int at)
@@ -130,13 +122,13 @@ static bool make_spread(struct graph *g, int at)
     s = arena_alloc(g->arena, sizeof *s, 16);
     if (!in || !s) return false;
     for (int k = 0; k < 4; k++) in[k] = k < n->in_count ? n->in[k] : -1;
-    const int join = find_join(g, n->out[0], &other);
-    if (join >= 0 && !follows(g, other, at)) {
+    struct node *join = find_join(g, n->out[0], &other);
+    if (join && !follows(g, other, at)) {
         in[SPREAD_BESIDE] = other;
-        spec.join = g->nodes[join].in[0] == other ? SPREAD_BEHIND : SPREAD_BEFORE;
-        n->out[0] = g->nodes[join].out[0];
+        spec.join = join->in[0] == other ? SPREAD_BEHIND : SPREAD_BEFORE;
+        n->out[0] = join->out[0];
         g->values[n->out[0]].producer = at;
-        g->nodes[join].dead = true;
+        join->dead = true;
     }
     *s = spec;
     n->op = &op_spread;

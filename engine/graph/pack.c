@@ -109,11 +109,9 @@ static bool reads_input(const struct graph *g, const struct node *n)
 /* Is a product an output, or what alone becomes one in another step? */
 static bool makes_output(const struct graph *g, const struct node *n)
 {
-    const int v = n->out[0];
-    if (g->values[v].is_output) return true;
-    for (int i = 0; i < g->node_count && g->values[v].uses == 1; i++)
-        if (!g->nodes[i].dead && g->nodes[i].in_count && g->nodes[i].in[0] == v) return g->nodes[i].out[0] >= 0 && g->values[g->nodes[i].out[0]].is_output;
-    return false;
+    if (g->values[n->out[0]].is_output) return true;
+    const struct node *reader = graph_sole_reader(g, n->out[0]);
+    return reader && reader->in[0] == n->out[0] && reader->out[0] >= 0 && g->values[reader->out[0]].is_output;
 }
 
 static enum status pack_conv(struct graph *g, struct node *n, struct err *err)

@@ -27,6 +27,15 @@ struct node *graph_sole_producer(const struct graph *g, int v)
     return n->dead ? NULL : n;
 }
 
+struct node *graph_sole_reader(const struct graph *g, int v)
+{
+    if (v < 0 || g->values[v].uses != 1 || g->values[v].is_output) return NULL;
+    for (int i = 0; i < g->node_count; i++)
+        for (int k = 0; k < g->nodes[i].in_count && !g->nodes[i].dead; k++)
+            if (g->nodes[i].in[k] == v) return &g->nodes[i];
+    return NULL;
+}
+
 /* Nodes whose results nobody reads, found from the end. */
 static void drop_dead(struct graph *g)
 {

@@ -36,6 +36,8 @@ enum status graph_settle(struct graph *g, struct err *err);
 void graph_replace(struct graph *g, int from, int to);
 /* The live node that alone makes v for the one reader it has (v is no graph output), or NULL. */
 struct node *graph_sole_producer(const struct graph *g, int v);
+/* The live node that alone reads v (v is no graph output), or NULL. */
+struct node *graph_sole_reader(const struct graph *g, int v);
 bool probe_known(const struct graph *g, int v);
 bool probe_same_shape(const struct graph *g, int a, int b);       /* under both bindings */
 bool value_is_constant(const struct graph *g, int v);
