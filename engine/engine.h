@@ -42,6 +42,7 @@ struct engine_options {
     int            threads;            /* cores of one instance, >= 1 */
     int            cpu_level;          /* enum cpu_level of kernels/kernels.h: the cap */
     enum precision precision;
+    int            gpu;                /* number of the card + 1 that the model runs on; 0: the CPU */
     int64_t        max_batch_rows;     /* the most rows one step will be given, >= 1 */
     uint64_t       memory_max;         /* budget in bytes for weights, constants and plans of this version; 0: 8 GiB */
     bool           passes_off;         /* run the graph as written (conformance) */

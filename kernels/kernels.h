@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/activation.h"
+
 enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_LEVEL_COUNT };   /* AVX512 means F, BW, DQ, VL; VNNI and bf16 dot are asked for apart; AMX half-precision arithmetic, too */
 enum cpu_level cpu_level_detect(void);                  /* by CPUID and XGETBV; for AMX also the kernel's permission (arch_prctl), asked once */
 bool           cpu_has_vnni(void);                      /* 8-bit dot products (AVX512_VNNI), where the level is CPU_AVX512 or above */
@@ -24,12 +26,6 @@ bool           cpu_level_from_name(const char *name, enum cpu_level *out);
 void parallel_for(int threads, int parts, void (*body)(void *ctx, int part, int parts), void *ctx);
 /* The size of the team that a library starts from the calling thread from now on. */
 void parallel_set_threads(int threads);
-
-enum activation {
-    ACT_NONE, ACT_RELU, ACT_CLIP /* alpha = low, beta = high */, ACT_LEAKY_RELU /* alpha */, ACT_SIGMOID, ACT_TANH, ACT_SILU /* x*sigmoid(x) */,
-    ACT_HARD_SIGMOID /* alpha, beta: max(0,min(1,a*x+b)) */, ACT_HARD_SWISH, ACT_GELU /* erf */, ACT_GELU_TANH, ACT_ELU /* alpha */, ACT_SOFTPLUS, ACT_EXP, ACT_QUICK_GELU /* x*sigmoid(1.702x) */, ACT_ERF, ACT_COUNT
-};
-struct activation_spec { enum activation kind; float alpha, beta; };
 
 /* c = activation(product * alpha_scale + bias[n] + residual), in this order. */
 struct gemm_epilogue {

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/image.h"
 #include "base/threads.h"
+#include "engine/device_gpu.h"
 #include "engine/formats/npy.h"
 #include "engine/formats/onnx.h"
 #include "engine/diffusion/diffusion_engine.h"
@@ -66,6 +67,13 @@ int command_engine_option(struct command_args *a, struct engine_options *o)
     if (command_option(a, "--cpu-level", &v)) {
         if (!v || !cpu_level_from_name(v, &level)) { fprintf(stderr, "inferd: --cpu-level takes scalar, avx2, avx512 or amx\n"); return -1; }
         o->cpu_level = (int)level;
+        return 1;
+    }
+    if (command_option(a, "--gpu", &v)) {
+        struct err err;
+        if (!command_number(v, 0, DEVICE_GPUS_MAX - 1, &n) || n != (int)n) { fprintf(stderr, "inferd: --gpu takes the number of a card, from 0\n"); return -1; }
+        if (!device_gpu_count() && device_gpus_open(NULL, 0, NULL, &err)) { fprintf(stderr, "inferd: %s\n", err.text); return -1; }
+        o->gpu = (int)n + 1;
         return 1;
     }
     if (command_option(a, "--precision", &v)) {

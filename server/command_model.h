@@ -18,7 +18,7 @@ bool command_option(struct command_args *a, const char *name, const char **value
 bool command_flag(struct command_args *a, const char *name);
 bool command_number(const char *text, double low, double high, double *out);
 
-/* --threads, --cpu-level, --precision: fields of engine_options. 0: not one of them; 1: taken; -1: wrong (said on stderr). */
+/* --threads, --cpu-level, --gpu, --precision: fields of engine_options. 0: not one of them; 1: taken; -1: wrong (said on stderr). */
 int  command_engine_option(struct command_args *a, struct engine_options *o);
 void command_engine_defaults(struct engine_options *o);
 

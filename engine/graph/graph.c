@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "engine/graph/gpu_store.h"
 #include "kernels/bytes.h"
 #include "kernels/conv.h"
 #include "kernels/linear.h"
@@ -363,6 +364,7 @@ void graph_close(struct graph *g)
         sparse_close(g->nodes[i].sparse);
         free(g->nodes[i].packed);
     }
+    gpu_store_close(g->gpu);
     free(g->values);
     free(g->nodes);
     *g = (struct graph){ 0 };

@@ -59,6 +59,8 @@ struct value {
 };
 
 struct bytes_layer;
+struct gpu_store;
+struct task_list;
 struct conv_layer;
 struct linear_layer;
 struct sparse_layer;
@@ -107,6 +109,7 @@ struct graph {
     bool          exact_ends;     /* with bf16: convolutions that read the graph's inputs and products that make its outputs are float all the same */
     uint64_t      memory_max;
     uint64_t      packed_bytes;
+    struct gpu_store *gpu;        /* NULL: every node runs on the CPU. Else those that can be said as tasks run there, and their weights are not packed here */
     struct value *values; int value_count, value_room;
     struct node  *nodes;  int node_count, node_room;
     int *inputs;  int input_count;
@@ -149,6 +152,8 @@ struct op {
     void        (*release)(void *state);
     /* Given operands with batched flags: is every output batched, rows independent? NULL: never. */
     bool        (*rows)(const struct call *c);
+    /* The call as tasks of a GPU (engine/graph/tasks.h), every shape known; refuses what cannot be said so. NULL: never. */
+    void        (*tasks)(struct call *c, struct task_list *l);
 };
 
 enum op_flags {

@@ -357,11 +357,15 @@ static bool reads_packed(const struct graph *g, const struct node *n, int k)
     return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : (n->linear || n->sparse) && k == 1;
 }
 
+/* Does a GPU take this node, whose weight then goes there as the file has it? Only where shapes are known when plans are made: the rest runs here. */
+static bool goes_to_gpu(const struct graph *g, const struct node *n) { return g->gpu && n->op->tasks && n->in_count && n->in[0] >= 0 && probe_known(g, n->in[0]) && n->out[0] >= 0 && probe_known(g, n->out[0]); }
+
 enum status pack_weights(struct graph *g, struct err *err)
 {
     for (int i = 0; i < g->node_count; i++) {
         struct node *n = &g->nodes[i];
         enum status st = ST_OK;
+        if (goes_to_gpu(g, n)) continue;
         if (op_is_bytes_layer(n->op)) st = pack_bytes(g, n, err);
         else if (columns_packable(g, n)) st = pack_columns(g, n, err);
         else if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "engine/graph/gpu_store.h"
+
 enum { ALIGN_SHORT = 1 << 16 };
 
 void graph_replace(struct graph *g, int from, int to)
@@ -72,6 +74,7 @@ static enum status align_short(struct graph *g, struct err *err)
 enum status passes_run(struct graph *g, bool off, struct err *err)
 {
     enum status st = align_short(g, err);
+    if (!st && g->device.gpu && !g->is_body && !g->gpu) st = gpu_store_open(&g->gpu, g->device.gpu->api, g->device.gpu->gpu, g->device.gpu_float, err);
     for (struct graph *b = g->inner; b && !st; b = b->next_inner) {
         b->bf16 = g->bf16;
         b->int8 = g->int8;

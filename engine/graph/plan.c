@@ -3,7 +3,7 @@
  * Values are grouped into buffers: a view shares its source's buffer, and an elementwise result takes its input's where that dies. Buffers live
  * from the step that first writes them to the last that reads them; they are placed one after the other in step order, each in the tightest gap
  * that is free at that moment. Scratch is a buffer that lives for one step. */
-#include "engine/graph/plan.h"
+#include "engine/graph/plan_internal.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -11,6 +11,8 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "engine/graph/gpu_store.h"
+#include "engine/graph/plan_gpu.h"
 #include "engine/graph/space.h"
 #include "kernels/bytes.h"
 #include "kernels/conv.h"
@@ -18,36 +20,9 @@
 
 /* A call shorter than this is not worth a team: when another program wants a core, waiting for the other thread costs milliseconds. */
 enum { TEAM_NS = 15000 };
-enum place { PLACE_NONE, PLACE_KNOWN, PLACE_INPUT, PLACE_WORK, PLACE_DYNAMIC };
-
-struct buffer { enum place place; uint64_t offset, bytes; int input, last; };
-
-struct step {
-    const struct node *node;
-    struct call call;
-    uint64_t scratch_offset, scratch_bytes;
-    uint64_t ns;
-    bool dynamic, view;
-};
-
-struct plan {
-    const struct graph *graph;
-    struct arena    arena;
-    struct operand *operands;
-    struct buffer  *buffers;          /* one for each value; only roots are in use */
-    int            *root;             /* value -> value that owns its buffer */
-    struct step    *steps; int step_count;
-    uint64_t       *input_copy;       /* offsets */
-    int           **bound;            /* values that follow input k, ended by -1 */
-    uint64_t        workspace;
-    char           *base;
-    bool            dynamic, timed;
-};
-
 static enum status no_memory(struct err *err) { return err_set(err, ST_NO_MEMORY, "a plan for this shape passes the model's memory budget"); }
 
-/* The value that owns v's buffer; chains are shortened on the way. */
-static int root_of(const struct plan *p, int v)
+int plan_root(const struct plan *p, int v)
 {
     while (p->root[v] != v) v = p->root[v] = p->root[p->root[v]];
     return v;
@@ -80,15 +55,15 @@ static void find_lifetimes(struct plan *p)
     for (int i = 0; i < p->step_count; i++) {
         struct step *s = &p->steps[i];
         if (s->dynamic || !s->view || s->node->out[0] < 0 || s->node->in[0] < 0) continue;
-        p->root[s->node->out[0]] = root_of(p, s->node->in[0]);
+        p->root[s->node->out[0]] = plan_root(p, s->node->in[0]);
     }
     for (int i = 0; i < p->step_count; i++)
         for (int k = 0; k < p->steps[i].node->in_count; k++)
-            if (p->steps[i].node->in[k] >= 0) p->buffers[root_of(p, p->steps[i].node->in[k])].last = i;
-    for (int k = 0; k < g->output_count; k++) p->buffers[root_of(p, g->outputs[k])].last = INT32_MAX;
+            if (p->steps[i].node->in[k] >= 0) p->buffers[plan_root(p, p->steps[i].node->in[k])].last = i;
+    for (int k = 0; k < g->output_count; k++) p->buffers[plan_root(p, g->outputs[k])].last = INT32_MAX;
     /* a view made while running keeps its source's buffer, and who follows it is not tracked */
     for (int i = 0; i < p->step_count; i++)
-        if (p->steps[i].dynamic && p->steps[i].node->op->flags & OP_VIEW && p->steps[i].node->in[0] >= 0) p->buffers[root_of(p, p->steps[i].node->in[0])].last = INT32_MAX;
+        if (p->steps[i].dynamic && p->steps[i].node->op->flags & OP_VIEW && p->steps[i].node->in[0] >= 0) p->buffers[plan_root(p, p->steps[i].node->in[0])].last = INT32_MAX;
 }
 
 /* Which input's buffer the result may take over; -1: none. */
@@ -103,9 +78,9 @@ static int find_in_place(const struct plan *p, int i)
     else if (!(n->op->flags & OP_INPLACE)) return -1;
     for (int k = first; k <= last && k < n->in_count; k++) {
         if (n->in[k] < 0) continue;
-        const struct buffer *b = &p->buffers[root_of(p, n->in[k])];
+        const struct buffer *b = &p->buffers[plan_root(p, n->in[k])];
         const struct operand *x = s->call.in[k];
-        if (sums && n->in[0] >= 0 && root_of(p, n->in[0]) == root_of(p, n->in[k])) continue;     /* its window reads ahead of what it writes */
+        if (sums && n->in[0] >= 0 && plan_root(p, n->in[0]) == plan_root(p, n->in[k])) continue;     /* its window reads ahead of what it writes */
         if (b->place == PLACE_WORK && b->last == i && x->bytes == y->bytes && b->bytes >= y->bytes && x->channels_last == y->channels_last && x->dtype == y->dtype) return k;
     }
     return -1;
@@ -119,7 +94,7 @@ static bool place_outputs(struct plan *p, struct space *space, int i)
         if (v < 0 || p->root[v] != v || p->buffers[v].place != PLACE_NONE) continue;
         int from = k == 0 ? find_in_place(p, i) : -1;
         if (from >= 0) {
-            int r = root_of(p, s->node->in[from]), last = p->buffers[v].last;
+            int r = plan_root(p, s->node->in[from]), last = p->buffers[v].last;
             p->root[v] = r;
             p->buffers[r].last = last > i ? last : i;
             continue;
@@ -147,7 +122,7 @@ static enum status place_buffers(struct plan *p, struct err *err)
         }
         for (int k = 0; k < s->node->in_count && !st; k++) {
             if (s->node->in[k] < 0) continue;
-            struct buffer *b = &p->buffers[root_of(p, s->node->in[k])];
+            struct buffer *b = &p->buffers[plan_root(p, s->node->in[k])];
             if (b->last != i) continue;
             if (b->place == PLACE_WORK) space_give(&space, b->offset);
             if (b->place == PLACE_INPUT && !p->operands[g->inputs[b->input]].state) space_give(&space, p->input_copy[b->input]);
@@ -169,12 +144,12 @@ static enum status list_followers(struct plan *p, struct err *err)
     const struct graph *g = p->graph;
     for (int k = 0; k < g->input_count; k++) {
         int n = 0;
-        for (int v = 0; v < g->value_count; v++) n += root_of(p, v) == g->inputs[k];
+        for (int v = 0; v < g->value_count; v++) n += plan_root(p, v) == g->inputs[k];
         int *list = p->bound[k] = arena_alloc(&p->arena, ((uint64_t)n + 1) * sizeof *list, 8);
         if (!list) return no_memory(err);
         n = 0;
         for (int v = 0; v < g->value_count; v++)
-            if (root_of(p, v) == g->inputs[k]) list[n++] = v;
+            if (plan_root(p, v) == g->inputs[k]) list[n++] = v;
         list[n] = -1;
     }
     return ST_OK;
@@ -260,6 +235,7 @@ enum status plan_open(struct plan **out, const struct graph *g, const struct ope
     if (!st) st = list_followers(p, err);
     uint64_t whole;
     if (!st && (!size_add(p->workspace, p->arena.used, &whole) || whole > memory_max)) st = err_set(err, ST_NO_MEMORY, "a plan for this shape needs %llu bytes, but the budget leaves %llu", (unsigned long long)p->workspace, (unsigned long long)memory_max);
+    if (!st && g->gpu) st = plan_gpu_open(&p->gpu, p, err);
     if (st) {
         plan_close(p);
         return st;
@@ -271,6 +247,7 @@ enum status plan_open(struct plan **out, const struct graph *g, const struct ope
 void plan_close(struct plan *p)
 {
     if (!p) return;
+    plan_gpu_close(p->gpu);
     for (int i = 0; i < p->step_count; i++)
         if (p->steps[i].call.state) p->steps[i].node->op->release(p->steps[i].call.state);
     arena_free(&p->arena);
@@ -296,9 +273,9 @@ void plan_bind(struct plan *p, void *workspace)
     if (p->base == workspace && p->base) return;
     p->base = workspace;
     for (int v = 0; v < p->graph->value_count; v++) {
-        const struct buffer *b = &p->buffers[root_of(p, v)];
+        const struct buffer *b = &p->buffers[plan_root(p, v)];
         if (b->place == PLACE_WORK) p->operands[v].data = p->base + b->offset;
-        if (b->place == PLACE_KNOWN && p->root[v] != v) p->operands[v].data = p->operands[root_of(p, v)].data;
+        if (b->place == PLACE_KNOWN && p->root[v] != v) p->operands[v].data = p->operands[plan_root(p, v)].data;
     }
     for (int i = 0; i < p->step_count; i++) p->steps[i].call.scratch = p->base + p->steps[i].scratch_offset;
 }
@@ -338,22 +315,26 @@ static enum status run_dynamic(struct step *s, struct arena *run, struct err *er
     return st;
 }
 
+enum status plan_run_step(struct plan *p, struct step *s, struct arena *run, const atomic_bool *stop, struct err *err)
+{
+    if (stop && atomic_load_explicit(stop, memory_order_relaxed)) return err_set(err, ST_CANCELLED, "stopped");
+    if (s->view && s->node->out_count == 1) return ST_OK;
+    s->call.run = run;
+    s->call.stop = stop;
+    uint64_t start = p->timed ? clock_ns() : 0;
+    enum status st = s->dynamic ? run_dynamic(s, run, err) : s->node->op->eval(&s->call, err);
+    if (!st && p->timed) s->ns = clock_ns() - start;
+    return st;
+}
+
 enum status plan_run(struct plan *p, void *const *data, struct arena *run, const atomic_bool *stop, struct err *err)
 {
+    enum status st = ST_OK;
     for (int k = 0; k < p->graph->input_count; k++)
         for (const int *v = p->bound[k]; *v >= 0; v++) p->operands[*v].data = data[k];
-    for (int i = 0; i < p->step_count; i++) {
-        struct step *s = &p->steps[i];
-        if (stop && atomic_load_explicit(stop, memory_order_relaxed)) return err_set(err, ST_CANCELLED, "stopped");
-        if (s->view && s->node->out_count == 1) continue;
-        s->call.run = run;
-        s->call.stop = stop;
-        uint64_t start = p->timed ? clock_ns() : 0;
-        enum status st = s->dynamic ? run_dynamic(s, run, err) : s->node->op->eval(&s->call, err);
-        if (st) return st;
-        if (p->timed) s->ns = clock_ns() - start;
-    }
-    return ST_OK;
+    if (p->gpu) return plan_gpu_run(p->gpu, run, stop, err);
+    for (int i = 0; i < p->step_count && !st; i++) st = plan_run_step(p, &p->steps[i], run, stop, err);
+    return st;
 }
 
 const struct operand *plan_output(const struct plan *p, int k) { return &p->operands[p->graph->outputs[k]]; }
@@ -373,7 +354,7 @@ int plan_steps(const struct plan *p, struct plan_step_info *info, int max)
     for (int i = 0; i < p->step_count; i++) {
         const struct step *s = &p->steps[i];
         if (s->view) continue;
-        if (n < max) info[n] = (struct plan_step_info){ s->node, kernel_name(s->node), s->ns, s->call.out[0] };
+        if (n < max) info[n] = (struct plan_step_info){ s->node, p->gpu && plan_gpu_has(p->gpu, i) ? p->graph->gpu->api->name : kernel_name(s->node), s->ns, s->call.out[0] };
         n++;
     }
     return n;

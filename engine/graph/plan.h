@@ -35,6 +35,11 @@ bool        plan_is_dynamic(const struct plan *p);                /* some shapes
 void       *plan_input_buffer(const struct plan *p, int k);
 /* Points everything at the workspace; cheap when nothing changed. */
 void        plan_bind(struct plan *p, void *workspace);
+/* On a GPU: what a plan needs there, and where it finds it; after plan_bind. */
+struct gpu_queue;
+struct plan_site { struct gpu_queue *queue; char *memory; uint64_t bytes; };
+uint64_t    plan_site_bytes(const struct plan *p);                /* 0: nothing of it runs there */
+void        plan_bind_site(struct plan *p, const struct plan_site *site);
 /* Runs with input k at data[k] (aligned to TENSOR_ALIGN, only read). ST_CANCELLED when the stop flag was seen. What a dynamic plan needs on top comes from `run`. */
 enum status plan_run(struct plan *p, void *const *data, struct arena *run, const atomic_bool *stop, struct err *err);
 const struct operand *plan_output(const struct plan *p, int k);   /* after a run: dims and data of graph output k, plain order */

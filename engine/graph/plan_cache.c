@@ -5,6 +5,14 @@
 #include <sys/mman.h>
 
 #include "base/checked.h"
+#include "engine/graph/gpu_store.h"
+
+static void free_workspace(struct plan_cache *c)
+{
+    if (c->gpu) c->gpu->api->unpin(c->gpu->gpu, c->workspace);
+    else free(c->workspace);
+    c->workspace = NULL;
+}
 
 void plan_cache_close(struct plan_cache *c)
 {
@@ -12,7 +20,9 @@ void plan_cache_close(struct plan_cache *c)
         plan_close(c->entries[p].plan);
         free(c->entries[p].shapes);
     }
-    free(c->workspace);
+    free_workspace(c);
+    if (c->gpu && c->site.queue) c->gpu->api->queue_close(c->site.queue);
+    if (c->gpu) c->gpu->api->free(c->gpu->gpu, c->site.memory);
     *c = (struct plan_cache){ 0 };
 }
 
@@ -56,8 +66,15 @@ static enum status grow_workspace(struct plan_cache *c, uint64_t need, struct er
 {
     if (need <= c->workspace_bytes) return ST_OK;
     size_t align = need >= 4u << 20 ? 2u << 20 : 4096;
-    free(c->workspace);
+    free_workspace(c);
     c->workspace_bytes = 0;
+    if (c->gpu) {
+        void *pinned = NULL;
+        enum status st = c->gpu->api->pin(c->gpu->gpu, need, &pinned, err);
+        c->workspace = pinned;
+        if (!st) c->workspace_bytes = need;
+        return st;
+    }
     c->workspace = mem_alloc_aligned((need + align - 1) & ~(uint64_t)(align - 1), align);
     if (!c->workspace) return err_set(err, ST_NO_MEMORY, "the buffers of a plan (%llu bytes)", (unsigned long long)need);
     c->workspace_bytes = need;
@@ -65,10 +82,30 @@ static enum status grow_workspace(struct plan_cache *c, uint64_t need, struct er
     return ST_OK;
 }
 
+/* Queue and memory on the device. */
+static enum status grow_site(struct plan_cache *c, uint64_t need, struct err *err)
+{
+    const struct gpu_store *s = c->gpu;
+    enum status st = c->site.queue ? ST_OK : s->api->queue_open(s->gpu, &c->site.queue, err);
+    if (st || need <= c->site.bytes) return st;
+    void *memory = NULL;
+    s->api->free(s->gpu, c->site.memory);
+    c->site.memory = NULL;
+    c->site.bytes = 0;
+    if ((st = s->api->alloc(s->gpu, need, &memory, err))) return st;
+    c->site.memory = memory;
+    c->site.bytes = need;
+    return ST_OK;
+}
+
 enum status plan_cache_get(struct plan_cache *c, const struct graph *g, const struct operand *shapes, struct plan **out, struct err *err)
 {
+    c->gpu = g->gpu;
     enum status st = find_plan(c, g, shapes, out, err);
     if (!st) st = grow_workspace(c, plan_workspace(*out), err);
     if (!st) plan_bind(*out, c->workspace);
+    if (st || !g->gpu) return st;
+    st = grow_site(c, plan_site_bytes(*out), err);
+    if (!st) plan_bind_site(*out, &c->site);
     return st;
 }

@@ -11,6 +11,8 @@ struct plan_cache {
     uint64_t clock, budget;        /* bytes for plans and workspace; set by the owner */
     char    *workspace;
     uint64_t workspace_bytes;
+    struct plan_site site;         /* of a graph on a GPU: its queue and device workspace; the host's workspace is pinned memory then */
+    struct gpu_store *gpu;
 };
 
 /* The plan for these shapes (dtype and dims of each graph input), bound to a workspace that is large enough. */

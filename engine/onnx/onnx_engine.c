@@ -67,7 +67,7 @@ static enum status build_graph(struct engine *e, struct form f, struct err *err)
     enum status st = import_open(&e->import, e->map.data, e->map.size, e->dirfd, false, &e->device, e->memory_max, err);
     if (st) return st;
     e->built = true;
-    e->import.graph.bf16 = f.precision == PRECISION_BF16;
+    e->import.graph.bf16 = f.precision == PRECISION_BF16 && !e->device.gpu;
     e->import.graph.int8 = f.precision == PRECISION_INT8;
     e->import.graph.exact_ends = f.exact_ends;
     e->import.graph.max_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 1;
@@ -118,7 +118,7 @@ static enum status choose_precision(struct engine *e, struct err *err)
     double error, gain;
     struct form f;
     struct trial *t;
-    if ((!e->quantised && e->device.kernels.level < CPU_AMX) || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
+    if (e->device.gpu || (!e->quantised && e->device.kernels.level < CPU_AMX) || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
     describe_machine(e, machine);
     if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, tried, &f, &error, &gain))) {
         if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
@@ -144,6 +144,12 @@ static enum precision first_precision(const struct engine *e)
     return e->options.precision == PRECISION_INT8 && !e->options.passes_off ? PRECISION_INT8 : PRECISION_F32;
 }
 
+static enum status use_gpu(struct engine *e, struct err *err)
+{
+    e->device.gpu_float = e->options.precision == PRECISION_BF16 ? GPU_BF16 : GPU_F32;
+    return device_gpu_open(&e->device.gpu, e->options.gpu - 1, err);
+}
+
 static enum status engine_open(struct engine **out, const struct model_files *files, const struct engine_options *options, struct err *err)
 {
     struct engine *e = mem_calloc_array(1, sizeof *e);
@@ -154,6 +160,7 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     enum status st = file_map_path(&e->map, files->main_file, err);
     if (!st && files->directory) e->dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     device_cpu_open(&e->device, options->cpu_level, options->threads);
+    if (!st && options->gpu) st = use_gpu(e, err);
     if (!st) st = build_graph(e, (struct form){ first_precision(e), false }, err);
     if (!st && options->precision == PRECISION_INT8 && !e->quantised) e->precision.name = precision_name(PRECISION_F32);
     if (!st && options->precision == PRECISION_AUTO) st = choose_precision(e, err);

@@ -268,13 +268,13 @@ static enum status eval_det(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define PLAIN(name, since, in_min, in_max, code, infer, eval, scratch) { name, "", since, 0, in_min, in_max, 1, 1, 0, code, infer, eval, scratch, NULL, NULL, NULL }
+#define PLAIN(name, since, in_min, in_max, code, infer, eval, scratch) { name, "", since, 0, in_min, in_max, 1, 1, 0, code, infer, eval, scratch, NULL, NULL, NULL, NULL }
 const struct op ops_arrange[] = {
     PLAIN("Trilu", 14, 1, 2, 0, infer_trilu, eval_trilu, NULL), PLAIN("OneHot", 9, 3, 3, 0, infer_one_hot, eval_one_hot, NULL), PLAIN("ReverseSequence", 10, 2, 2, 0, infer_reverse, eval_reverse, NULL),
     PLAIN("CenterCropPad", 18, 2, 2, 0, infer_center, eval_center, NULL), PLAIN("CumSum", 11, 2, 2, 0, infer_cumulate, eval_cumulate, NULL), PLAIN("CumProd", 26, 2, 2, 1, infer_cumulate, eval_cumulate, NULL),
-    { "Det", "", 11, 0, 1, 1, 1, 1, OP_PRODUCT_ALL, 0, infer_det, eval_det, reals_scratch, NULL, NULL, NULL },
-    { "EyeLike", "", 9, 0, 1, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_eye, eval_eye, NULL, NULL, NULL, NULL },
-    { "NonZero", "", 9, 0, 1, 1, 1, 1, OP_MAKES, 0, NULL, eval_non_zero, NULL, NULL, NULL, NULL },
-    { "Compress", "", 9, 0, 2, 2, 1, 1, OP_MAKES, 0, NULL, eval_compress, NULL, NULL, NULL, NULL },
+    { "Det", "", 11, 0, 1, 1, 1, 1, OP_PRODUCT_ALL, 0, infer_det, eval_det, reals_scratch, NULL, NULL, NULL, NULL },
+    { "EyeLike", "", 9, 0, 1, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_eye, eval_eye, NULL, NULL, NULL, NULL, NULL },
+    { "NonZero", "", 9, 0, 1, 1, 1, 1, OP_MAKES, 0, NULL, eval_non_zero, NULL, NULL, NULL, NULL, NULL },
+    { "Compress", "", 9, 0, 2, 2, 1, 1, OP_MAKES, 0, NULL, eval_compress, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

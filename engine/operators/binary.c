@@ -2,6 +2,7 @@
  * blocks of double or int64. Sum, Mean, Max and Min of many inputs are folded pair by pair. */
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
@@ -312,15 +313,50 @@ static enum status eval_where(struct call *c, struct err *err)
     return st;
 }
 
-#define BINARY(name, since, code, flags) { name, "", since, 0, 2, 2, 1, 1, OP_LAST | OP_BROADCAST | (flags), code, infer_broadcast, apply_pair, NULL, NULL, NULL, rows_elementwise }
-#define MANY(name, code, infer) { name, "", 1, 0, 1, GRAPH_INPUTS_MAX, 1, 1, OP_LAST | OP_BROADCAST, code, infer, eval_many, NULL, NULL, NULL, rows_elementwise }
+static int task_function(const struct node *n)
+{
+    static const unsigned char functions[] = { [B_ADD] = GPU_ADD, [B_SUM] = GPU_ADD, [B_MEAN] = GPU_ADD, [B_SUB] = GPU_SUB, [B_MUL] = GPU_MUL, [B_DIV] = GPU_DIV, [B_POW] = GPU_POW, [B_MOD] = GPU_MOD, [B_MIN] = GPU_MIN, [B_MAX] = GPU_MAX,
+        [B_AND] = GPU_AND, [B_OR] = GPU_OR, [B_XOR] = GPU_XOR, [B_EQUAL] = GPU_EQUAL, [B_LESS] = GPU_LESS, [B_GREATER] = GPU_GREATER, [B_LESS_EQUAL] = GPU_LESS_EQUAL, [B_GREATER_EQUAL] = GPU_GREATER_EQUAL, [B_PRELU] = GPU_PRELU };
+    return n->op->code == B_MOD && node_int(n, "fmod", 0) ? GPU_FMOD : functions[n->op->code];
+}
+
+static void tasks_pair(struct call *c, struct task_list *l)
+{
+    if (c->node->op->code == B_POW && dtype_is_real(c->in[0]->dtype) != dtype_is_real(c->in[1]->dtype) && !dtype_is_real(c->in[0]->dtype)) task_refuse(l);      /* a whole number to a real power is truncated */
+    task_pointwise(l, c, task_function(c->node), 2);
+}
+
+/* Two inputs as a pair, one as a copy; more go from pair to pair through the result. */
+static void tasks_many(struct call *c, struct task_list *l)
+{
+    struct call step = *c;
+    struct operand *pair[2] = { c->in[0], c->in_count > 1 ? c->in[1] : NULL };
+    step.in = pair;
+    for (int i = 1; i < c->in_count; i++) {
+        pair[1] = c->in[i];
+        step.in_count = 2;
+        task_pointwise(l, &step, task_function(c->node), 2);
+        pair[0] = c->out[0];
+    }
+    step.in_count = 1;
+    if (c->in_count == 1) task_pointwise(l, &step, GPU_COPY, 1);
+    else if (c->node->op->code == B_MEAN) {
+        struct gpu_pointwise *p = &task_pointwise(l, &(struct call){ .node = c->node, .in = c->out, .out = c->out, .in_count = 1 }, GPU_SCALE, 1)->u.pointwise;
+        p->alpha = 1 / (float)c->in_count;
+    }
+}
+
+static void tasks_where(struct call *c, struct task_list *l) { task_pointwise(l, c, GPU_WHERE, 3); }
+
+#define BINARY(name, since, code, flags) { name, "", since, 0, 2, 2, 1, 1, OP_LAST | OP_BROADCAST | (flags), code, infer_broadcast, apply_pair, NULL, NULL, NULL, rows_elementwise, tasks_pair }
+#define MANY(name, code, infer) { name, "", 1, 0, 1, GRAPH_INPUTS_MAX, 1, 1, OP_LAST | OP_BROADCAST, code, infer, eval_many, NULL, NULL, NULL, rows_elementwise, tasks_many }
 const struct op ops_binary[] = {
     BINARY("Add", 1, B_ADD, OP_INPLACE), BINARY("Sub", 1, B_SUB, OP_INPLACE), BINARY("Mul", 1, B_MUL, OP_INPLACE), BINARY("Div", 1, B_DIV, OP_INPLACE),
     BINARY("Mod", 10, B_MOD, 0), BINARY("And", 1, B_AND, 0), BINARY("Or", 1, B_OR, 0), BINARY("Xor", 1, B_XOR, 0), BINARY("Equal", 1, B_EQUAL, 0),
     BINARY("Less", 1, B_LESS, 0), BINARY("Greater", 1, B_GREATER, 0), BINARY("LessOrEqual", 12, B_LESS_EQUAL, 0), BINARY("GreaterOrEqual", 12, B_GREATER_EQUAL, 0),
-    { "Pow", "", 1, 0, 2, 2, 1, 1, OP_LAST | OP_BROADCAST, B_POW, infer_broadcast, eval_pow, NULL, NULL, NULL, rows_elementwise },
-    { "PRelu", "", 1, 0, 2, 2, 1, 1, OP_LAST | OP_BROADCAST | OP_INPLACE, B_PRELU, infer_prelu, apply_pair, NULL, NULL, NULL, rows_elementwise },
+    { "Pow", "", 1, 0, 2, 2, 1, 1, OP_LAST | OP_BROADCAST, B_POW, infer_broadcast, eval_pow, NULL, NULL, NULL, rows_elementwise, tasks_pair },
+    { "PRelu", "", 1, 0, 2, 2, 1, 1, OP_LAST | OP_BROADCAST | OP_INPLACE, B_PRELU, infer_prelu, apply_pair, NULL, NULL, NULL, rows_elementwise, tasks_pair },
     MANY("Max", B_MAX, infer_broadcast), MANY("Min", B_MIN, infer_broadcast), MANY("Sum", B_SUM, infer_broadcast), MANY("Mean", B_MEAN, infer_mean),
-    { "Where", "", 9, 0, 3, 3, 1, 1, OP_LAST | OP_BROADCAST, 0, infer_where, eval_where, NULL, NULL, NULL, rows_elementwise },
+    { "Where", "", 9, 0, 3, 3, 1, 1, OP_LAST | OP_BROADCAST, 0, infer_where, eval_where, NULL, NULL, NULL, rows_elementwise, tasks_where },
     { 0 }
 };

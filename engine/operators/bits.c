@@ -41,7 +41,7 @@ static enum status eval_bits(struct call *c, struct err *err)
     return st;
 }
 
-#define BITS(name, since, ins, code) { name, "", since, 0, ins, ins, 1, 1, OP_LAST | OP_BROADCAST, code, infer_bits, eval_bits, NULL, NULL, NULL, rows_elementwise }
+#define BITS(name, since, ins, code) { name, "", since, 0, ins, ins, 1, 1, OP_LAST | OP_BROADCAST, code, infer_bits, eval_bits, NULL, NULL, NULL, rows_elementwise, NULL }
 const struct op ops_bits[] = {
     BITS("BitwiseAnd", 18, 2, BITS_AND), BITS("BitwiseOr", 18, 2, BITS_OR), BITS("BitwiseXor", 18, 2, BITS_XOR), BITS("BitwiseNot", 18, 1, BITS_NOT), BITS("BitShift", 11, 2, BITS_SHIFT),
     { 0 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/minifloat.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
@@ -154,11 +155,13 @@ static enum status eval_bitcast(struct call *c, struct err *err)
     return ST_OK;
 }
 
+static void tasks_cast(struct call *c, struct task_list *l) { task_pointwise(l, c, GPU_COPY, 1)->u.pointwise.alpha = c->out[0]->dtype == DT_BOOL; }
+
 static bool rows_cast(const struct call *c) { return c->in[0]->batched && c->out[0]->rank >= 1; }
 
 const struct op ops_cast[] = {
-    { "Cast", "", 1, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, 0, infer_cast, eval_cast, NULL, NULL, NULL, rows_cast },
-    { "CastLike", "", 15, 0, 2, 2, 1, 1, 0, 0, infer_cast, eval_cast, NULL, NULL, NULL, rows_cast },
-    { "BitCast", "", 26, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, 0, infer_bitcast, eval_bitcast, NULL, NULL, NULL, rows_cast },
+    { "Cast", "", 1, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, 0, infer_cast, eval_cast, NULL, NULL, NULL, rows_cast, tasks_cast },
+    { "CastLike", "", 15, 0, 2, 2, 1, 1, 0, 0, infer_cast, eval_cast, NULL, NULL, NULL, rows_cast, tasks_cast },
+    { "BitCast", "", 26, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, 0, infer_bitcast, eval_bitcast, NULL, NULL, NULL, rows_cast, NULL },
     { 0 }
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "engine/graph/tasks.h"
 #include "engine/operators/nn/conv_columns.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
@@ -178,6 +179,27 @@ static enum status eval_conv(struct call *c, struct err *err)
     return st;
 }
 
+/* Channels last on both sides; with a weight that is no constant, or in plain order, the CPU computes it. */
+static void tasks_conv(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0], *y = c->out[0], *bias = c->in_count > 2 && c->node->residual != 2 ? c->in[2] : NULL, *residual = c->node->residual >= 0 ? c->in[c->node->residual] : NULL;
+    struct window w;
+    int64_t groups;
+    struct gpu_task *t = task_add(l, GPU_CONV);
+    if (read_conv(c, &w, &groups, NULL)) {
+        task_refuse(l);
+        return;
+    }
+    const bool flat = dims_product(w.in, 0, w.dims) == 1 && dims_product(w.out, 0, w.dims) == 1;        /* one pixel lies the same in either order */
+    if (!flat && ((!x->channels_last && x->dims[1] > 1) || (!y->channels_last && y->dims[1] > 1) || (residual && !residual->channels_last && y->dims[1] > 1))) task_refuse(l);
+    t->u.conv = (struct gpu_conv){ .n = x->dims[0], .in_c = x->dims[1], .out_c = y->dims[1], .groups = groups, .has_bias = bias != NULL, .has_residual = residual != NULL, .act = c->node->act, .w = task_window(l, &w) };
+    task_value(l, t, x);
+    task_weight(l, t, c->node, 1, c->in[1], c->node->weight);
+    task_value(l, t, y);
+    task_value(l, t, bias);
+    task_value(l, t, residual);
+}
+
 static bool rows_conv(const struct call *c)
 {
     const struct operand *y = c->out[0];
@@ -192,6 +214,6 @@ static bool rows_conv(const struct call *c)
 }
 
 const struct op ops_conv[] = {
-    { "Conv", "", 1, 0, 2, 4, 1, 1, OP_WANTS_LAST | OP_LAST, 0, infer_conv, eval_conv, scratch_conv, prepare_conv, release_conv, rows_conv },
+    { "Conv", "", 1, 0, 2, 4, 1, 1, OP_WANTS_LAST | OP_LAST, 0, infer_conv, eval_conv, scratch_conv, prepare_conv, release_conv, rows_conv, tasks_conv },
     { 0 }
 };

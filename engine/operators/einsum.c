@@ -284,6 +284,6 @@ static enum status eval_einsum(struct call *c, struct err *err)
 }
 
 const struct op ops_einsum[] = {
-    { "Einsum", "", 12, 0, 1, TERMS_MAX, 1, 1, OP_PRODUCT_ALL, 0, infer_einsum, eval_einsum, scratch_einsum, NULL, NULL, NULL },
+    { "Einsum", "", 12, 0, 1, TERMS_MAX, 1, 1, OP_PRODUCT_ALL, 0, infer_einsum, eval_einsum, scratch_einsum, NULL, NULL, NULL, NULL },
     { 0 }
 };

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
@@ -43,6 +44,20 @@ static enum status eval_gather(struct call *c, struct err *err)
             if (bytes) memcpy(y, (const char *)x->data + (size_t)(o * n + at) * bytes, bytes);
         }
     return ST_OK;
+}
+
+static void tasks_gather(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis = node_int(c->node, "axis", 0);
+    struct gpu_task *t = task_add(l, GPU_GATHER);
+    axis_fix(&axis, x->rank);
+    task_value(l, t, x);
+    task_value(l, t, c->in[1]);
+    task_value(l, t, c->out[0]);
+    task_fault(l, t);
+    t->u.gather = (struct gpu_gather){ .size = gpu_type_bytes(t->type[0]), .outer = dims_product(x->dims, 0, (int)axis), .n = x->dims[axis], .inner = dims_product(x->dims, (int)axis + 1, x->rank), .count = (int64_t)operand_count(c->in[1]) };
+    if (x->dims[axis] == 0) task_refuse(l);
 }
 
 static bool rows_gather(const struct call *c)
@@ -134,6 +149,19 @@ static enum status eval_arg(struct call *c, struct err *err)
             *y++ = best;
         }
     return ST_OK;
+}
+
+static void tasks_arg(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis = node_int(c->node, "axis", 0);
+    struct gpu_task *t = task_add(l, GPU_REDUCE);
+    axis_fix(&axis, x->rank);
+    const int64_t outer = dims_product(x->dims, 0, (int)axis), n = x->dims[axis], inner = dims_product(x->dims, (int)axis + 1, x->rank);
+    task_value(l, t, x);
+    task_value(l, t, c->out[0]);
+    t->u.reduce = (struct gpu_reduce){ .reduction = c->node->op->code ? GPU_RED_ARGMIN : GPU_RED_ARGMAX, .last = node_int(c->node, "select_last_index", 0) != 0, .count = outer * inner, .length = n, .kept_rank = 2, .gone_rank = 1,
+                                       .kept = { outer, inner }, .kept_steps = { n * inner, 1 }, .gone = { n }, .gone_steps = { inner } };
 }
 
 static bool rows_axis(const struct call *c, int64_t otherwise)
@@ -234,10 +262,10 @@ static enum status eval_topk(struct call *c, struct err *err)
 }
 
 const struct op ops_index[] = {
-    { "Gather", "", 1, 0, 2, 2, 1, 1, 0, 0, infer_gather, eval_gather, NULL, NULL, NULL, rows_gather },
-    { "GatherElements", "", 11, 0, 2, 2, 1, 1, 0, 0, infer_gather_elements, eval_gather_elements, NULL, NULL, NULL, NULL },
-    { "ArgMax", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_arg, eval_arg, NULL, NULL, NULL, rows_arg },
-    { "ArgMin", "", 1, 0, 1, 1, 1, 1, 0, 1, infer_arg, eval_arg, NULL, NULL, NULL, rows_arg },
-    { "TopK", "", 1, 0, 1, 2, 1, 2, 0, 0, infer_topk, eval_topk, scratch_topk, NULL, NULL, rows_topk },
+    { "Gather", "", 1, 0, 2, 2, 1, 1, 0, 0, infer_gather, eval_gather, NULL, NULL, NULL, rows_gather, tasks_gather },
+    { "GatherElements", "", 11, 0, 2, 2, 1, 1, 0, 0, infer_gather_elements, eval_gather_elements, NULL, NULL, NULL, NULL, NULL },
+    { "ArgMax", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_arg, eval_arg, NULL, NULL, NULL, rows_arg, tasks_arg },
+    { "ArgMin", "", 1, 0, 1, 1, 1, 1, 0, 1, infer_arg, eval_arg, NULL, NULL, NULL, rows_arg, tasks_arg },
+    { "TopK", "", 1, 0, 1, 2, 1, 2, 0, 0, infer_topk, eval_topk, scratch_topk, NULL, NULL, rows_topk, NULL },
     { 0 }
 };

@@ -21,7 +21,7 @@ static enum status eval_keep(struct call *c, struct err *err)
     c->llm->attention_store((char *)c->in[5]->data + s->layer_offset, s->page_stride, &s->kernel, c->in[1]->data, c->in[1]->dims[1], c->in[2]->data, c->in[2]->dims[1], rows, n, c->threads);
     return ST_OK;
 }
-const struct op op_keep = { "Keep", "inferd", 1, 0, 6, 6, 1, 1, OP_INPLACE, 0, infer_keep, eval_keep, scratch_keep, NULL, NULL, NULL };
+const struct op op_keep = { "Keep", "inferd", 1, 0, 6, 6, 1, 1, OP_INPLACE, 0, infer_keep, eval_keep, scratch_keep, NULL, NULL, NULL, NULL };
 
 /* ---- CrossAttention ---- */
 static enum status infer_cross(struct call *c, struct err *err)
@@ -56,4 +56,4 @@ static enum status eval_cross(struct call *c, struct err *err)
     c->llm->attention_paged(c->out[0]->data, c->out[0]->dims[1], c->in[0]->data, c->in[0]->dims[1], (char *)c->in[3]->data + s->layer_offset, s->page_stride, &s->kernel, rows, n, (char *)c->scratch + rows_bytes(c->in[1]), c->threads);
     return ST_OK;
 }
-const struct op op_cross_attention = { "CrossAttention", "inferd", 1, 0, 4, 4, 1, 1, 0, 0, infer_cross, eval_cross, scratch_cross, NULL, NULL, NULL };
+const struct op op_cross_attention = { "CrossAttention", "inferd", 1, 0, 4, 4, 1, 1, 0, 0, infer_cross, eval_cross, scratch_cross, NULL, NULL, NULL, NULL };

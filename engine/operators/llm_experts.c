@@ -125,4 +125,4 @@ static enum status eval_experts(struct call *c, struct err *err)
     return ST_OK;
 }
 
-const struct op op_experts = { "Experts", "inferd", 1, 0, 2, 2, 1, 1, 0, 0, infer_experts, eval_experts, scratch_experts, NULL, NULL, NULL };
+const struct op op_experts = { "Experts", "inferd", 1, 0, 2, 2, 1, 1, 0, 0, infer_experts, eval_experts, scratch_experts, NULL, NULL, NULL, NULL };

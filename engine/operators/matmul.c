@@ -2,6 +2,7 @@
  * side was packed at load, another is packed into scratch. Other types are computed directly. */
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 #include "kernels/linear.h"
@@ -143,6 +144,27 @@ static enum status eval_gemm(struct call *c, struct err *err)
     return ST_OK;
 }
 
+/* alpha A B + C with C a row or as large as the result, beta 1. */
+static void tasks_gemm(struct call *c, struct task_list *l)
+{
+    struct gemm g;
+    struct gpu_task *t = task_add(l, GPU_PRODUCT);
+    if (read_gemm(c, &g, NULL) || !dtype_is_real(c->in[0]->dtype) || (g.bias && g.beta != 1)) {
+        task_refuse(l);
+        return;
+    }
+    const struct operand *o = g.bias;
+    const bool full = o && o->rank == 2 && o->dims[0] == g.m && o->dims[1] == g.n && g.m > 1, row = o && !full && operand_count(o) == (uint64_t)g.n && (o->rank < 2 || o->dims[0] == 1);
+    if ((o && !full && !row) || (c->node->bias && full)) task_refuse(l);
+    t->u.product = (struct gpu_product){ .m = g.m, .n = g.n, .k = g.k, .batch = 1, .alpha = g.alpha, .a_turned = g.ta, .b_turned = g.tb, .has_bias = row || c->node->bias, .has_residual = full, .act = c->node->act };
+    task_value(l, t, c->in[0]);
+    task_value(l, t, c->in[1]);
+    task_value(l, t, c->out[0]);
+    if (c->node->bias) task_floats(l, t, c->node, 3, c->node->bias, (uint64_t)g.n, l->float_type);
+    else task_value(l, t, row ? o : NULL);
+    task_value(l, t, full ? o : NULL);
+}
+
 static bool rows_gemm(const struct call *c)
 {
     const struct operand *bias = c->in_count > 2 ? c->in[2] : NULL;
@@ -274,6 +296,28 @@ static enum status eval_matmul(struct call *c, struct err *err)
     return ST_OK;
 }
 
+/* One right side for all, or one for each: batches that are broadcast in part go to the CPU. */
+static void tasks_matmul(struct call *c, struct task_list *l)
+{
+    const struct operand *a = c->in[0], *b = c->in[1];
+    struct matmul g;
+    struct gpu_task *t = task_add(l, GPU_PRODUCT);
+    if (read_matmul(c, &g, NULL) || !dtype_is_real(a->dtype)) {
+        task_refuse(l);
+        return;
+    }
+    const int64_t of_a = g.row ? 1 : dims_product(a->dims, 0, a->rank - 2), of_b = g.column ? 1 : dims_product(b->dims, 0, b->rank - 2);
+    if ((of_a != 1 && of_a != g.batch) || (of_b != 1 && of_b != g.batch)) task_refuse(l);
+    struct gpu_product p = { .m = g.m, .n = g.n, .k = g.k, .batch = g.batch, .a_step = of_a == 1 ? 0 : g.m * g.k, .b_step = of_b == 1 ? 0 : g.k * g.n, .alpha = 1, .has_bias = c->node->bias != NULL, .act = c->node->act };
+    if (of_b == 1 && of_a == g.batch) p.m *= g.batch, p.batch = 1, p.a_step = 0;
+    t->u.product = p;
+    task_value(l, t, a);
+    task_value(l, t, b);
+    task_value(l, t, c->out[0]);
+    task_floats(l, t, c->node, 3, c->node->bias, (uint64_t)g.n, l->float_type);
+    task_value(l, t, NULL);
+}
+
 static bool rows_matmul(const struct call *c)
 {
     const struct operand *a = c->in[0], *b = c->in[1];
@@ -283,7 +327,7 @@ static bool rows_matmul(const struct call *c)
 }
 
 const struct op ops_matmul[] = {
-    { "Gemm", "", 1, 0, 2, 3, 1, 1, 0, 0, infer_gemm, eval_gemm, scratch_gemm, NULL, NULL, rows_gemm },
-    { "MatMul", "", 1, 0, 2, 2, 1, 1, 0, 0, infer_matmul, eval_matmul, scratch_matmul, NULL, NULL, rows_matmul },
+    { "Gemm", "", 1, 0, 2, 3, 1, 1, 0, 0, infer_gemm, eval_gemm, scratch_gemm, NULL, NULL, rows_gemm, tasks_gemm },
+    { "MatMul", "", 1, 0, 2, 2, 1, 1, 0, 0, infer_matmul, eval_matmul, scratch_matmul, NULL, NULL, rows_matmul, tasks_matmul },
     { 0 }
 };

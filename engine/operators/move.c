@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
@@ -56,6 +57,19 @@ static enum status eval_transpose(struct call *c, struct err *err)
     return ST_OK;
 }
 
+static void tasks_transpose(struct call *c, struct task_list *l)
+{
+    int perm[TENSOR_RANK_MAX];
+    int64_t s[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX];
+    if (read_permutation(c, perm, NULL)) {
+        task_refuse(l);
+        return;
+    }
+    operand_strides(c->in[0], s);
+    for (int d = 0; d < c->out[0]->rank; d++) steps[d] = s[perm[d]];
+    task_move(l, c->out[0], c->in[0], 0, c->out[0]->rank, c->out[0]->dims, steps);
+}
+
 static bool rows_transpose(const struct call *c)
 {
     int n;
@@ -80,7 +94,23 @@ static enum status eval_reorder(struct call *c, struct err *err)
     return ST_OK;
 }
 
-const struct op op_reorder = { "Reorder", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_reorder, eval_reorder, NULL, NULL, NULL, rows_first };
+/* Dimensions and x's steps in the order that y's bytes lie in. */
+static void in_order_of(const struct operand *y, const struct operand *x, int64_t *dims, int64_t *steps)
+{
+    int64_t s[TENSOR_RANK_MAX];
+    operand_strides(x, s);
+    operand_physical(y, dims);
+    for (int d = 0; d < y->rank; d++) steps[operand_physical_axis(y, d)] = s[d];
+}
+
+static void tasks_reorder(struct call *c, struct task_list *l)
+{
+    int64_t dims[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX];
+    in_order_of(c->out[0], c->in[0], dims, steps);
+    task_move(l, c->out[0], c->in[0], 0, c->out[0]->rank, dims, steps);
+}
+
+const struct op op_reorder = { "Reorder", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_reorder, eval_reorder, NULL, NULL, NULL, rows_first, tasks_reorder };
 
 /* ---- ChannelShuffle: reshape [n,g,c,...], swap g and c, reshape back; attribute "group" ---- */
 static enum status eval_shuffle(struct call *c, struct err *err)
@@ -99,7 +129,16 @@ static enum status eval_shuffle(struct call *c, struct err *err)
     return ST_OK;
 }
 
-const struct op op_shuffle = { "ChannelShuffle", "inferd", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_same, eval_shuffle, NULL, NULL, NULL, rows_first };
+/* [n, group, per, space] with the middle two changed. */
+static void tasks_shuffle(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    const int64_t group = node_int(c->node, "group", 1), space = dims_product(x->dims, 2, x->rank), per = x->dims[1] / group, n = x->dims[0];
+    const int64_t plain[4] = { n, per, group, space }, plain_steps[4] = { x->dims[1] * space, space, per * space, 1 }, last[4] = { n, space, per, group }, last_steps[4] = { x->dims[1] * space, x->dims[1], 1, per };
+    task_move(l, c->out[0], x, 0, 4, x->channels_last ? last : plain, x->channels_last ? last_steps : plain_steps);
+}
+
+const struct op op_shuffle = { "ChannelShuffle", "inferd", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_same, eval_shuffle, NULL, NULL, NULL, rows_first, tasks_shuffle };
 
 /* ---- Concat ---- */
 static enum status infer_concat(struct call *c, struct err *err)
@@ -148,6 +187,29 @@ static enum status eval_concat(struct call *c, struct err *err)
     int threads = y->bytes > 65536 ? c->threads : 1;
     parallel_for(threads, threads, concat_part, &j);
     return ST_OK;
+}
+
+/* Each input as [outer, its part of the axis * inner] into rows of the result. */
+static void tasks_concat(struct call *c, struct task_list *l)
+{
+    const struct operand *y = c->out[0];
+    int64_t axis = node_int(c->node, "axis", 1), dims[TENSOR_RANK_MAX], at = 0;
+    axis_fix(&axis, y->rank);
+    const int p = operand_physical_axis(y, (int)axis);
+    operand_physical(y, dims);
+    const int64_t outer = dims_product(dims, 0, p), row = dims_product(dims, p, y->rank);
+    for (int i = 0; i < c->in_count; i++) {
+        operand_physical(c->in[i], dims);
+        const int64_t part = dims_product(dims, p, y->rank);
+        if (part * outer == 0) continue;
+        struct gpu_move *m = &task_move(l, y, c->in[i], 0, 2, (int64_t[]){ outer, part }, (int64_t[]){ part, 1 })->u.move;
+        m->rank = 2;                          /* as many dimensions as were merged: the result's rows are longer */
+        m->dims[0] = outer, m->dims[1] = part;
+        m->x_steps[0] = part, m->x_steps[1] = 1;
+        m->y_steps[0] = row, m->y_steps[1] = 1;
+        m->to = at;
+        at += part;
+    }
 }
 
 static bool rows_concat(const struct call *c)
@@ -220,6 +282,23 @@ static enum status eval_split(struct call *c, struct err *err)
         for (int64_t o = 0; o < outer && bytes && c->out[i]; o++) memcpy((char *)c->out[i]->data + o * bytes, (const char *)x->data + o * row + at, (size_t)bytes);
     }
     return ST_OK;
+}
+
+static void tasks_split(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis = node_int(c->node, "axis", 0), sizes[GRAPH_INPUTS_MAX], dims[TENSOR_RANK_MAX], at = 0;
+    bool known;
+    axis_fix(&axis, x->rank);
+    if (split_sizes(c, axis, sizes, &known, NULL) || !known) {
+        task_refuse(l);
+        return;
+    }
+    const int p = operand_physical_axis(x, (int)axis);
+    operand_physical(x, dims);
+    const int64_t outer = dims_product(dims, 0, p), inner = dims_product(dims, p + 1, x->rank), row = dims[p] * inner;
+    for (int i = 0; i < c->out_count; at += sizes[i++] * inner)
+        if (c->out[i] && sizes[i] > 0 && inner > 0 && outer > 0) task_move(l, c->out[i], x, at, 2, (int64_t[]){ outer, sizes[i] * inner }, (int64_t[]){ row, 1 });
 }
 
 static bool rows_split(const struct call *c)
@@ -307,6 +386,26 @@ static enum status eval_slice(struct call *c, struct err *err)
     return ST_OK;
 }
 
+static void tasks_slice(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    struct slice s;
+    bool known;
+    int64_t strides[TENSOR_RANK_MAX], base = 0, dims[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX];
+    if (read_slice(c, &s, &known, NULL) || !known) {
+        task_refuse(l);
+        return;
+    }
+    operand_strides(x, strides);
+    for (int d = 0; d < x->rank; d++) {
+        const int p = operand_physical_axis(x, d);
+        base += s.start[d] * strides[d];
+        dims[p] = s.size[d];
+        steps[p] = strides[d] * (s.size[d] > 1 ? s.step[d] : 1);
+    }
+    task_move(l, c->out[0], x, base, x->rank, dims, steps);
+}
+
 static bool rows_slice(const struct call *c)
 {
     struct slice s;
@@ -346,6 +445,34 @@ static enum status eval_expand(struct call *c, struct err *err)
     for (char *y = c->out[0]->data; !st && w.more; walk_next(&w), y += w.run * size)
         copy_strided(y, (const char *)c->in[0]->data + w.offset[0] * size, w.run, walk_step(&w, 0), size);
     return st;
+}
+
+static void tasks_expand(struct call *c, struct task_list *l)
+{
+    struct call one = *c;
+    struct walk w;
+    one.in_count = 1;
+    if (walk_broadcast(&w, &one, NULL)) task_refuse(l);
+    else task_move(l, c->out[0], c->in[0], 0, w.rank, w.dims, w.stride[0]);
+}
+
+/* Each dimension as [repeats, its own length]. */
+static void tasks_tile(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0], *y = c->out[0];
+    int64_t strides[TENSOR_RANK_MAX], dims[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX];
+    int rank = 0;
+    operand_strides(x, strides);
+    for (int d = 0; d < x->rank; d++) {
+        const int64_t times = x->dims[d] ? y->dims[d] / x->dims[d] : 1;
+        if (rank + 2 > TENSOR_RANK_MAX) {
+            task_refuse(l);
+            return;
+        }
+        if (times != 1) dims[rank] = times, steps[rank++] = 0;
+        dims[rank] = x->dims[d], steps[rank++] = strides[d];
+    }
+    task_move(l, y, x, 0, rank, dims, steps);
 }
 
 /* Growing one row to n equal rows, or keeping rows where they are. */
@@ -403,11 +530,11 @@ static enum status eval_tile(struct call *c, struct err *err)
 }
 
 const struct op ops_move[] = {
-    { "Transpose", "", 1, 0, 1, 1, 1, 1, OP_READS_LAST, 0, infer_transpose, eval_transpose, NULL, NULL, NULL, rows_transpose },
-    { "Concat", "", 1, 0, 1, GRAPH_INPUTS_MAX, 1, 1, OP_LAST, 0, infer_concat, eval_concat, NULL, NULL, NULL, rows_concat },
-    { "Split", "", 1, 0, 1, 2, 1, GRAPH_INPUTS_MAX, OP_LAST, 0, infer_split, eval_split, NULL, NULL, NULL, rows_split },
-    { "Slice", "", 1, 0, 1, 5, 1, 1, OP_LAST, 0, infer_slice, eval_slice, NULL, NULL, NULL, rows_slice },
-    { "Expand", "", 8, 0, 2, 2, 1, 1, OP_SHAPE_IN1 | OP_READS_LAST, 0, infer_expand, eval_expand, NULL, NULL, NULL, rows_expand },
-    { "Tile", "", 1, 0, 2, 3, 1, 1, 0, 0, infer_tile, eval_tile, NULL, NULL, NULL, rows_first },
+    { "Transpose", "", 1, 0, 1, 1, 1, 1, OP_READS_LAST, 0, infer_transpose, eval_transpose, NULL, NULL, NULL, rows_transpose, tasks_transpose },
+    { "Concat", "", 1, 0, 1, GRAPH_INPUTS_MAX, 1, 1, OP_LAST, 0, infer_concat, eval_concat, NULL, NULL, NULL, rows_concat, tasks_concat },
+    { "Split", "", 1, 0, 1, 2, 1, GRAPH_INPUTS_MAX, OP_LAST, 0, infer_split, eval_split, NULL, NULL, NULL, rows_split, tasks_split },
+    { "Slice", "", 1, 0, 1, 5, 1, 1, OP_LAST, 0, infer_slice, eval_slice, NULL, NULL, NULL, rows_slice, tasks_slice },
+    { "Expand", "", 8, 0, 2, 2, 1, 1, OP_SHAPE_IN1 | OP_READS_LAST, 0, infer_expand, eval_expand, NULL, NULL, NULL, rows_expand, tasks_expand },
+    { "Tile", "", 1, 0, 2, 3, 1, 1, 0, 0, infer_tile, eval_tile, NULL, NULL, NULL, rows_first, tasks_tile },
     { 0 }
 };

@@ -1,6 +1,7 @@
 /* Normalisations and softmax. f32 rows go to kernels; other types and orders are computed in double. */
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/nn/norms.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
@@ -39,7 +40,26 @@ static enum status eval_scale_shift(struct call *c, struct err *err)
     return ST_OK;
 }
 
-const struct op op_scale_shift = { "ScaleShift", "inferd", 1, 0, 1, 1, 1, 1, OP_LAST | OP_INPLACE | OP_UNARY, 0, infer_same, eval_scale_shift, NULL, NULL, NULL, rows_first };
+/* x * scale + shift over the channels; what is missing of them is left out. */
+static void tasks_scale_shift(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0], *y = c->out[0];
+    const struct node *n = c->node;
+    const int64_t channels = x->rank > 1 ? x->dims[1] : 1, space = dims_product(x->dims, 2, x->rank), rows = x->rank ? x->dims[0] : 1;
+    const bool last = x->channels_last || space == 1;
+    struct gpu_task *t = task_add(l, GPU_POINTWISE);
+    struct gpu_pointwise *p = &t->u.pointwise;
+    *p = (struct gpu_pointwise){ .function = n->weight && n->bias ? GPU_SCALE_SHIFT : n->weight ? GPU_MUL : GPU_ADD, .act = n->act, .inputs = 1 + (n->weight != NULL) + (n->bias != NULL), .rank = 3, .count = rows * channels * space,
+                                 .dims = { rows, last ? space : channels, last ? channels : space }, .steps = { { channels * space, last ? channels : space, 1 } } };
+    for (int k = 1; k < p->inputs; k++) p->steps[k][last ? 2 : 1] = 1;
+    task_value(l, t, x);
+    if (n->weight) task_floats(l, t, n, 1, n->weight, (uint64_t)channels, GPU_F32);
+    if (n->bias) task_floats(l, t, n, 2, n->bias, (uint64_t)channels, GPU_F32);
+    task_value(l, t, y);
+    if (p->inputs == 1) task_refuse(l);
+}
+
+const struct op op_scale_shift = { "ScaleShift", "inferd", 1, 0, 1, 1, 1, 1, OP_LAST | OP_INPLACE | OP_UNARY, 0, infer_same, eval_scale_shift, NULL, NULL, NULL, rows_first, tasks_scale_shift };
 
 /* ---- BatchNormalization(x, scale, bias, mean, variance) at inference ---- */
 static enum status infer_batch_norm(struct call *c, struct err *err)
@@ -118,6 +138,33 @@ static enum status eval_instance_norm(struct call *c, struct err *err)
     }
     for (int64_t i = 0; i < r.count && r.length; i++) normalise_row(c, &r, i, x->dims[1]);
     return ST_OK;
+}
+
+/* By groups of channels; scale and bias are inputs 1 and 2, one number for each channel. */
+void channels_norm_tasks(struct call *c, struct task_list *l, int64_t groups, float epsilon)
+{
+    const struct operand *x = c->in[0];
+    struct gpu_task *t = task_add(l, GPU_NORM_CHANNELS);
+    t->u.norm_channels = (struct gpu_norm_channels){ .batch = x->dims[0], .channels = x->dims[1], .groups = groups, .space = dims_product(x->dims, 2, x->rank), .epsilon = epsilon, .last = x->channels_last, .act = c->node->act };
+    task_value(l, t, x);
+    task_value(l, t, c->out[0]);
+    task_value(l, t, c->in[1]);
+    task_value(l, t, c->in[2]);
+}
+
+static void tasks_instance_norm(struct call *c, struct task_list *l) { channels_norm_tasks(c, l, c->in[0]->dims[1], node_float(c->node, "epsilon", 1e-5f)); }
+
+static void tasks_layer_norm(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis = node_int(c->node, "axis", -1);
+    struct gpu_task *t = task_add(l, GPU_NORM_ROWS);
+    if (!axis_fix(&axis, x->rank) || (c->out_count > 1 && c->out[1]) || (c->out_count > 2 && c->out[2])) task_refuse(l);
+    else t->u.norm_rows = (struct gpu_norm_rows){ .rows = dims_product(x->dims, 0, (int)axis), .n = dims_product(x->dims, (int)axis, x->rank), .epsilon = node_float(c->node, "epsilon", 1e-5f) };
+    task_value(l, t, x);
+    task_value(l, t, c->out[0]);
+    task_value(l, t, c->in[1]);
+    task_value(l, t, c->in_count > 2 ? c->in[2] : NULL);
 }
 
 static enum status infer_layer_norm(struct call *c, struct err *err)
@@ -301,20 +348,37 @@ static enum status eval_softmax(struct call *c, struct err *err)
     return ST_OK;
 }
 
+static void tasks_softmax(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis;
+    struct gpu_task *t = task_add(l, GPU_SOFTMAX);
+    task_value(l, t, x);
+    task_value(l, t, c->out[0]);
+    if (c->node->op->code == S_HARD || x->rank == 0 || !softmax_axis(c, &axis)) {
+        task_refuse(l);
+        return;
+    }
+    const bool tail = c->node->opset < 13;
+    struct gpu_softmax s = { .outer = dims_product(x->dims, 0, (int)axis), .n = dims_product(x->dims, (int)axis, tail ? x->rank : (int)axis + 1), .inner = tail ? 1 : dims_product(x->dims, (int)axis + 1, x->rank), .log = c->node->op->code == S_LOG };
+    if (x->channels_last) s.outer *= s.inner, s.inner = 1;
+    t->u.softmax = s;
+}
+
 static bool rows_softmax(const struct call *c)
 {
     int64_t axis;
     return c->in[0]->batched && softmax_axis(c, &axis) && axis != 0;
 }
 
-#define SOFTMAX(name, code) { name, "", 1, 0, 1, 1, 1, 1, 0, code, infer_softmax, eval_softmax, scratch_softmax, NULL, NULL, rows_softmax }
+#define SOFTMAX(name, code) { name, "", 1, 0, 1, 1, 1, 1, 0, code, infer_softmax, eval_softmax, scratch_softmax, NULL, NULL, rows_softmax, tasks_softmax }
 static bool rows_batch_norm(const struct call *c) { return !node_int(c->node, "training_mode", 0) && rows_first(c); }
 
 const struct op ops_normalise[] = {
-    { "BatchNormalization", "", 1, 0, 5, 5, 1, 5, 0, 0, infer_batch_norm, eval_batch_norm, NULL, NULL, NULL, rows_batch_norm },
-    { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, OP_LAST, 0, infer_instance_norm, eval_instance_norm, channels_norm_scratch, NULL, NULL, rows_first },
-    { "LayerNormalization", "", 17, 0, 2, 3, 1, 3, 0, 0, infer_layer_norm, eval_layer_norm, scratch_layer_norm, NULL, NULL, rows_layer_norm },
-    { "LRN", "", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_lrn, eval_lrn, NULL, NULL, NULL, rows_first },
+    { "BatchNormalization", "", 1, 0, 5, 5, 1, 5, 0, 0, infer_batch_norm, eval_batch_norm, NULL, NULL, NULL, rows_batch_norm, NULL },
+    { "InstanceNormalization", "", 1, 0, 3, 3, 1, 1, OP_LAST, 0, infer_instance_norm, eval_instance_norm, channels_norm_scratch, NULL, NULL, rows_first, tasks_instance_norm },
+    { "LayerNormalization", "", 17, 0, 2, 3, 1, 3, 0, 0, infer_layer_norm, eval_layer_norm, scratch_layer_norm, NULL, NULL, rows_layer_norm, tasks_layer_norm },
+    { "LRN", "", 1, 0, 1, 1, 1, 1, OP_LAST, 0, infer_lrn, eval_lrn, NULL, NULL, NULL, rows_first, NULL },
     SOFTMAX("Softmax", S_SOFTMAX), SOFTMAX("LogSoftmax", S_LOG), SOFTMAX("Hardmax", S_HARD),
     { 0 }
 };

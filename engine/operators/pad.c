@@ -1,6 +1,7 @@
 /* Pad, DepthToSpace and SpaceToDepth. Pad works on the dimensions in the order the bytes lie in, so it keeps any layout. */
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
@@ -123,6 +124,42 @@ static enum status eval_pad(struct call *c, struct err *err)
     }
 }
 
+/* A fill, then the input's elements that stay: constants only. */
+static void tasks_pad(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0], *y = c->out[0];
+    struct pad p;
+    bool known;
+    double fill = (double)node_float(c->node, "value", 0);
+    int64_t s[TENSOR_RANK_MAX], dims[TENSOR_RANK_MAX], out[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX], to = 0, from = 0, step = 1;
+    const struct operand *value = c->in_count > 2 ? c->in[2] : NULL;
+    if (read_pads(c, &p, &known, NULL) || !known || p.mode != PAD_CONSTANT || x->dtype != DT_F32 || (value && !value->data)) {
+        task_refuse(l);
+        return;
+    }
+    if (value) real_load(&fill, value->dtype, value->data, 0, 0, 1);
+    task_fill(l, y, (float)fill);
+    operand_strides(x, s);
+    operand_physical(y, out);
+    for (int d = 0; d < x->rank; d++) {
+        const int at = operand_physical_axis(x, d);
+        const int64_t cut_low = p.low[d] < 0 ? -p.low[d] : 0, cut_high = p.high[d] < 0 ? -p.high[d] : 0;
+        dims[at] = x->dims[d] - cut_low - cut_high;
+        steps[at] = s[d];
+        from += cut_low * s[d];
+        if (dims[at] <= 0) return;               /* nothing of it stays */
+    }
+    struct gpu_move *m = &task_move(l, y, x, from, x->rank, dims, steps)->u.move;
+    if (l->refused) return;
+    m->rank = x->rank;                         /* not merged: the result's rows are longer than the input's */
+    for (int at = x->rank - 1; at >= 0; at--) {
+        m->dims[at] = dims[at], m->x_steps[at] = steps[at], m->y_steps[at] = step;
+        step *= out[at];
+    }
+    for (int d = 0; d < x->rank; d++) to += (p.low[d] > 0 ? p.low[d] : 0) * m->y_steps[operand_physical_axis(x, d)];
+    m->to = to;
+}
+
 static bool rows_pad(const struct call *c)
 {
     struct pad p;
@@ -167,9 +204,21 @@ static enum status eval_depth(struct call *c, struct err *err)
     return ST_OK;
 }
 
+/* [n, ., ., channels, h, ., w, .] of one side walked in the order of the other. */
+static void tasks_depth(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0], *y = c->out[0];
+    const int64_t b = node_int(c->node, "blocksize", 1);
+    const bool deep = c->node->op->code == 0, crd = node_text_is(c->node, "mode", "CRD", false);
+    const int64_t channels = deep ? y->dims[1] : x->dims[1], h = deep ? x->dims[2] : y->dims[2], w = deep ? x->dims[3] : y->dims[3], plane = h * w;
+    const int64_t by_channel = crd ? b * b * plane : plane, by_row = (crd ? b : b * channels) * plane, by_column = (crd ? 1 : channels) * plane;
+    if (deep) task_move(l, y, x, 0, 6, (int64_t[]){ x->dims[0], channels, h, b, w, b }, (int64_t[]){ channels * b * b * plane, by_channel, w, by_row, 1, by_column });
+    else task_move(l, y, x, 0, 6, (int64_t[]){ x->dims[0], b, b, channels, h, w }, (int64_t[]){ channels * b * b * plane, w * b, 1, plane * b * b, w * b * b, b });
+}
+
 const struct op ops_pad[] = {
-    { "Pad", "", 1, 0, 1, 4, 1, 1, OP_LAST, 0, infer_pad, eval_pad, NULL, NULL, NULL, rows_pad },
-    { "DepthToSpace", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_depth, eval_depth, NULL, NULL, NULL, rows_first },
-    { "SpaceToDepth", "", 1, 0, 1, 1, 1, 1, 0, 1, infer_depth, eval_depth, NULL, NULL, NULL, rows_first },
+    { "Pad", "", 1, 0, 1, 4, 1, 1, OP_LAST, 0, infer_pad, eval_pad, NULL, NULL, NULL, rows_pad, tasks_pad },
+    { "DepthToSpace", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_depth, eval_depth, NULL, NULL, NULL, rows_first, tasks_depth },
+    { "SpaceToDepth", "", 1, 0, 1, 1, 1, 1, 0, 1, infer_depth, eval_depth, NULL, NULL, NULL, rows_first, tasks_depth },
     { 0 }
 };

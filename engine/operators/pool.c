@@ -1,6 +1,7 @@
 /* Pooling. f32 in one or two dimensions, channels last, is a kernel; the rest is computed directly. */
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 #include "engine/operators/window.h"
@@ -172,7 +173,30 @@ static enum status eval_pool(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define POOL(name, code, since, outs) { name, "", since, 0, 1, 1, 1, outs, OP_LAST, code, infer_pool, eval_pool, NULL, NULL, NULL, rows_first }
+static void tasks_pool(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    const int code = c->node->op->code;
+    struct window w;
+    struct gpu_task *t = task_add(l, GPU_POOL);
+    task_value(l, t, x);
+    task_value(l, t, c->out[0]);
+    if (read_pool(&w, c, NULL) || code == P_LP || code == P_GLOBAL_LP || !dtype_is_real(x->dtype) || (c->out_count > 1 && c->out[1])) {
+        task_refuse(l);
+        return;
+    }
+    const bool max = code == P_MAX || code == P_GLOBAL_MAX, all = code == P_GLOBAL_AVERAGE || code == P_GLOBAL_MAX;
+    if (all) {                                 /* over all space: a reduction by rows */
+        const int64_t space = dims_product(x->dims, 2, x->rank), channels = x->dims[1];
+        t->kind = GPU_REDUCE;
+        t->u.reduce = (struct gpu_reduce){ .reduction = max ? GPU_RED_MAX : GPU_RED_MEAN, .count = x->dims[0] * channels, .length = space, .kept_rank = 2, .gone_rank = 1, .kept = { x->dims[0], channels },
+                                           .kept_steps = { channels * space, x->channels_last ? 1 : space }, .gone = { space }, .gone_steps = { x->channels_last ? channels : 1 } };
+        return;
+    }
+    t->u.pool = (struct gpu_pool){ .pooling = max ? GPU_POOL_MAX : node_int(c->node, "count_include_pad", 0) ? GPU_POOL_AVERAGE_PADDED : GPU_POOL_AVERAGE, .last = x->channels_last, .n = x->dims[0], .channels = x->dims[1], .w = task_window(l, &w) };
+}
+
+#define POOL(name, code, since, outs) { name, "", since, 0, 1, 1, 1, outs, OP_LAST, code, infer_pool, eval_pool, NULL, NULL, NULL, rows_first, tasks_pool }
 const struct op ops_pool[] = {
     POOL("MaxPool", P_MAX, 1, 2), POOL("AveragePool", P_AVERAGE, 1, 1), POOL("GlobalAveragePool", P_GLOBAL_AVERAGE, 1, 1), POOL("GlobalMaxPool", P_GLOBAL_MAX, 1, 1),
     POOL("LpPool", P_LP, 2, 1), POOL("GlobalLpPool", P_GLOBAL_LP, 2, 1),
@@ -196,7 +220,7 @@ static enum status eval_mean_pixels(struct call *c, struct err *err)
     if (x->bytes) c->k->mean_rows_bf16(c->out[0]->data, x->data, x->dims[0], dims_product(x->dims, 2, x->rank), x->dims[1], c->threads);
     return ST_OK;
 }
-const struct op op_mean_pixels = { "MeanPixels", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_mean_pixels, eval_mean_pixels, NULL, NULL, NULL, rows_first };
+const struct op op_mean_pixels = { "MeanPixels", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_mean_pixels, eval_mean_pixels, NULL, NULL, NULL, rows_first, NULL };
 
 /* ---- ScalePixels: a picture of bfloat16 times a number for each of its channels ---- */
 static enum status infer_scale_pixels(struct call *c, struct err *err)
@@ -214,4 +238,4 @@ static enum status eval_scale_pixels(struct call *c, struct err *err)
     if (x->bytes) c->k->scale_channels_bf16(c->out[0]->data, x->data, c->in[1]->data, x->dims[0], dims_product(x->dims, 2, x->rank), x->dims[1], c->threads);
     return ST_OK;
 }
-const struct op op_scale_pixels = { "ScalePixels", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_scale_pixels, eval_scale_pixels, NULL, NULL, NULL, rows_elementwise };
+const struct op op_scale_pixels = { "ScalePixels", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_scale_pixels, eval_scale_pixels, NULL, NULL, NULL, rows_elementwise, NULL };

@@ -98,9 +98,9 @@ static enum status eval_multinomial(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define DRAW(name, ins, code) { name, "", 1, 0, ins, ins, 1, 1, OP_DRAWS, code, infer_draw, eval_draw, NULL, prepare_draw, free, NULL }
+#define DRAW(name, ins, code) { name, "", 1, 0, ins, ins, 1, 1, OP_DRAWS, code, infer_draw, eval_draw, NULL, prepare_draw, free, NULL, NULL }
 const struct op ops_random[] = {
     DRAW("RandomUniform", 0, DRAW_UNIFORM), DRAW("RandomUniformLike", 1, DRAW_UNIFORM), DRAW("RandomNormal", 0, DRAW_NORMAL), DRAW("RandomNormalLike", 1, DRAW_NORMAL), DRAW("Bernoulli", 1, DRAW_BERNOULLI),
-    { "Multinomial", "", 7, 0, 1, 1, 1, 1, OP_DRAWS, DRAW_MULTINOMIAL, infer_multinomial, eval_multinomial, reals_scratch, prepare_draw, free, NULL },
+    { "Multinomial", "", 7, 0, 1, 1, 1, 1, OP_DRAWS, DRAW_MULTINOMIAL, infer_multinomial, eval_multinomial, reals_scratch, prepare_draw, free, NULL, NULL },
     { 0 }
 };

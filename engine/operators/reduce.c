@@ -1,6 +1,7 @@
 /* Reductions. One walk over what stays, one inside over what goes; sums are kept in double, so their order is the same for every row. */
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
@@ -185,6 +186,42 @@ static enum status eval_reduce(struct call *c, struct err *err)
     return ST_OK;
 }
 
+static void tasks_reduce(struct call *c, struct task_list *l)
+{
+    static const unsigned char reductions[] = { [R_SUM] = GPU_RED_SUM, [R_MEAN] = GPU_RED_MEAN, [R_MAX] = GPU_RED_MAX, [R_MIN] = GPU_RED_MIN, [R_PROD] = GPU_RED_PROD, [R_L1] = GPU_RED_L1, [R_L2] = GPU_RED_L2, [R_LOG_SUM] = GPU_RED_LOG_SUM,
+        [R_LOG_SUM_EXP] = GPU_RED_LOG_SUM_EXP, [R_SUM_SQUARE] = GPU_RED_SQUARES };
+    const struct operand *x = c->in[0];
+    const int code = c->node->op->code;
+    bool gone[TENSOR_RANK_MAX], known;
+    int64_t strides[TENSOR_RANK_MAX];
+    struct gpu_task *t = task_add(l, GPU_REDUCE);
+    struct gpu_reduce *r = &t->u.reduce;
+    struct walk kept = { .count = 1 }, inner = { .count = 1 };
+    task_value(l, t, x);
+    task_value(l, t, c->out[0]);
+    if (read_axes(c, gone, &known, NULL) || !known || (!dtype_is_real(x->dtype) && (code == R_L2 || code == R_LOG_SUM || code == R_LOG_SUM_EXP))) {
+        task_refuse(l);
+        return;
+    }
+    operand_strides(x, strides);
+    for (int d = 0; d < x->rank; d++) {
+        struct walk *w = gone[d] ? &inner : &kept;
+        w->dims[w->rank] = x->dims[d];
+        w->stride[0][w->rank++] = strides[d];
+    }
+    r->length = dims_product(inner.dims, 0, inner.rank);
+    r->count = dims_product(kept.dims, 0, kept.rank);
+    walk_begin(&inner);
+    walk_begin(&kept);
+    r->reduction = reductions[code];
+    r->kept_rank = kept.rank;
+    r->gone_rank = inner.rank;
+    memcpy(r->kept, kept.dims, sizeof r->kept);
+    memcpy(r->kept_steps, kept.stride[0], sizeof r->kept_steps);
+    memcpy(r->gone, inner.dims, sizeof r->gone);
+    memcpy(r->gone_steps, inner.stride[0], sizeof r->gone_steps);
+}
+
 static bool rows_reduce(const struct call *c)
 {
     bool gone[TENSOR_RANK_MAX], known;
@@ -193,7 +230,7 @@ static bool rows_reduce(const struct call *c)
     return rows_first(c) && read_axes(&copy, gone, &known, &e) == ST_OK && known && !gone[0];
 }
 
-#define REDUCE(name, code) { name, "", 1, 0, 1, 2, 1, 1, OP_READS_LAST, code, infer_reduce, eval_reduce, NULL, NULL, NULL, rows_reduce }
+#define REDUCE(name, code) { name, "", 1, 0, 1, 2, 1, 1, OP_READS_LAST, code, infer_reduce, eval_reduce, NULL, NULL, NULL, rows_reduce, tasks_reduce }
 const struct op ops_reduce[] = {
     REDUCE("ReduceSum", R_SUM), REDUCE("ReduceMean", R_MEAN), REDUCE("ReduceMax", R_MAX), REDUCE("ReduceMin", R_MIN), REDUCE("ReduceProd", R_PROD),
     REDUCE("ReduceL1", R_L1), REDUCE("ReduceL2", R_L2), REDUCE("ReduceLogSum", R_LOG_SUM), REDUCE("ReduceLogSumExp", R_LOG_SUM_EXP), REDUCE("ReduceSumSquare", R_SUM_SQUARE),

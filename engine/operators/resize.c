@@ -1,8 +1,10 @@
 /* Resize and Upsample, any rank, all modes and coordinate rules of opset 1 to 19. For each dimension a table says which source elements each result takes,
  * and how much of each (its taps); a result is the sum over the taps of all dimensions. Results outside a cropped region are a constant. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 #include "engine/operators/reals.h"
@@ -348,6 +350,52 @@ static enum status eval_resize(struct call *c, struct err *err)
     return ST_OK;
 }
 
+/* An axis after the other, as on the CPU: what lies between goes through buffers of the node's own. */
+static void tasks_resize(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    struct resize r;
+    struct quick q;
+    bool known;
+    int axes[TENSOR_RANK_MAX], own[2] = { -1, -1 }, done = 0;
+    int64_t dims[TENSOR_RANK_MAX];
+    if (read_resize(c, &r, &known, NULL) || !known || !is_quick(c, &r, &q)) {
+        task_refuse(l);
+        return;
+    }
+    operand_physical(x, dims);
+    for (int d = 0; d < x->rank; d++) axes[operand_physical_axis(x, d)] = d;
+    for (int k = 0; k < 2 && q.passes > 1 + k; k++) own[k] = task_own(l, q.picture);
+    if (!q.passes) task_pointwise(l, c, GPU_COPY, 1);
+    for (int at = 0; at < x->rank && !l->refused; at++) {
+        const int d = axes[at], each = (int)taps_of(&r, x, d);
+        if (stays(&r, x, d)) continue;
+        const uint64_t count = (uint64_t)r.out[d] * (uint64_t)each;
+        int32_t *index = mem_alloc_array(count, sizeof *index);
+        float *weight = mem_alloc_array(count, sizeof *weight);
+        if (!index || !weight) {
+            err_set(&l->error, ST_NO_MEMORY, "the taps of a resize");
+            task_refuse(l);
+        }
+        for (int64_t i = 0; i < r.out[d] && !l->refused; i++) {
+            struct tap full[QUICK_TAPS];
+            fill_taps(&r, full, each, x, d, i);
+            for (int k = 0; k < each; k++) index[i * each + k] = (int32_t)full[k].index, weight[i * each + k] = (float)full[k].weight;
+        }
+        struct gpu_task *t = task_add(l, GPU_RESIZE);
+        t->u.resize = (struct gpu_resize){ .outer = dims_product(dims, 0, at), .in = dims[at], .out = r.out[d], .inner = dims_product(dims, at + 1, x->rank), .taps = each };
+        if (done) task_own_operand(l, t, own[(done - 1) & 1], l->float_type);
+        else task_value(l, t, x);
+        if (++done == q.passes) task_value(l, t, c->out[0]);
+        else task_own_operand(l, t, own[(done - 1) & 1], l->float_type);
+        task_table(l, t, index, count, GPU_I32);
+        task_table(l, t, weight, count, GPU_F32);
+        free(index);
+        free(weight);
+        dims[at] = r.out[d];
+    }
+}
+
 /* Sizes may be worked out from the number of rows (that the rest of the shape is not was checked); scales may not. */
 static bool rows_resize(const struct call *c)
 {
@@ -357,7 +405,7 @@ static bool rows_resize(const struct call *c)
 }
 
 const struct op ops_resize[] = {
-    { "Resize", "", 10, 0, 1, 4, 1, 1, OP_LAST | OP_PRODUCT, 0, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize },
-    { "Upsample", "", 1, 9, 1, 2, 1, 1, OP_LAST | OP_PRODUCT, 1, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize },
+    { "Resize", "", 10, 0, 1, 4, 1, 1, OP_LAST | OP_PRODUCT, 0, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize, tasks_resize },
+    { "Upsample", "", 1, 9, 1, 2, 1, 1, OP_LAST | OP_PRODUCT, 1, infer_resize, eval_resize, scratch_resize, NULL, NULL, rows_resize, tasks_resize },
     { 0 }
 };

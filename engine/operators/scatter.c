@@ -163,9 +163,9 @@ static enum status eval_gather_nd(struct call *c, struct err *err)
 }
 
 const struct op ops_scatter[] = {
-    { "ScatterElements", "", 11, 0, 3, 3, 1, 1, 0, 0, infer_elements, eval_elements, NULL, NULL, NULL, NULL },
-    { "Scatter", "", 9, 0, 3, 3, 1, 1, 0, 0, infer_elements, eval_elements, NULL, NULL, NULL, NULL },
-    { "ScatterND", "", 11, 0, 3, 3, 1, 1, 0, 0, infer_scatter_nd, eval_scatter_nd, NULL, NULL, NULL, NULL },
-    { "GatherND", "", 11, 0, 2, 2, 1, 1, 0, 0, infer_gather_nd, eval_gather_nd, NULL, NULL, NULL, NULL },
+    { "ScatterElements", "", 11, 0, 3, 3, 1, 1, 0, 0, infer_elements, eval_elements, NULL, NULL, NULL, NULL, NULL },
+    { "Scatter", "", 9, 0, 3, 3, 1, 1, 0, 0, infer_elements, eval_elements, NULL, NULL, NULL, NULL, NULL },
+    { "ScatterND", "", 11, 0, 3, 3, 1, 1, 0, 0, infer_scatter_nd, eval_scatter_nd, NULL, NULL, NULL, NULL, NULL },
+    { "GatherND", "", 11, 0, 2, 2, 1, 1, 0, 0, infer_gather_nd, eval_gather_nd, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

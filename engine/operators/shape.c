@@ -255,14 +255,14 @@ static bool rows_view(const struct call *c)
     return x->batched && x->rank >= 1 && y->rank >= 1 && x->dims[0] == y->dims[0] && !(c->in_count > 1 && c->in[1] && c->in[1]->batched);
 }
 
-#define VIEW(name, since, in_min, in_max, flags, infer) { name, "", since, 0, in_min, in_max, 1, 1, OP_VIEW | (flags), 0, infer, eval_copy, NULL, NULL, NULL, rows_view }
+#define VIEW(name, since, in_min, in_max, flags, infer) { name, "", since, 0, in_min, in_max, 1, 1, OP_VIEW | (flags), 0, infer, eval_copy, NULL, NULL, NULL, rows_view, NULL }
 const struct op ops_shape[] = {
     VIEW("Reshape", 1, 1, 2, OP_SHAPE_IN1, infer_reshape), VIEW("Flatten", 1, 1, 1, 0, infer_flatten), VIEW("Squeeze", 1, 1, 2, OP_SHAPE_IN1, infer_squeeze),
     VIEW("Unsqueeze", 1, 1, 2, OP_SHAPE_IN1, infer_unsqueeze), VIEW("Identity", 1, 1, 1, OP_LAST | OP_UNARY, infer_identity),
-    { "Dropout", "", 1, 0, 1, 3, 1, 2, OP_VIEW, 0, infer_dropout, eval_dropout, NULL, NULL, NULL, rows_first },
-    { "Shape", "", 1, 0, 1, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_shape, eval_shape, NULL, NULL, NULL, NULL },
-    { "Size", "", 1, 0, 1, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_size, eval_size, NULL, NULL, NULL, NULL },
-    { "ConstantOfShape", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_fill, eval_fill, NULL, NULL, NULL, rows_fill },
-    { "Range", "", 11, 0, 3, 3, 1, 1, 0, 0, infer_range, eval_range, NULL, NULL, NULL, NULL },
+    { "Dropout", "", 1, 0, 1, 3, 1, 2, OP_VIEW, 0, infer_dropout, eval_dropout, NULL, NULL, NULL, rows_first, NULL },
+    { "Shape", "", 1, 0, 1, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_shape, eval_shape, NULL, NULL, NULL, NULL, NULL },
+    { "Size", "", 1, 0, 1, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_size, eval_size, NULL, NULL, NULL, NULL, NULL },
+    { "ConstantOfShape", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_fill, eval_fill, NULL, NULL, NULL, rows_fill, NULL },
+    { "Range", "", 11, 0, 3, 3, 1, 1, 0, 0, infer_range, eval_range, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

@@ -2,6 +2,7 @@
 #include <float.h>
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 
@@ -259,9 +260,44 @@ static enum status eval_silu(struct call *c, struct err *err)
     return ST_OK;
 }
 
-const struct op op_silu = { "Silu", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE | OP_LAST | OP_UNARY, 0, infer_same, eval_silu, NULL, NULL, NULL, rows_elementwise };
+static void tasks_unary(struct call *c, struct task_list *l)
+{
+    static const signed char functions[] = { [U_LOG] = GPU_LOG, [U_SQRT] = GPU_SQRT, [U_NEG] = GPU_NEG, [U_ABS] = GPU_ABS, [U_RECIPROCAL] = GPU_RECIPROCAL, [U_FLOOR] = GPU_FLOOR, [U_CEIL] = GPU_CEIL, [U_ROUND] = GPU_ROUND,
+        [U_SIGN] = GPU_SIGN, [U_SIN] = GPU_SIN, [U_COS] = GPU_COS, [U_NOT] = GPU_NOT, [U_ISNAN] = GPU_ISNAN, [U_SOFTSIGN] = GPU_SOFTSIGN, [U_MISH] = GPU_MISH, [U_SWISH] = GPU_SWISH, [U_SELU] = GPU_SELU, [U_CELU] = GPU_CELU,
+        [U_THRESHOLDED] = GPU_THRESHOLD, [U_SHRINK] = 0 };
+    const struct activation_spec act = c->node->op == &op_silu ? (struct activation_spec){ ACT_SILU, 0, 0 } : kernel_of(c->node);
+    const struct numbers p = constants(c->node);
+    const int function = c->node->op == &op_silu ? GPU_COPY : functions[c->node->op->code];
+    if (act.kind == ACT_NONE && function == GPU_COPY) {
+        task_refuse(l);
+        return;
+    }
+    struct gpu_pointwise *t = &task_pointwise(l, c, act.kind != ACT_NONE ? GPU_COPY : function, 1)->u.pointwise;
+    t->act = act;
+    if (act.kind == ACT_NONE) t->alpha = (float)p.alpha, t->beta = (float)p.beta;
+    if (!dtype_is_real(c->in[0]->dtype) && act.kind != ACT_NONE) task_refuse(l);
+}
 
-#define UNARY(name, since, code) { name, "", since, 0, 1, 1, 1, 1, OP_INPLACE | OP_LAST | OP_UNARY, code, infer_unary, eval_unary, NULL, NULL, NULL, rows_elementwise }
+/* Limits that are known now. */
+static void tasks_clip(struct call *c, struct task_list *l)
+{
+    double low = -(double)INFINITY, high = (double)INFINITY;
+    if (c->node->opset < 11) low = (double)node_float(c->node, "min", -FLT_MAX), high = (double)node_float(c->node, "max", FLT_MAX);
+    for (int i = 1; i < 3 && i < c->in_count; i++) {
+        if (!c->in[i]) continue;
+        if (!c->in[i]->data || !dtype_is_real(c->in[0]->dtype)) {
+            task_refuse(l);
+            return;
+        }
+        real_load(i == 1 ? &low : &high, c->in[i]->dtype, c->in[i]->data, 0, 0, 1);
+    }
+    if (!(low <= high) || !dtype_is_real(c->in[0]->dtype)) task_refuse(l);
+    task_pointwise(l, c, GPU_COPY, 1)->u.pointwise.act = (struct activation_spec){ ACT_CLIP, (float)low, (float)high };
+}
+
+const struct op op_silu = { "Silu", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE | OP_LAST | OP_UNARY, 0, infer_same, eval_silu, NULL, NULL, NULL, rows_elementwise, tasks_unary };
+
+#define UNARY(name, since, code) { name, "", since, 0, 1, 1, 1, 1, OP_INPLACE | OP_LAST | OP_UNARY, code, infer_unary, eval_unary, NULL, NULL, NULL, rows_elementwise, tasks_unary }
 const struct op ops_unary[] = {
     UNARY("Relu", 1, U_RELU), UNARY("LeakyRelu", 1, U_LEAKY), UNARY("Elu", 1, U_ELU), UNARY("Selu", 1, U_SELU), UNARY("Celu", 12, U_CELU),
     UNARY("Sigmoid", 1, U_SIGMOID), UNARY("HardSigmoid", 1, U_HARD_SIGMOID), UNARY("HardSwish", 14, U_HARD_SWISH), UNARY("Tanh", 1, U_TANH),
@@ -272,8 +308,8 @@ const struct op ops_unary[] = {
     UNARY("Sign", 9, U_SIGN), UNARY("Sin", 7, U_SIN), UNARY("Cos", 7, U_COS), UNARY("Tan", 7, U_TAN), UNARY("Asin", 7, U_ASIN), UNARY("Acos", 7, U_ACOS),
     UNARY("Atan", 7, U_ATAN), UNARY("Sinh", 9, U_SINH), UNARY("Cosh", 9, U_COSH), UNARY("Asinh", 9, U_ASINH), UNARY("Acosh", 9, U_ACOSH),
     UNARY("Atanh", 9, U_ATANH), UNARY("Not", 1, U_NOT),
-    { "IsNaN", "", 9, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, U_ISNAN, infer_test, eval_test, NULL, NULL, NULL, rows_elementwise },
-    { "IsInf", "", 10, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, U_ISINF, infer_test, eval_test, NULL, NULL, NULL, rows_elementwise },
-    { "Clip", "", 1, 0, 1, 3, 1, 1, OP_INPLACE | OP_LAST | OP_UNARY, U_CLIP, infer_clip, eval_clip, NULL, NULL, NULL, rows_first },
+    { "IsNaN", "", 9, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, U_ISNAN, infer_test, eval_test, NULL, NULL, NULL, rows_elementwise, tasks_unary },
+    { "IsInf", "", 10, 0, 1, 1, 1, 1, OP_LAST | OP_UNARY, U_ISINF, infer_test, eval_test, NULL, NULL, NULL, rows_elementwise, NULL },
+    { "Clip", "", 1, 0, 1, 3, 1, 1, OP_INPLACE | OP_LAST | OP_UNARY, U_CLIP, infer_clip, eval_clip, NULL, NULL, NULL, rows_first, tasks_clip },
     { 0 }
 };

@@ -92,6 +92,6 @@ static enum status eval_unique(struct call *c, struct err *err)
 }
 
 const struct op ops_unique[] = {
-    { "Unique", "", 11, 0, 1, 1, 1, 4, OP_MAKES, 0, NULL, eval_unique, NULL, NULL, NULL, NULL },
+    { "Unique", "", 11, 0, 1, 1, 1, 4, OP_MAKES, 0, NULL, eval_unique, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

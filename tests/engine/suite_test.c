@@ -1,7 +1,8 @@
 /* The ONNX backend suite, all of it, against tests/conformance/onnx_ledger.txt: each line names a suite, a test and what must come of it, "pass", or "no" and
  * the reason, or "chance" and the reason where random numbers decide. A test that should pass and does not fails this one; so does a test that passes and is not promoted, and one that stands in no line. Three suites are
  * known: "debian" (the package libonnx-testdata), "v1.22.0" (the archive of shared/data) and "generated" (tools/make_onnx_cases.py: com.microsoft and ai.onnx.ml beside
- * onnxruntime); one that is not there is skipped. `make conformance` runs this at every CPU level (CONFORMANCE_LEVEL), with the graph passes on and off (CONFORMANCE_AS_WRITTEN). */
+ * onnxruntime); one that is not there is skipped. `make conformance` runs this at every CPU level (CONFORMANCE_LEVEL), with the graph passes on and off (CONFORMANCE_AS_WRITTEN), and once
+ * through the tasks of a GPU (CONFORMANCE_GPU: tests/kernels/fake_gpu.h, the functions that CUDA kernels are made of). */
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,8 +13,10 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/file.h"
+#include "engine/device_gpu.h"
 #include "engine/formats/onnx.h"
 #include "server/commands.h"
+#include "tests/kernels/fake_gpu.h"
 #include "tests/test.h"
 
 enum { TESTS_MAX = 4000, PATH_MAX_BYTES = 700, LEDGER_BYTES_MAX = 4 << 20 };
@@ -120,9 +123,16 @@ static void compare_with_ledger(const char *name, const char *root)
         snprintf(level, sizeof level, "--cpu-level=%s", getenv("CONFORMANCE_LEVEL"));
         argv[argc++] = level;
     }
+    if (getenv("CONFORMANCE_GPU")) {
+        if (!device_gpu_count()) device_gpus_use(fake_gpu_api());
+        argv[argc++] = "--gpu=0";
+    }
     int options = argc;
     for (int k = 0; k < 4; k++) argc = list_tests(root, kinds[k], argv, argc, paths);
+    uint64_t ran = 0;
     FILE *f = fopen(run_check(argc, argv), "r");
+    for (int k = 0; k < GPU_KIND_COUNT; k++) ran += fake_gpu_ran((enum gpu_kind)k);
+    if (getenv("CONFORMANCE_GPU")) printf("     %llu tasks\n", (unsigned long long)ran);
     for (size_t skip = strlen(root) + 1; f && fgets(line, sizeof line, f);) {
         bool ok = strncmp(line, "ok   ", 5) == 0;
         if ((!ok && strncmp(line, "FAIL ", 5)) || strncmp(line + 5, root, skip - 1)) continue;

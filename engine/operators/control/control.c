@@ -244,7 +244,7 @@ static enum status eval_scan(struct call *c, struct err *err)
     return st;
 }
 
-#define CONTROL(name, since, ins, eval) { name, "", since, 0, ins, GRAPH_INPUTS_MAX, 1, GRAPH_INPUTS_MAX, OP_MAKES, 0, NULL, eval, NULL, bodies_prepare, bodies_release, NULL }
+#define CONTROL(name, since, ins, eval) { name, "", since, 0, ins, GRAPH_INPUTS_MAX, 1, GRAPH_INPUTS_MAX, OP_MAKES, 0, NULL, eval, NULL, bodies_prepare, bodies_release, NULL, NULL }
 const struct op ops_control[] = {
     CONTROL("If", 1, 1, eval_if), CONTROL("Loop", 1, 0, eval_loop), CONTROL("Scan", 8, 0, eval_scan),
     { 0 }

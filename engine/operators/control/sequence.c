@@ -233,13 +233,13 @@ static enum status eval_has(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define MAKES(name, since, in_min, in_max, eval) { name, "", since, 0, in_min, in_max, 1, 1, OP_MAKES, 0, NULL, eval, NULL, NULL, NULL, NULL }
+#define MAKES(name, since, in_min, in_max, eval) { name, "", since, 0, in_min, in_max, 1, 1, OP_MAKES, 0, NULL, eval, NULL, NULL, NULL, NULL, NULL }
 const struct op ops_sequence[] = {
     MAKES("SequenceEmpty", 11, 0, 0, eval_empty), MAKES("SequenceConstruct", 11, 1, GRAPH_INPUTS_MAX, eval_construct), MAKES("SequenceInsert", 11, 2, 3, eval_insert),
     MAKES("SequenceErase", 11, 1, 2, eval_erase), MAKES("SequenceAt", 11, 2, 2, eval_at), MAKES("SequenceLength", 11, 1, 1, eval_length),
     MAKES("SplitToSequence", 11, 1, 2, eval_split), MAKES("ConcatFromSequence", 11, 1, 1, eval_concat),
-    { "SequenceMap", "", 17, 0, 1, GRAPH_INPUTS_MAX, 1, GRAPH_INPUTS_MAX, OP_MAKES, 0, NULL, eval_map, NULL, bodies_prepare, bodies_release, NULL },
+    { "SequenceMap", "", 17, 0, 1, GRAPH_INPUTS_MAX, 1, GRAPH_INPUTS_MAX, OP_MAKES, 0, NULL, eval_map, NULL, bodies_prepare, bodies_release, NULL, NULL },
     MAKES("Optional", 15, 0, 1, eval_optional), MAKES("OptionalGetElement", 15, 1, 1, eval_get),
-    { "OptionalHasElement", "", 15, 0, 0, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_has, eval_has, NULL, NULL, NULL, NULL },
+    { "OptionalHasElement", "", 15, 0, 0, 1, 1, 1, OP_SHAPE_ONLY, 0, infer_has, eval_has, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

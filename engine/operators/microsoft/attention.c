@@ -252,8 +252,8 @@ static enum status eval_turn(struct call *c, struct err *err)
 }
 
 const struct op ops_ms_attention[] = {
-    { "MultiHeadAttention", "com.microsoft", 1, 0, 1, 8, 1, 3, OP_PRODUCT, 0, infer_heads, eval_heads, scratch_heads, NULL, NULL, NULL },
-    { "Attention", "com.microsoft", 1, 0, 2, 7, 1, 1, OP_PRODUCT, 0, infer_projected, eval_projected, scratch_projected, NULL, NULL, NULL },
-    { "RotaryEmbedding", "com.microsoft", 1, 0, 4, 4, 1, 1, 0, 0, infer_turn, eval_turn, reals_scratch, NULL, NULL, NULL },
+    { "MultiHeadAttention", "com.microsoft", 1, 0, 1, 8, 1, 3, OP_PRODUCT, 0, infer_heads, eval_heads, scratch_heads, NULL, NULL, NULL, NULL },
+    { "Attention", "com.microsoft", 1, 0, 2, 7, 1, 1, OP_PRODUCT, 0, infer_projected, eval_projected, scratch_projected, NULL, NULL, NULL, NULL },
+    { "RotaryEmbedding", "com.microsoft", 1, 0, 4, 4, 1, 1, 0, 0, infer_turn, eval_turn, reals_scratch, NULL, NULL, NULL, NULL },
     { 0 }
 };

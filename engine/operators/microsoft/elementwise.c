@@ -135,11 +135,11 @@ static enum status eval_embed(struct call *c, struct err *err)
 
 static uint64_t scratch_embed(const struct call *c) { return ((uint64_t)c->in[2]->dims[1] + 1) * sizeof(double); }
 
-#define MS(name, ins_min, ins, outs, code, infer, eval, rows) { name, "com.microsoft", 1, 0, ins_min, ins, 1, outs, 0, code, infer, eval, reals_scratch, NULL, NULL, rows }
+#define MS(name, ins_min, ins, outs, code, infer, eval, rows) { name, "com.microsoft", 1, 0, ins_min, ins, 1, outs, 0, code, infer, eval, reals_scratch, NULL, NULL, rows, NULL }
 const struct op ops_ms_elementwise[] = {
     MS("Gelu", 1, 1, 1, G_EXACT, infer_gelu, eval_gelu, rows_apart), MS("BiasGelu", 2, 2, 1, G_EXACT, infer_gelu, eval_gelu, rows_apart), MS("FastGelu", 1, 2, 1, G_FAST, infer_gelu, eval_gelu, rows_apart), MS("QuickGelu", 1, 1, 1, G_QUICK, infer_gelu, eval_gelu, rows_apart),
     MS("SkipLayerNormalization", 3, 5, 4, N_SKIP, infer_norm, eval_norm, NULL), MS("SkipSimplifiedLayerNormalization", 3, 4, 4, N_SKIP_SIMPLE, infer_norm, eval_norm, NULL),
-    { "SimplifiedLayerNormalization", "", 1, 0, 2, 2, 1, 2, 0, N_SIMPLE, infer_norm, eval_norm, reals_scratch, NULL, NULL, rows_apart },
-    { "EmbedLayerNormalization", "com.microsoft", 1, 0, 7, 9, 1, 3, OP_HOLES, 0, infer_embed, eval_embed, scratch_embed, NULL, NULL, NULL },
+    { "SimplifiedLayerNormalization", "", 1, 0, 2, 2, 1, 2, 0, N_SIMPLE, infer_norm, eval_norm, reals_scratch, NULL, NULL, rows_apart, NULL },
+    { "EmbedLayerNormalization", "com.microsoft", 1, 0, 7, 9, 1, 3, OP_HOLES, 0, infer_embed, eval_embed, scratch_embed, NULL, NULL, NULL, NULL },
     { 0 }
 };

@@ -149,6 +149,6 @@ static enum status eval_grouped(struct call *c, struct err *err)
 }
 
 const struct op ops_ms_grouped[] = {
-    { "GroupQueryAttention", "com.microsoft", 1, 0, 7, 12, 1, 3, OP_PRODUCT | OP_HOLES, 0, infer_grouped, eval_grouped, scratch_grouped, NULL, NULL, NULL },
+    { "GroupQueryAttention", "com.microsoft", 1, 0, 7, 12, 1, 3, OP_PRODUCT | OP_HOLES, 0, infer_grouped, eval_grouped, scratch_grouped, NULL, NULL, NULL, NULL },
     { 0 }
 };

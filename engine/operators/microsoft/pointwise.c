@@ -140,8 +140,8 @@ static enum status eval_average(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define PAIR(name, code) { name, "com.microsoft", 1, 0, 7, 8, 1, 1, OP_HOLES, code, infer_pair, eval_pair, NULL, NULL, NULL, NULL }
-#define SINGLE(name, code, kind) { name, "com.microsoft", 1, 0, 4, 5, 1, 1, OP_HOLES | OP_PRODUCT, code, infer_##kind, eval_##kind, NULL, NULL, NULL, NULL }
+#define PAIR(name, code) { name, "com.microsoft", 1, 0, 7, 8, 1, 1, OP_HOLES, code, infer_pair, eval_pair, NULL, NULL, NULL, NULL, NULL }
+#define SINGLE(name, code, kind) { name, "com.microsoft", 1, 0, 4, 5, 1, 1, OP_HOLES | OP_PRODUCT, code, infer_##kind, eval_##kind, NULL, NULL, NULL, NULL, NULL }
 const struct op ops_ms_pointwise[] = {
     PAIR("QLinearAdd", Q_ADD), PAIR("QLinearMul", Q_MUL), SINGLE("QLinearSigmoid", Q_SIGMOID, single), SINGLE("QLinearLeakyRelu", Q_LEAKY, single),
     SINGLE("QLinearAveragePool", Q_AVERAGE, average), SINGLE("QLinearGlobalAveragePool", Q_GLOBAL_AVERAGE, average),

@@ -194,9 +194,9 @@ static enum status eval_scaled(struct call *c, struct err *err)
 }
 
 const struct op ops_ms_products[] = {
-    { "FusedMatMul", "com.microsoft", 1, 0, 2, 2, 1, 1, OP_PRODUCT, 0, infer_fused, eval_fused, reals_scratch, NULL, NULL, NULL },
-    { "MatMulNBits", "com.microsoft", 1, 0, 3, 6, 1, 1, OP_PRODUCT, 0, infer_nbits, eval_nbits, scratch_nbits, NULL, NULL, rows_apart },
-    { "DynamicQuantizeMatMul", "com.microsoft", 1, 0, 3, 5, 1, 1, OP_PRODUCT, 0, infer_scaled, eval_scaled, NULL, NULL, NULL, NULL },
-    { "MatMulIntegerToFloat", "com.microsoft", 1, 0, 4, 7, 1, 1, OP_PRODUCT, 1, infer_scaled, eval_scaled, NULL, NULL, NULL, NULL },
+    { "FusedMatMul", "com.microsoft", 1, 0, 2, 2, 1, 1, OP_PRODUCT, 0, infer_fused, eval_fused, reals_scratch, NULL, NULL, NULL, NULL },
+    { "MatMulNBits", "com.microsoft", 1, 0, 3, 6, 1, 1, OP_PRODUCT, 0, infer_nbits, eval_nbits, scratch_nbits, NULL, NULL, rows_apart, NULL },
+    { "DynamicQuantizeMatMul", "com.microsoft", 1, 0, 3, 5, 1, 1, OP_PRODUCT, 0, infer_scaled, eval_scaled, NULL, NULL, NULL, NULL, NULL },
+    { "MatMulIntegerToFloat", "com.microsoft", 1, 0, 4, 7, 1, 1, OP_PRODUCT, 1, infer_scaled, eval_scaled, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

@@ -161,12 +161,12 @@ static enum status eval_zip(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define ML(name, ins, code, infer, eval, scratch) { name, "ai.onnx.ml", 1, 0, ins, ins, 1, 1, 0, code, infer, eval, scratch, NULL, NULL, rows_apart }
+#define ML(name, ins, code, infer, eval, scratch) { name, "ai.onnx.ml", 1, 0, ins, ins, 1, 1, 0, code, infer, eval, scratch, NULL, NULL, rows_apart, NULL }
 const struct op ops_ml_features[] = {
     ML("Scaler", 1, F_SCALER, infer_feature, eval_feature, reals_scratch), ML("Normalizer", 1, F_NORMALIZER, infer_feature, eval_feature, reals_scratch),
     ML("Binarizer", 1, F_BINARIZER, infer_feature, eval_feature, reals_scratch), ML("Imputer", 1, F_IMPUTER, infer_feature, eval_feature, reals_scratch),
     ML("ArrayFeatureExtractor", 2, 0, infer_extract, eval_extract, NULL), ML("OneHotEncoder", 1, 0, infer_encoder, eval_encoder, NULL),
-    { "FeatureVectorizer", "ai.onnx.ml", 1, 0, 1, GRAPH_INPUTS_MAX, 1, 1, 0, 0, infer_vectorizer, eval_vectorizer, NULL, NULL, NULL, NULL },
-    { "ZipMap", "ai.onnx.ml", 1, 0, 1, 1, 1, 1, OP_VIEW, 0, infer_same, eval_zip, NULL, NULL, NULL, rows_apart },
+    { "FeatureVectorizer", "ai.onnx.ml", 1, 0, 1, GRAPH_INPUTS_MAX, 1, 1, 0, 0, infer_vectorizer, eval_vectorizer, NULL, NULL, NULL, NULL, NULL },
+    { "ZipMap", "ai.onnx.ml", 1, 0, 1, 1, 1, 1, OP_VIEW, 0, infer_same, eval_zip, NULL, NULL, NULL, rows_apart, NULL },
     { 0 }
 };

@@ -187,7 +187,7 @@ static enum status prepare_mapper(struct call *c, struct err *err)
 }
 
 const struct op ops_ml_labels[] = {
-    { "LabelEncoder", "ai.onnx.ml", 1, 0, 1, 1, 1, 1, 0, 0, infer_encoder, eval_encoder, NULL, prepare_encoder, release_table, rows_first },
-    { "CategoryMapper", "ai.onnx.ml", 1, 0, 1, 1, 1, 1, 0, 1, infer_mapper, eval_encoder, NULL, prepare_mapper, release_table, rows_first },
+    { "LabelEncoder", "ai.onnx.ml", 1, 0, 1, 1, 1, 1, 0, 0, infer_encoder, eval_encoder, NULL, prepare_encoder, release_table, rows_first, NULL },
+    { "CategoryMapper", "ai.onnx.ml", 1, 0, 1, 1, 1, 1, 0, 1, infer_mapper, eval_encoder, NULL, prepare_mapper, release_table, rows_first, NULL },
     { 0 }
 };

@@ -278,7 +278,7 @@ static enum status eval_machine(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define MACHINE(name, outs, code, kind) { name, "ai.onnx.ml", 1, 0, 1, 1, 1, outs, OP_PRODUCT, code, infer_##kind, eval_##kind, scratch_##kind, NULL, NULL, rows_apart }
+#define MACHINE(name, outs, code, kind) { name, "ai.onnx.ml", 1, 0, 1, 1, 1, outs, OP_PRODUCT, code, infer_##kind, eval_##kind, scratch_##kind, NULL, NULL, rows_apart, NULL }
 const struct op ops_ml_machines[] = {
     MACHINE("LinearRegressor", 1, M_LINEAR_REGRESSOR, linear), MACHINE("LinearClassifier", 2, M_LINEAR_CLASSIFIER, linear),
     MACHINE("SVMRegressor", 1, M_SVM_REGRESSOR, machine), MACHINE("SVMClassifier", 2, M_SVM_CLASSIFIER, machine),

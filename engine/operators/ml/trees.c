@@ -358,7 +358,7 @@ static uint64_t scratch_trees(const struct call *c)
     return reals_scratch_more(c, 2 * (uint64_t)(n > 0 ? n : 0) + 4);
 }
 
-#define TREES(name, since, code, outs) { name, "ai.onnx.ml", since, 0, 1, 1, 1, outs, 0, code, infer_trees, eval_trees, scratch_trees, prepare_trees, release_trees, rows_apart }
+#define TREES(name, since, code, outs) { name, "ai.onnx.ml", since, 0, 1, 1, 1, outs, 0, code, infer_trees, eval_trees, scratch_trees, prepare_trees, release_trees, rows_apart, NULL }
 const struct op ops_ml_trees[] = {
     TREES("TreeEnsembleRegressor", 1, E_REGRESSOR, 1), TREES("TreeEnsembleClassifier", 1, E_CLASSIFIER, 2), TREES("TreeEnsemble", 5, E_PLAIN, 1),
     { 0 }

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/operators.h"
 #include "kernels/diffusion.h"
 
@@ -151,6 +152,33 @@ static enum status eval_attend(struct call *c, struct err *err)
     return ST_OK;
 }
 
+static void tasks_attend(struct call *c, struct task_list *l)
+{
+    const struct attend_spec *s = c->node->spec;
+    struct placing p;
+    struct placed to;
+    struct gpu_task *t = task_add(l, GPU_ATTENTION);
+    struct gpu_attention *a = &t->u.attention;
+    if (read_attend(c, &p, NULL) || !place(&to, c->out[0], s->rank, s->y) || p.k.dims[TOKENS] == 0 || p.q.dims[NUMBERS] == 0) {
+        task_refuse(l);
+        return;
+    }
+    const bool one_head = p.k.dims[HEADS] == 1;
+    *a = (struct gpu_attention){ .batch = p.q.dims[BATCH], .heads = p.q.dims[HEADS], .queries = p.q.dims[TOKENS], .keys = p.k.dims[TOKENS], .head_dim = p.q.dims[NUMBERS], .head_dim_v = p.v.dims[NUMBERS], .group = one_head ? (int)p.q.dims[HEADS] : 1,
+                                 .scale = s->scale, .nothing = s->nothing, .q = { p.q.steps[BATCH], p.q.steps[HEADS], p.q.steps[TOKENS] }, .k = { p.k.steps[BATCH], p.k.steps[HEADS], p.k.steps[TOKENS] },
+                                 .v = { p.v.steps[BATCH], p.v.steps[HEADS], p.v.steps[TOKENS] }, .y = { to.steps[BATCH], to.steps[HEADS], to.steps[TOKENS] } };
+    if (p.k.dims[BATCH] == 1) a->k.row = a->v.row = 0;
+    for (int k = 0; k < ATTEND_MASK; k++) task_value(l, t, c->in[k]);
+    task_value(l, t, c->out[0]);
+    for (int m = 0; m < ATTENTION_MASKS; m++) {
+        const bool is = s->masks[m].kind != ATTEND_NO_MASK;
+        task_value(l, t, is ? c->in[ATTEND_MASK + m] : NULL);
+        if (!is) continue;
+        const struct attention_mask k = mask_of(c, m, s);
+        a->masks[m] = (struct gpu_mask){ .kind = s->masks[m].kind == ATTEND_ADD ? GPU_MASK_ADD : s->masks[m].kind == ATTEND_SEEN ? GPU_MASK_SEEN : GPU_MASK_HIDDEN, .unseen = k.unseen, .row = k.batch, .head = k.head, .query = k.query };
+    }
+}
+
 static bool rows_attend(const struct call *c)
 {
     const struct attend_spec *s = c->node->spec;
@@ -164,4 +192,4 @@ static bool rows_attend(const struct call *c)
     return c->in[ATTEND_K]->batched == c->in[ATTEND_V]->batched;
 }
 
-const struct op op_attend = { "Attend", "inferd", 1, 0, ATTEND_MASK, ATTEND_INPUTS, 1, 1, 0, 0, infer_attend, eval_attend, scratch_attend, NULL, NULL, rows_attend };
+const struct op op_attend = { "Attend", "inferd", 1, 0, ATTEND_MASK, ATTEND_INPUTS, 1, 1, 0, 0, infer_attend, eval_attend, scratch_attend, NULL, NULL, rows_attend, tasks_attend };

@@ -224,7 +224,7 @@ static enum status eval_flex(struct call *c, struct err *err)
 static bool rows_attention(const struct call *c) { return c->in_count == 3 && c->out_count == 1 && c->in[0]->batched && c->in[1]->batched && c->in[2]->batched; }
 
 const struct op ops_attention[] = {
-    { "Attention", "", 23, 0, 3, 7, 1, 4, OP_PRODUCT, 0, infer_attention, eval_attention, scratch_attention, NULL, NULL, rows_attention },
-    { "FlexAttention", "ai.onnx.preview", 1, 0, 3, 3, 1, 1, OP_MAKES, 0, NULL, eval_flex, NULL, bodies_prepare, bodies_release, NULL },
+    { "Attention", "", 23, 0, 3, 7, 1, 4, OP_PRODUCT, 0, infer_attention, eval_attention, scratch_attention, NULL, NULL, rows_attention, NULL },
+    { "FlexAttention", "ai.onnx.preview", 1, 0, 3, 3, 1, 1, OP_MAKES, 0, NULL, eval_flex, NULL, bodies_prepare, bodies_release, NULL, NULL },
     { 0 }
 };

@@ -1,6 +1,7 @@
 /* ConvTranspose, DeformConv, Col2Im and MaxUnpool: convolutions and poolings the other way round. */
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/nn/conv_columns.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
@@ -73,6 +74,26 @@ static enum status infer_transposed(struct call *c, struct err *err)
     dims[1] = c->in[1]->dims[1] * groups;
     memcpy(dims + 2, w.out, (size_t)w.dims * sizeof *dims);
     return call_set(c, 0, c->in[0]->dtype, dims, c->in[0]->rank, err);
+}
+
+static void tasks_transposed(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0], *y = c->out[0], *bias = c->in_count > 2 ? c->in[2] : NULL;
+    struct window w;
+    int64_t groups;
+    struct gpu_task *t = task_add(l, GPU_CONV);
+    if (read_transposed(c, &w, &groups, NULL) || (!x->channels_last && x->dims[1] > 1) || (!y->channels_last && y->dims[1] > 1)) {
+        task_refuse(l);
+        return;
+    }
+    struct gpu_window undone = task_window(l, &w);           /* of the convolution that it undoes: from y to x */
+    memcpy(undone.in, w.out, sizeof undone.in);
+    memcpy(undone.out, w.in, sizeof undone.out);
+    t->u.conv = (struct gpu_conv){ .n = x->dims[0], .in_c = x->dims[1], .out_c = y->dims[1], .groups = groups, .transposed = true, .has_bias = bias != NULL, .act = c->node->act, .w = undone };
+    task_value(l, t, x);
+    task_weight(l, t, c->node, 1, c->in[1], NULL);
+    task_value(l, t, y);
+    task_value(l, t, bias);
 }
 
 /* The element of the result's plane that kernel element k of input element i adds to; false: it is cut off. */
@@ -303,9 +324,9 @@ static enum status eval_unpool(struct call *c, struct err *err)
 }
 
 const struct op ops_conv_other[] = {
-    { "ConvTranspose", "", 1, 0, 2, 3, 1, 1, OP_PRODUCT | OP_LAST, 0, infer_transposed, eval_transposed, scratch_transposed, NULL, NULL, rows_first },
-    { "DeformConv", "", 19, 0, 3, 5, 1, 1, OP_PRODUCT, 0, infer_deform, eval_deform, reals_scratch, NULL, NULL, NULL },
-    { "Col2Im", "", 18, 0, 3, 3, 1, 1, OP_PRODUCT, 0, infer_columns, eval_columns, reals_scratch, NULL, NULL, NULL },
-    { "MaxUnpool", "", 9, 0, 2, 3, 1, 1, 0, 0, infer_unpool, eval_unpool, NULL, NULL, NULL, NULL },
+    { "ConvTranspose", "", 1, 0, 2, 3, 1, 1, OP_PRODUCT | OP_LAST, 0, infer_transposed, eval_transposed, scratch_transposed, NULL, NULL, rows_first, tasks_transposed },
+    { "DeformConv", "", 19, 0, 3, 5, 1, 1, OP_PRODUCT, 0, infer_deform, eval_deform, reals_scratch, NULL, NULL, NULL, NULL },
+    { "Col2Im", "", 18, 0, 3, 3, 1, 1, OP_PRODUCT, 0, infer_columns, eval_columns, reals_scratch, NULL, NULL, NULL, NULL },
+    { "MaxUnpool", "", 9, 0, 2, 3, 1, 1, 0, 0, infer_unpool, eval_unpool, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

@@ -231,9 +231,9 @@ static enum status eval_scatter(struct call *c, struct err *err)
 }
 
 const struct op ops_linear_attention[] = {
-    { "RotaryEmbedding", "", 23, 0, 3, 4, 1, 1, 0, 0, infer_rotary, eval_rotary, reals_scratch, NULL, NULL, rows_first },
-    { "LinearAttention", "", 27, 0, 3, 6, 1, 2, OP_PRODUCT, 0, infer_linear, eval_linear, scratch_linear, NULL, NULL, NULL },
-    { "CausalConvWithState", "", 27, 0, 2, 4, 1, 2, OP_PRODUCT, 0, infer_causal, eval_causal, reals_scratch, NULL, NULL, NULL },
-    { "TensorScatter", "", 24, 0, 2, 3, 1, 1, 0, 0, infer_scatter, eval_scatter, NULL, NULL, NULL, NULL },
+    { "RotaryEmbedding", "", 23, 0, 3, 4, 1, 1, 0, 0, infer_rotary, eval_rotary, reals_scratch, NULL, NULL, rows_first, NULL },
+    { "LinearAttention", "", 27, 0, 3, 6, 1, 2, OP_PRODUCT, 0, infer_linear, eval_linear, scratch_linear, NULL, NULL, NULL, NULL },
+    { "CausalConvWithState", "", 27, 0, 2, 4, 1, 2, OP_PRODUCT, 0, infer_causal, eval_causal, reals_scratch, NULL, NULL, NULL, NULL },
+    { "TensorScatter", "", 24, 0, 2, 3, 1, 1, 0, 0, infer_scatter, eval_scatter, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

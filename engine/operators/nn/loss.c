@@ -58,7 +58,7 @@ static enum status eval_loss(struct call *c, struct err *err)
 }
 
 const struct op ops_loss[] = {
-    { "NegativeLogLikelihoodLoss", "", 12, 0, 2, 3, 1, 1, 0, L_LIKELIHOOD, infer_loss, eval_loss, reals_scratch, NULL, NULL, NULL },
-    { "SoftmaxCrossEntropyLoss", "", 12, 0, 2, 3, 1, 2, 0, L_ENTROPY, infer_loss, eval_loss, reals_scratch, NULL, NULL, NULL },
+    { "NegativeLogLikelihoodLoss", "", 12, 0, 2, 3, 1, 1, 0, L_LIKELIHOOD, infer_loss, eval_loss, reals_scratch, NULL, NULL, NULL, NULL },
+    { "SoftmaxCrossEntropyLoss", "", 12, 0, 2, 3, 1, 2, 0, L_ENTROPY, infer_loss, eval_loss, reals_scratch, NULL, NULL, NULL, NULL },
     { 0 }
 };

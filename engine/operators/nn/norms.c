@@ -2,6 +2,7 @@
  * BatchNormalization while training. */
 #include <string.h>
 
+#include "engine/graph/tasks.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/nn/norms.h"
 #include "engine/operators/reals.h"
@@ -140,6 +141,26 @@ static enum status eval_group(struct call *c, struct err *err)
     return ST_OK;
 }
 
+static void tasks_group(struct call *c, struct task_list *l)
+{
+    if (c->node->opset < 21) task_refuse(l);       /* a number for each group */
+    channels_norm_tasks(c, l, node_int(c->node, "num_groups", 1), node_float(c->node, "epsilon", 1e-5f));
+}
+
+static void tasks_rms(struct call *c, struct task_list *l)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis = node_int(c->node, "axis", -1);
+    struct gpu_task *t = task_add(l, GPU_NORM_ROWS);
+    axis_fix(&axis, x->rank);
+    t->u.norm_rows = (struct gpu_norm_rows){ .rows = dims_product(x->dims, 0, (int)axis), .n = dims_product(x->dims, (int)axis, x->rank), .epsilon = node_float(c->node, "epsilon", 1e-5f), .rms = true };
+    task_value(l, t, x);
+    task_value(l, t, c->out[0]);
+    task_value(l, t, c->in[1]);
+    task_value(l, t, NULL);
+    if (operand_count(c->in[1]) != (uint64_t)t->u.norm_rows.n) task_refuse(l);
+}
+
 /* ---- LpNormalization ---- */
 static enum status infer_lp(struct call *c, struct err *err)
 {
@@ -246,9 +267,9 @@ enum status batch_norm_train(struct call *c, struct err *err)
 }
 
 const struct op ops_norms[] = {
-    { "RMSNormalization", "", 23, 0, 2, 2, 1, 1, 0, 0, infer_rms, eval_rms, reals_scratch, NULL, NULL, rows_rms },
-    { "GroupNormalization", "", 18, 0, 3, 3, 1, 1, OP_LAST, 0, infer_group, eval_group, channels_norm_scratch, NULL, NULL, rows_first },
-    { "LpNormalization", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_lp, eval_lp, reals_scratch, NULL, NULL, NULL },
-    { "MeanVarianceNormalization", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_mvn, eval_mvn, scratch_mvn, NULL, NULL, NULL },
+    { "RMSNormalization", "", 23, 0, 2, 2, 1, 1, 0, 0, infer_rms, eval_rms, reals_scratch, NULL, NULL, rows_rms, tasks_rms },
+    { "GroupNormalization", "", 18, 0, 3, 3, 1, 1, OP_LAST, 0, infer_group, eval_group, channels_norm_scratch, NULL, NULL, rows_first, tasks_group },
+    { "LpNormalization", "", 1, 0, 1, 1, 1, 1, 0, 0, infer_lp, eval_lp, reals_scratch, NULL, NULL, NULL, NULL },
+    { "MeanVarianceNormalization", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_mvn, eval_mvn, scratch_mvn, NULL, NULL, NULL, NULL },
     { 0 }
 };

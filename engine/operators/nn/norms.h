@@ -10,4 +10,7 @@ uint64_t    channels_norm_scratch(const struct call *c);
 /* BatchNormalization by the statistics of this very batch; outputs 1 and 2 are the running mean and variance. */
 enum status batch_norm_train(struct call *c, struct err *err);
 
+/* The same as a task of a GPU, scale and bias being inputs 1 and 2 with a number for each channel. */
+void channels_norm_tasks(struct call *c, struct task_list *l, int64_t groups, float epsilon);
+
 #endif

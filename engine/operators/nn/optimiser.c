@@ -66,7 +66,7 @@ static enum status eval_step(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define STEP(name, code) { name, "ai.onnx.preview.training", 1, 0, 3, GRAPH_INPUTS_MAX, 1, GRAPH_INPUTS_MAX, 0, code, infer_step, eval_step, NULL, NULL, NULL, NULL }
+#define STEP(name, code) { name, "ai.onnx.preview.training", 1, 0, 3, GRAPH_INPUTS_MAX, 1, GRAPH_INPUTS_MAX, 0, code, infer_step, eval_step, NULL, NULL, NULL, NULL, NULL }
 const struct op ops_optimiser[] = {
     STEP("Momentum", O_MOMENTUM), STEP("Adagrad", O_ADAGRAD), STEP("Adam", O_ADAM),
     { 0 }

@@ -201,7 +201,7 @@ static enum status eval_recurrent(struct call *c, struct err *err)
 /* Each row is a sequence for itself: rows stay apart where the batch comes first. */
 static bool rows_recurrent(const struct call *c) { return node_int(c->node, "layout", 0) != 0 && c->in[0]->batched && !call_any_tainted(c, 1); }
 
-#define RECURRENT(name, code, ins, outs) { name, "", 1, 0, 3, ins, 1, outs, OP_PRODUCT, code, infer_recurrent, eval_recurrent, scratch_recurrent, NULL, NULL, rows_recurrent }
+#define RECURRENT(name, code, ins, outs) { name, "", 1, 0, 3, ins, 1, outs, OP_PRODUCT, code, infer_recurrent, eval_recurrent, scratch_recurrent, NULL, NULL, rows_recurrent, NULL }
 const struct op ops_recurrent[] = {
     RECURRENT("RNN", CELL_RNN, 6, 2), RECURRENT("GRU", CELL_GRU, 6, 2), RECURRENT("LSTM", CELL_LSTM, 8, 3),
     { 0 }

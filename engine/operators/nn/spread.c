@@ -100,4 +100,4 @@ static bool rows_spread(const struct call *c)
     return c->in[0]->batched && !c->in[1]->batched && !c->in[1]->tainted && (!beside || beside->batched);
 }
 
-const struct op op_spread = { "Spread", "inferd", 1, 0, 2, 4, 1, 1, 0, 0, infer_spread, eval_spread, scratch_spread, prepare_spread, release_spread, rows_spread };
+const struct op op_spread = { "Spread", "inferd", 1, 0, 2, 4, 1, 1, 0, 0, infer_spread, eval_spread, scratch_spread, prepare_spread, release_spread, rows_spread, NULL };

@@ -50,4 +50,4 @@ static bool rows_product(const struct call *c)
     return c->in[0]->batched && !c->in[1]->batched && !c->in[1]->tainted && (!sum || sum->batched);
 }
 
-const struct op op_tall_product = { "TallProduct", "inferd", 1, 0, 2, 4, 1, 1, OP_SUMS, 0, infer_product, eval_product, scratch_product, prepare_product, release_product, rows_product };
+const struct op op_tall_product = { "TallProduct", "inferd", 1, 0, 2, 4, 1, 1, OP_SUMS, 0, infer_product, eval_product, scratch_product, prepare_product, release_product, rows_product, NULL };

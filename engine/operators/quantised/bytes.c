@@ -185,7 +185,7 @@ static bool rows_layer(const struct call *c)
     return c->node->residual < 0 || c->in[c->node->residual]->batched;
 }
 
-#define LAYER(name, flags, infer) { name, "inferd", 1, 0, 2, 3, 1, 1, flags, 0, infer, eval_layer, scratch_layer, NULL, NULL, rows_layer }
+#define LAYER(name, flags, infer) { name, "inferd", 1, 0, 2, 3, 1, 1, flags, 0, infer, eval_layer, scratch_layer, NULL, NULL, rows_layer, NULL }
 const struct op op_bytes_conv = LAYER("BytesConv", OP_WANTS_LAST | OP_LAST | OP_BYTES, infer_conv), op_bytes_transpose = LAYER("BytesTranspose", OP_WANTS_LAST | OP_LAST | OP_BYTES, infer_transposed),
     op_bytes_product = LAYER("BytesProduct", OP_BYTES, infer_product);
 
@@ -333,7 +333,7 @@ static enum status eval_mean(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define EACH(name, ins, flags, infer, eval, scratch, rows) { name, "inferd", 1, 0, ins, ins, 1, 1, (flags) | OP_LAST | OP_BYTES, 0, infer, eval, scratch, NULL, NULL, rows }
+#define EACH(name, ins, flags, infer, eval, scratch, rows) { name, "inferd", 1, 0, ins, ins, 1, 1, (flags) | OP_LAST | OP_BYTES, 0, infer, eval, scratch, NULL, NULL, rows, NULL }
 const struct op op_bytes_round = EACH("BytesRound", 1, OP_UNARY, infer_round, eval_round, NULL, rows_elementwise), op_bytes_restore = EACH("BytesRestore", 1, OP_UNARY, infer_restore, eval_restore, NULL, rows_elementwise),
     op_bytes_table = EACH("BytesTable", 1, OP_UNARY | OP_INPLACE, infer_table, eval_table, NULL, rows_elementwise), op_bytes_add = EACH("BytesAdd", 2, OP_BROADCAST | OP_INPLACE, infer_add, eval_add, NULL, rows_elementwise),
     op_bytes_scale = EACH("BytesScale", 2, OP_INPLACE, infer_scale, eval_scale, scratch_scale, rows_elementwise), op_bytes_pool = EACH("BytesPool", 1, 0, infer_pool, eval_pool, NULL, rows_first),

@@ -171,7 +171,7 @@ static enum status eval_conv(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define PRODUCT(name, in_min, in_max, linear, infer, eval) { name, "", 10, 0, in_min, in_max, 1, 1, OP_PRODUCT, linear, infer, eval, NULL, NULL, NULL, NULL }
+#define PRODUCT(name, in_min, in_max, linear, infer, eval) { name, "", 10, 0, in_min, in_max, 1, 1, OP_PRODUCT, linear, infer, eval, NULL, NULL, NULL, NULL, NULL }
 const struct op ops_products[] = {
     PRODUCT("MatMulInteger", 2, 4, 0, infer_matrices, eval_matrices), PRODUCT("QLinearMatMul", 8, 8, 1, infer_matrices, eval_matrices),
     PRODUCT("ConvInteger", 2, 4, 0, infer_conv, eval_conv), PRODUCT("QLinearConv", 8, 9, 1, infer_conv, eval_conv),

@@ -149,10 +149,10 @@ static enum status eval_dynamic(struct call *c, struct err *err)
 }
 
 const struct op ops_quantise[] = {
-    { "QuantizeLinear", "", 10, 0, 2, 3, 1, 1, 0, 0, infer_quantise, eval_quantise, NULL, NULL, NULL, NULL },
-    { "DequantizeLinear", "", 10, 0, 2, 3, 1, 1, 0, 0, infer_dequantise, eval_dequantise, NULL, NULL, NULL, NULL },
-    { "QuantizeLinear", "com.microsoft", 1, 0, 2, 3, 1, 1, 0, 0, infer_quantise, eval_quantise, NULL, NULL, NULL, NULL },
-    { "DequantizeLinear", "com.microsoft", 1, 0, 2, 3, 1, 1, 0, 0, infer_dequantise, eval_dequantise, NULL, NULL, NULL, NULL },
-    { "DynamicQuantizeLinear", "", 11, 0, 1, 1, 3, 3, 0, 0, infer_dynamic, eval_dynamic, NULL, NULL, NULL, NULL },
+    { "QuantizeLinear", "", 10, 0, 2, 3, 1, 1, 0, 0, infer_quantise, eval_quantise, NULL, NULL, NULL, NULL, NULL },
+    { "DequantizeLinear", "", 10, 0, 2, 3, 1, 1, 0, 0, infer_dequantise, eval_dequantise, NULL, NULL, NULL, NULL, NULL },
+    { "QuantizeLinear", "com.microsoft", 1, 0, 2, 3, 1, 1, 0, 0, infer_quantise, eval_quantise, NULL, NULL, NULL, NULL, NULL },
+    { "DequantizeLinear", "com.microsoft", 1, 0, 2, 3, 1, 1, 0, 0, infer_dequantise, eval_dequantise, NULL, NULL, NULL, NULL, NULL },
+    { "DynamicQuantizeLinear", "", 11, 0, 1, 1, 3, 3, 0, 0, infer_dynamic, eval_dynamic, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

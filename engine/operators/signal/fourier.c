@@ -279,11 +279,11 @@ static enum status eval_mel(struct call *c, struct err *err)
     return ST_OK;
 }
 
-#define WINDOW(name, code) { name, "", 17, 0, 1, 1, 1, 1, 0, code, infer_window, eval_window, NULL, NULL, NULL, NULL }
+#define WINDOW(name, code) { name, "", 17, 0, 1, 1, 1, 1, 0, code, infer_window, eval_window, NULL, NULL, NULL, NULL, NULL }
 const struct op ops_fourier[] = {
-    { "DFT", "", 17, 0, 1, 3, 1, 1, OP_PRODUCT, 0, infer_dft, eval_dft, scratch_dft, NULL, NULL, NULL },
-    { "STFT", "", 17, 0, 2, 4, 1, 1, OP_PRODUCT, 0, infer_stft, eval_stft, scratch_stft, NULL, NULL, NULL },
+    { "DFT", "", 17, 0, 1, 3, 1, 1, OP_PRODUCT, 0, infer_dft, eval_dft, scratch_dft, NULL, NULL, NULL, NULL },
+    { "STFT", "", 17, 0, 2, 4, 1, 1, OP_PRODUCT, 0, infer_stft, eval_stft, scratch_stft, NULL, NULL, NULL, NULL },
     WINDOW("HannWindow", 0), WINDOW("HammingWindow", 1), WINDOW("BlackmanWindow", 2),
-    { "MelWeightMatrix", "", 17, 0, 5, 5, 1, 1, 0, 0, infer_mel, eval_mel, NULL, NULL, NULL, NULL },
+    { "MelWeightMatrix", "", 17, 0, 5, 5, 1, 1, 0, 0, infer_mel, eval_mel, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

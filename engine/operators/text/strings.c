@@ -186,9 +186,9 @@ static enum status eval_regex(struct call *c, struct err *err)
 }
 
 const struct op ops_strings[] = {
-    { "StringConcat", "", 20, 0, 2, 2, 1, 1, 0, 0, infer_concat, eval_concat, NULL, NULL, NULL, NULL },
-    { "StringSplit", "", 20, 0, 1, 1, 2, 2, OP_MAKES, 0, NULL, eval_split, NULL, NULL, NULL, NULL },
-    { "StringNormalizer", "", 10, 0, 1, 1, 1, 1, OP_MAKES, 0, NULL, eval_normalise, NULL, NULL, NULL, NULL },
-    { "RegexFullMatch", "", 20, 0, 1, 1, 1, 1, 0, 0, infer_regex, eval_regex, NULL, NULL, NULL, NULL },
+    { "StringConcat", "", 20, 0, 2, 2, 1, 1, 0, 0, infer_concat, eval_concat, NULL, NULL, NULL, NULL, NULL },
+    { "StringSplit", "", 20, 0, 1, 1, 2, 2, OP_MAKES, 0, NULL, eval_split, NULL, NULL, NULL, NULL, NULL },
+    { "StringNormalizer", "", 10, 0, 1, 1, 1, 1, OP_MAKES, 0, NULL, eval_normalise, NULL, NULL, NULL, NULL, NULL },
+    { "RegexFullMatch", "", 20, 0, 1, 1, 1, 1, 0, 0, infer_regex, eval_regex, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

@@ -131,6 +131,6 @@ static enum status eval_tfidf(struct call *c, struct err *err)
 }
 
 const struct op ops_tfidf[] = {
-    { "TfIdfVectorizer", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_tfidf, eval_tfidf, NULL, prepare_tfidf, release_tfidf, NULL },
+    { "TfIdfVectorizer", "", 9, 0, 1, 1, 1, 1, 0, 0, infer_tfidf, eval_tfidf, NULL, prepare_tfidf, release_tfidf, NULL, NULL },
     { 0 }
 };

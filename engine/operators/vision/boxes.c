@@ -92,6 +92,6 @@ static enum status eval_nms(struct call *c, struct err *err)
 }
 
 const struct op ops_boxes[] = {
-    { "NonMaxSuppression", "", 10, 0, 2, 5, 1, 1, OP_MAKES, 0, NULL, eval_nms, NULL, NULL, NULL, NULL },
+    { "NonMaxSuppression", "", 10, 0, 2, 5, 1, 1, OP_MAKES, 0, NULL, eval_nms, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

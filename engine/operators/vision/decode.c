@@ -25,6 +25,6 @@ static enum status eval_decode(struct call *c, struct err *err)
 }
 
 const struct op ops_decode[] = {
-    { "ImageDecoder", "", 20, 0, 1, 1, 1, 1, OP_MAKES, 0, NULL, eval_decode, NULL, NULL, NULL, NULL },
+    { "ImageDecoder", "", 20, 0, 1, 1, 1, 1, OP_MAKES, 0, NULL, eval_decode, NULL, NULL, NULL, NULL, NULL },
     { 0 }
 };

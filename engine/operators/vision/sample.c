@@ -281,9 +281,9 @@ static enum status eval_roi_pool(struct call *c, struct err *err)
 }
 
 const struct op ops_sample[] = {
-    { "MaxRoiPool", "", 1, 0, 2, 2, 1, 1, OP_PRODUCT, 0, infer_roi_pool, eval_roi_pool, reals_scratch, NULL, NULL, NULL },
-    { "GridSample", "", 16, 0, 2, 2, 1, 1, 0, 0, infer_grid, eval_grid, reals_scratch, NULL, NULL, NULL },
-    { "AffineGrid", "", 20, 0, 2, 2, 1, 1, 0, 0, infer_affine, eval_affine, reals_scratch, NULL, NULL, NULL },
-    { "RoiAlign", "", 10, 0, 3, 3, 1, 1, OP_PRODUCT, 0, infer_roi, eval_roi, reals_scratch, NULL, NULL, NULL },
+    { "MaxRoiPool", "", 1, 0, 2, 2, 1, 1, OP_PRODUCT, 0, infer_roi_pool, eval_roi_pool, reals_scratch, NULL, NULL, NULL, NULL },
+    { "GridSample", "", 16, 0, 2, 2, 1, 1, 0, 0, infer_grid, eval_grid, reals_scratch, NULL, NULL, NULL, NULL },
+    { "AffineGrid", "", 20, 0, 2, 2, 1, 1, 0, 0, infer_affine, eval_affine, reals_scratch, NULL, NULL, NULL, NULL },
+    { "RoiAlign", "", 10, 0, 3, 3, 1, 1, OP_PRODUCT, 0, infer_roi, eval_roi, reals_scratch, NULL, NULL, NULL, NULL },
     { 0 }
 };

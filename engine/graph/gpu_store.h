@@ -1,0 +1,31 @@
+/* A graph's constants in device memory: each goes there once, when a plan first reads it, and is shared by all plans and instances. Any thread. */
+#ifndef ENGINE_GRAPH_GPU_STORE_H
+#define ENGINE_GRAPH_GPU_STORE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/gpu.h"
+
+struct gpu_store {
+    const struct gpu_api *api;
+    struct gpu           *gpu;
+    int                   float_type;      /* how floats of the file are stored */
+    pthread_mutex_t       lock;
+    struct gpu_queue     *queue;           /* for uploads, under the lock */
+    struct gpu_constant { const void *key; int slot; void *at; uint64_t bytes; } *items;
+    int                   count, room;
+    uint64_t              bytes;
+};
+
+enum status gpu_store_open(struct gpu_store **out, const struct gpu_api *api, struct gpu *g, int float_type, struct err *err);
+void        gpu_store_close(struct gpu_store *s);        /* NULL is fine */
+/* The constant under (key, slot), or NULL. */
+void       *gpu_store_find(struct gpu_store *s, const void *key, int slot);
+/* Puts it there (if nobody was quicker). floats: data is float and becomes `type`; else bytes are copied as they are. */
+enum status gpu_store_put(struct gpu_store *s, const void *key, int slot, const void *data, uint64_t count, bool floats, int type, void **out, struct err *err);
+/* A copy that is the caller's, by the same rule: given back with api->free. */
+enum status gpu_store_copy(struct gpu_store *s, const void *data, uint64_t count, bool floats, int type, void **out, struct err *err);
+
+#endif

@@ -1,0 +1,19 @@
+/* A GPU without a card: the table of kernels/gpu.h over host memory, every task computed by the functions that the CUDA kernels are made of (kernels/cuda/body.h). It knows which memory is
+ * its own: a task that is given a host address, or one beyond the end of an allocation, fails. Calls can be made to fail at the n-th. */
+#ifndef TESTS_KERNELS_FAKE_GPU_H
+#define TESTS_KERNELS_FAKE_GPU_H
+
+#include "kernels/gpu.h"
+
+const struct gpu_api *fake_gpu_api(void);
+
+/* From now on call number `at` (1: the next) of open, alloc, pin, queue_open, put, get, wait, prepare, run, record and replay fails with `status`; a status that is not
+ * ST_NO_MEMORY leaves the device lost. 0: no more. Gives the number of calls since the last setting. */
+uint64_t fake_gpu_fail(uint64_t at, enum status status);
+/* Bytes that are allocated and not given back, and queues, recordings and prepared tasks likewise. */
+struct fake_gpu_held { uint64_t bytes, pinned; int queues, recordings, prepared; };
+struct fake_gpu_held fake_gpu_held(void);
+/* Kinds of tasks that have run. */
+uint64_t fake_gpu_ran(enum gpu_kind kind);
+
+#endif
