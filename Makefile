@@ -43,6 +43,14 @@ ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 ISA_amx     := $(ISA_avx512) -mavx512vnni -mavx512bf16 -mavx512fp16 -mavx512vbmi -mamx-tile -mamx-int8 -mamx-bf16
 
 FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/operators/control engine/operators/text engine/operators/quantised engine/operators/nn engine/operators/vision engine/operators/signal engine/operators/ml engine/operators/microsoft engine/onnx engine/calibrate engine/llm engine/diffusion engine/ensemble model_store monitor api server
+# The GPU library: `make CUDA=1` builds it beside the binary, which opens it at run time. Its C is held to the same rules; CUDA C++ stands in .cu files only.
+CUDA    ?=
+CUDA_HOME ?= /usr/local/cuda
+NVCC    := $(CUDA_HOME)/bin/nvcc
+CUDA_ARCH ?= -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_90,code=compute_90
+NVFLAGS := -std=c++17 -O3 -I. $(CUDA_ARCH) --Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror
+CUDA_OBJ := $(patsubst %,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu) base/status.c)
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcublasLt -lcudnn -lcudart -ldl
 SRC     := $(filter-out server/main.c,$(foreach d,$(FOLDERS),$(wildcard $(d)/*.c)))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 LIB     := $(B)/libinferd.a
@@ -62,7 +70,7 @@ say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
 .PHONY: all help setup run test bench bench-peers bench-embeddings zoo bench-serving bench-pictures bench-texts bench-stream llama-compat int8-compat fuzz faults compat docker-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
-all: $(B)/inferd  ## build the release binary build/release/inferd
+all: $(B)/inferd $(if $(CUDA),$(B)/libinferd_cuda.so)  ## build the release binary build/release/inferd
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -77,6 +85,18 @@ $(B)/inferd: $(B)/server/main.o $(LIB)
 $(LIB): $(OBJ)
 	@rm -f $@
 	@ar rcs $@ $^
+
+$(B)/libinferd_cuda.so: $(CUDA_OBJ)
+	$(call say,LD,$@)
+	$(Q)g++ -shared -Wl,-z,relro,-z,now -Wl,--no-undefined -o $@ $^ $(CUDA_LIBS)
+$(B)/cuda/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(filter-out -fPIE,$(CFLAGS)) -fPIC -fvisibility=hidden -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+$(B)/cuda/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)
+	$(Q)$(NVCC) $(NVFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
 isa = $(ISA_$(word 3,$(subst /, ,$(patsubst kernels/cpu/%,kernels cpu %,$(1)))))
 $(B)/%.o: %.c
@@ -190,5 +210,5 @@ dist:  ## a source archive of HEAD
 clean:  ## remove build/
 	rm -rf build
 
--include $(OBJ:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
+-include $(OBJ:.o=.d) $(CUDA_OBJ:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
 .SECONDARY: $(TESTBIN:=.o) $(FUZZBIN:=.o) $(B)/tests/test.o $(B)/tests/fuzz/driver.o $(B)/tests/bench/kernels_bench.o

@@ -12,6 +12,12 @@
 #include "base/err.h"
 #include "kernels/activation.h"
 
+#ifdef __CUDACC__
+#define GPU_INLINE static inline __host__ __device__
+#else
+#define GPU_INLINE static inline
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -20,8 +26,8 @@ enum { GPU_API_VERSION = 1, GPU_DIMS = 8, GPU_OPERANDS = 8, GPU_SPACE = 3, GPU_T
 
 /* How numbers lie in device memory. U8 is also bool (0 or 1). */
 enum gpu_type { GPU_F32, GPU_F16, GPU_BF16, GPU_I32, GPU_I64, GPU_U8, GPU_I8, GPU_TYPE_COUNT };
-static inline int gpu_type_bytes(int type) { return type == GPU_I64 ? 8 : type == GPU_F32 || type == GPU_I32 ? 4 : type == GPU_F16 || type == GPU_BF16 ? 2 : 1; }
-static inline bool gpu_type_is_float(int type) { return type <= GPU_BF16; }
+GPU_INLINE int gpu_type_bytes(int type) { return type == GPU_I64 ? 8 : type == GPU_F32 || type == GPU_I32 ? 4 : type == GPU_F16 || type == GPU_BF16 ? 2 : 1; }
+GPU_INLINE bool gpu_type_is_float(int type) { return type <= GPU_BF16; }
 
 /* ---- tasks ---- */
 enum gpu_kind { GPU_POINTWISE, GPU_MOVE, GPU_FILL, GPU_GATHER, GPU_REDUCE, GPU_SOFTMAX, GPU_NORM_ROWS, GPU_NORM_CHANNELS, GPU_POOL, GPU_RESIZE, GPU_PRODUCT, GPU_CONV, GPU_ATTENTION, GPU_PIXELS, GPU_KIND_COUNT };

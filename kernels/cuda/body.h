@@ -197,10 +197,19 @@ BODY int64_t body_function_whole(int f, int64_t a, int64_t b, int64_t c)
 }
 
 /* ---- places ---- */
-/* Where element i of a shape lies by steps. */
+/* Where element i of a shape lies by steps. Dimensions are below 2^31 (gpu_fits): divisions of 32 bits cost a tenth of those of 64. */
 BODY int64_t body_place(int64_t i, int rank, const int64_t *dims, const int64_t *steps)
 {
     int64_t at = 0;
+    if (i <= 0x7fffffff) {
+        uint32_t left = (uint32_t)i;
+        for (int d = rank - 1; d > 0; d--) {
+            const uint32_t n = (uint32_t)dims[d], rest = left / n;
+            at += (int64_t)(left - rest * n) * steps[d];
+            left = rest;
+        }
+        return rank > 0 ? at + (int64_t)left * steps[0] : at;
+    }
     for (int d = rank - 1; d > 0; d--) {
         at += i % dims[d] * steps[d];
         i /= dims[d];

@@ -1,0 +1,23 @@
+/* What the .cu files offer to the C of this folder: tasks of their kind, started on a stream. A status is CUDA's (0: started). */
+#ifndef KERNELS_CUDA_LAUNCH_H
+#define KERNELS_CUDA_LAUNCH_H
+
+#include "kernels/gpu.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct CUstream_st *cuda_stream;
+
+int cuda_launch_elements(const struct gpu_task *t, cuda_stream stream);       /* all kinds that body_elements counts */
+int cuda_launch_rows(const struct gpu_task *t, cuda_stream stream);           /* reductions, softmax, norms */
+int cuda_launch_attention(const struct gpu_task *t, cuda_stream stream);
+/* y = activation(y + residual) in place over the y of a product or convolution, for what a library's epilogue cannot do. bias too when with_bias. */
+int cuda_launch_finish(const struct gpu_task *t, bool with_bias, bool with_residual, cuda_stream stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
