@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/device_gpu.h"
+
 const char *config_text(const struct json *message, const char *field)
 {
     const struct json *j = json_get(message, field);
@@ -143,7 +145,14 @@ static enum status read_instances(struct model_config *c, const char *where, str
     for (const struct json *g = groups ? groups->list.first : NULL; g; g = g->next) {
         int64_t count = config_number(g, "count", 1);
         if (count < 0) return REFUSE("instance_group count is %lld; it must not be negative", (long long)count);
-        if (!strcmp(config_text(g, "kind"), "KIND_GPU")) log_write(log, LOG_WARNING, "config", "%s: an instance group of KIND_GPU runs on the CPU", where);
+        if (g == groups->list.first) {
+            const struct json *gpus = json_get(g, "gpus"), *first = gpus ? gpus->list.first : NULL;
+            c->gpu_wish = !strcmp(config_text(g, "kind"), "KIND_GPU") ? CONFIG_GPU_WANTED : !strcmp(config_text(g, "kind"), "KIND_CPU") ? CONFIG_GPU_NEVER : CONFIG_GPU_AUTO;
+            int64_t gpu = 0;
+            if (first && json_as_int64(first, &gpu) && (gpu < 0 || gpu >= DEVICE_GPUS_MAX)) return REFUSE("instance_group names GPU %lld; 0 to %d are taken", (long long)gpu, DEVICE_GPUS_MAX - 1);
+            c->gpu = (int)gpu;
+            if (c->gpu_wish == CONFIG_GPU_WANTED && !device_gpu_count()) log_write(log, LOG_WARNING, "config", "%s: an instance group of KIND_GPU runs on the CPU, since no GPU can be used", where);
+        }
         if (config_flag(g, "passive")) continue;
         total += count ? count : 1;
         if (total > CONFIG_INSTANCES_MAX) return REFUSE("more than %d instances are asked for", CONFIG_INSTANCES_MAX);

@@ -49,6 +49,9 @@ struct picture_config {
     float  mean[3], deviation[3];
 };
 
+/* Where instances run: KIND_AUTO is a GPU where there is one. */
+enum config_gpu { CONFIG_GPU_AUTO, CONFIG_GPU_NEVER, CONFIG_GPU_WANTED };
+
 struct model_config {
     struct arena arena;
     const char *name, *platform, *backend;          /* "" where not said */
@@ -58,6 +61,7 @@ struct model_config {
     const struct config_port *outputs; int output_count;
     enum version_policy policy; uint32_t latest; const int64_t *specific; int specific_count;      /* default: latest 1 */
     int         instances;                          /* sum over instance_group; 0: not said */
+    enum config_gpu gpu_wish; int gpu;              /* of the first group: its kind, and the first of `gpus` (0) */
     const struct rate_claim *claims; int claim_count;      /* of its groups, in their order */
     struct scheduler_options scheduling;            /* dynamic_batching whole; instances, threads, first_cpu are left to the registry */
     const struct config_parameter *parameters; int parameter_count;

@@ -16,6 +16,7 @@
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/threads.h"
+#include "engine/device_gpu.h"
 
 enum { CONFIG_FILE_MAX = CONFIG_BYTES_MAX, DEFAULT_BATCH_ROWS = 4, GIVE_BACK_EVERY_MS = 1000 };
 
@@ -252,6 +253,18 @@ static void keep_choice(void *ctx, const char *machine, const char *text)
     catalog_note_choice(c->catalog, c->digest, machine, text);
 }
 
+/* On the GPU where the model is to run there. One that need not (KIND_AUTO) goes to the CPU when the GPU does not take it. */
+static enum status open_somewhere(struct registry *r, struct loaded *l, const struct model_files *files, struct engine_options *o, struct err *err)
+{
+    const struct model_config *c = l->config;
+    if (device_gpu_count() && c->gpu_wish != CONFIG_GPU_NEVER) o->gpu = c->gpu + 1;
+    enum status st = l->v.ops->open(&l->v.engine, files, o, err);
+    if (!st || !o->gpu || c->gpu_wish == CONFIG_GPU_WANTED || st == ST_BAD_INPUT || st == ST_UNSUPPORTED) return st;
+    log_write(r->o.log, LOG_WARNING, "load", "%s version %" PRId64 " runs on the CPU: %s", l->name, l->v.version, err->text);
+    o->gpu = 0;
+    return l->v.ops->open(&l->v.engine, files, o, err);
+}
+
 static enum status open_engine(struct registry *r, struct loaded *l, const struct version_kind *kind, struct err *err)
 {
     struct model_config *c = l->config;
@@ -268,7 +281,7 @@ static enum status open_engine(struct registry *r, struct loaded *l, const struc
     const struct engine_choices choices = { &choosing, find_choice, keep_choice };
     options.choices = &choices;
     enum status st = read_engine_parameters(c, &options, err);
-    if (!st) st = l->v.ops->open(&l->v.engine, &files, &options, err);
+    if (!st) st = open_somewhere(r, l, &files, &options, err);
     if (st) return st;
     const struct signature *signature = l->v.ops->describe(l->v.engine);
     st = model_config_complete(c, l->name, signature, err);

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/threads.h"
+#include "engine/device_gpu.h"
 #include "engine/diffusion/diffusion_engine.h"
 #include "engine/ensemble/ensemble.h"
 #include "engine/llm/llm_engine.h"
@@ -56,6 +57,22 @@ static enum status check_exposure(struct server *s, struct err *err)
     return ST_OK;
 }
 
+/* The GPU library, where it is wanted. Without it everything runs on the CPU; that is worth a warning only where a path was given. */
+static enum status start_gpus(struct server *s, struct err *err)
+{
+    const struct server_config *c = s->config;
+    const bool named = c->gpu && strcmp(c->gpu, "auto") && strcmp(c->gpu, "off");
+    struct err why;
+    if (c->gpu && !strcmp(c->gpu, "off")) return ST_OK;
+    if (device_gpus_open(named ? c->gpu : NULL, (uint64_t)c->gpu_memory, NULL, &why)) {
+        if (named) return *err = why, why.status;
+        log_write(s->log, LOG_INFO, "gpu", "computing on the CPU alone: %s", why.text);
+        return ST_OK;
+    }
+    log_write(s->log, LOG_INFO, "gpu", "%d GPUs can be used", device_gpu_count());
+    return ST_OK;
+}
+
 static enum status start_registry(struct server *s, struct err *err)
 {
     const struct server_config *c = s->config;
@@ -73,7 +90,8 @@ static enum status start_registry(struct server *s, struct err *err)
         .memory_max = (uint64_t)c->model_memory_max, .engines = engines, .engine_count = sizeof engines / sizeof engines[0], .expiry = s->expiry, .limiter = s->limiter, .cache = s->cache, .signers = s->signers, .require_signatures = c->require_signatures, .inspector = s->inspector,
         .log = s->log, .progress = isatty(2) ? show_progress : NULL,
     };
-    return registry_open(&s->registry, &o, err);
+    enum status st = start_gpus(s, err);
+    return st ? st : registry_open(&s->registry, &o, err);
 }
 
 static uint32_t rpc_connections_max(const struct server_config *c) { return c->connections_max < RPC_CONNECTIONS_MAX ? (uint32_t)c->connections_max : RPC_CONNECTIONS_MAX; }

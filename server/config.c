@@ -26,6 +26,8 @@ static const struct setting settings[] = {
     { "poll-ms", NUMBER, AT(poll_ms), 50, 3600000, "N", "poll mode: look at the store every N milliseconds (1000)" },
     { "threads", NUMBER, AT(threads), 0, 1024, "N", "cores to compute on (0: all this process may use)" },
     { "cpu-level", TEXT, AT(cpu_level), 0, 0, "LEVEL", "use no instructions beyond scalar, avx2, avx512 or amx" },
+    { "gpu", TEXT, AT(gpu), 0, 0, "MODE", "auto: models run on a GPU where libinferd_cuda.so finds one (default); off; or the path of that library" },
+    { "gpu-memory", NUMBER, AT(gpu_memory), 0, INT64_C(1) << 44, "BYTES", "memory that models may take of each GPU (0: nine tenths of what is free)" },
     { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: f32, bf16, int8 (files that carry scales), or auto (the quickest whose error is small: docs/NETWORKS.md); a model's parameter `precision` comes first" },
     { "api-keys", TEXT, AT(api_keys), 0, 0, "FILE", "keys: lines of sha256-hex scopes name [requests=N] [tokens=N], scopes from infer,read,admin, quotas a minute; read again on SIGHUP" },
     { "insecure-no-auth", SWITCH, AT(insecure_no_auth), 0, 0, NULL, "listen beyond loopback without keys (logged as a warning at every start)" },

@@ -17,12 +17,12 @@ struct config_list { const char *items[CONFIG_LIST_MAX]; int count; };
 
 struct server_config {
     struct arena arena;                     /* every text below */
-    const char *store, *host, *control, *config, *api_keys, *cpu_level, *precision, *tls_cert, *tls_key, *tls_client_ca;
+    const char *store, *host, *control, *config, *api_keys, *cpu_level, *gpu, *precision, *tls_cert, *tls_key, *tls_client_ca;
     const char *trace_file, *otlp_endpoint, *trace_level, *trusted_signers;
     const char *allowed_hosts;              /* more names that a Host header may have, comma-separated */
     int64_t http_port, grpc_port, metrics_port;       /* 0: a free one; PORT_OFF */
     int64_t threads;                        /* 0: every core */
-    int64_t poll_ms, drain_delay_s, exit_timeout_s, connections_max, per_address_max, body_max, request_memory_max, model_memory_max, response_cache_bytes, trace_rate, trace_count;
+    int64_t poll_ms, drain_delay_s, exit_timeout_s, connections_max, per_address_max, body_max, request_memory_max, model_memory_max, response_cache_bytes, gpu_memory, trace_rate, trace_count;
     int64_t header_timeout_ms, idle_timeout_ms, stall_timeout_ms;
     bool    allow_shared_memory, require_signatures, insecure_no_auth, strict_readiness, access_log, verbose;
     struct config_list load_models, rate_limit_resources;

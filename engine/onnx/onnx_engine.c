@@ -50,6 +50,9 @@ static void engine_close(struct engine *e)
 {
     if (!e) return;
     if (e->built) import_close(&e->import);
+    if (e->fallen) import_close(&e->fallback);
+    pthread_mutex_destroy(&e->lock);
+    free(e->directory);
     file_unmap(&e->map);
     free(e);
 }
@@ -144,10 +147,49 @@ static enum precision first_precision(const struct engine *e)
     return e->options.precision == PRECISION_INT8 && !e->options.passes_off ? PRECISION_INT8 : PRECISION_F32;
 }
 
-static enum status use_gpu(struct engine *e, struct err *err)
+/* ---- the GPU ---- */
+static enum status use_gpu(struct engine *e, const struct model_files *files, struct err *err)
 {
+    if (files->directory && !(e->directory = strdup(files->directory))) return err_set(err, ST_NO_MEMORY, "opening a model");
     e->device.gpu_float = e->options.precision == PRECISION_BF16 ? GPU_BF16 : GPU_F32;
     return device_gpu_open(&e->device.gpu, e->options.gpu - 1, err);
+}
+
+/* The file as a graph for the CPU, in float: what the card had is gone with it. */
+static enum status build_fallback(struct engine *e, struct err *err)
+{
+    struct device cpu = e->device;
+    cpu.gpu = NULL;
+    const int dirfd = e->directory ? open(e->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    enum status st = import_open(&e->fallback, e->map.data, e->map.size, dirfd, false, &cpu, e->memory_max, err);
+    if (dirfd >= 0) close(dirfd);
+    if (st) return st;
+    e->fallback.graph.max_rows = e->import.graph.max_rows;
+    st = passes_run(&e->fallback.graph, e->options.passes_off, err);
+    if (st) import_close(&e->fallback);
+    return st;
+}
+
+/* The graph that an instance runs now. Once the card is lost that is the fallback; the instance lets go of its old plans. */
+static enum status current_graph(struct engine_instance *i, const struct graph **out, struct err *err)
+{
+    struct engine *e = i->engine;
+    const struct device_gpu *gpu = e->device.gpu;
+    enum status st = ST_OK;
+    *out = &e->import.graph;
+    if (!gpu || (!e->fallen && !gpu->api->lost(gpu->gpu))) return ST_OK;
+    pthread_mutex_lock(&e->lock);
+    if (!e->fallen && !(st = build_fallback(e, err))) e->fallen = true;
+    pthread_mutex_unlock(&e->lock);
+    if (st) return st;
+    if (!i->fallen) {
+        const uint64_t budget = i->plans.budget;
+        plan_cache_close(&i->plans);
+        i->plans.budget = budget;
+        i->fallen = true;
+    }
+    *out = &e->fallback.graph;
+    return ST_OK;
 }
 
 static enum status engine_open(struct engine **out, const struct model_files *files, const struct engine_options *options, struct err *err)
@@ -157,10 +199,11 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     e->options = *options;
     e->memory_max = options->memory_max ? options->memory_max : (uint64_t)MEMORY_DEFAULT_GIB << 30;
     e->dirfd = -1;
+    pthread_mutex_init(&e->lock, NULL);
     enum status st = file_map_path(&e->map, files->main_file, err);
     if (!st && files->directory) e->dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     device_cpu_open(&e->device, options->cpu_level, options->threads);
-    if (!st && options->gpu) st = use_gpu(e, err);
+    if (!st && options->gpu) st = use_gpu(e, files, err);
     if (!st) st = build_graph(e, (struct form){ first_precision(e), false }, err);
     if (!st && options->precision == PRECISION_INT8 && !e->quantised) e->precision.name = precision_name(PRECISION_F32);
     if (!st && options->precision == PRECISION_AUTO) st = choose_precision(e, err);
@@ -288,11 +331,13 @@ static enum status answer(const struct engine_instance *i, const struct plan *pl
 static enum status run_together(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err)
 {
     const struct engine *e = i->engine;
-    const struct graph *g = &e->import.graph;
+    const struct graph *g;
     struct operand shapes[GRAPH_INPUTS_MAX];
     int64_t rows = 0, row = 0;
     if (n > 1 && !e->signature.batchable) return err_set(err, ST_INTERNAL, "requests of a model without rows cannot ride together");
     for (int j = 0; j < n; j++) rows += slots[j]->request->rows;
+    enum status st = current_graph(i, &g, err);
+    if (st) return st;
     for (int k = 0; k < g->input_count; k++) {
         const struct tensor *t = request_input_tensor(slots[0]->request, &e->signature.inputs[k]);
         shapes[k] = (struct operand){ .dtype = t->dtype, .rank = t->rank };
@@ -300,7 +345,7 @@ static enum status run_together(struct engine_instance *i, struct slot *const *s
         if (e->signature.batchable) shapes[k].dims[0] = rows;
     }
     struct plan *plan = NULL;
-    enum status st = plan_cache_get(&i->plans, g, shapes, &plan, err);
+    st = plan_cache_get(&i->plans, g, shapes, &plan, err);
     if (st) return st;
     gather(i, plan, slots, n);
     uint64_t gathered = clock_ns();

@@ -2,6 +2,8 @@
 #ifndef ENGINE_ONNX_ONNX_ENGINE_INTERNAL_H
 #define ENGINE_ONNX_ONNX_ENGINE_INTERNAL_H
 
+#include <pthread.h>
+
 #include "engine/graph/plan_cache.h"
 #include "engine/onnx/import.h"
 #include "engine/onnx/onnx_engine.h"
@@ -17,10 +19,16 @@ struct engine {
     struct engine_options options;
     struct signature      signature;
     uint64_t              memory_max;
+    /* after a GPU was lost: the same file for the CPU alone, made by the first instance that sees it */
+    char                 *directory;         /* of the version, for tensors in files of their own; NULL */
+    pthread_mutex_t       lock;
+    struct import         fallback;
+    _Atomic bool          fallen;
 };
 
 struct engine_instance {
     struct engine    *engine;
+    bool              fallen;          /* its plans are of the fallback */
     struct plan_cache plans;
     struct arena      run;             /* results whose size depends on data */
     struct slot      *free_slots; int slots_total;
