@@ -49,7 +49,7 @@ CUDA_HOME ?= /usr/local/cuda
 NVCC    := $(CUDA_HOME)/bin/nvcc
 CUDA_ARCH ?= -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_90,code=compute_90
 NVFLAGS := -std=c++17 -O3 -I. $(CUDA_ARCH) --Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror
-CUDA_OBJ := $(patsubst %,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu) base/status.c)
+CUDA_OBJ := $(patsubst %,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu) base/status.c base/memory.c)
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcublasLt -lcudnn -lcudart -ldl
 SRC     := $(filter-out server/main.c,$(foreach d,$(FOLDERS),$(wildcard $(d)/*.c)))
 OBJ     := $(SRC:%.c=$(B)/%.o)
@@ -59,7 +59,7 @@ TESTBIN := $(TESTS:%.c=$(B)/%)
 FUZZ    := $(sort $(wildcard tests/fuzz/*_fuzz.c))
 FUZZBIN := $(FUZZ:%.c=$(B)/%)
 # Code that several suites share.
-TESTHELP := $(patsubst %.c,$(B)/%.o,$(filter-out %_test.c %_fuzz.c tests/test.c tests/fuzz/% tests/bench/%,$(wildcard tests/*/*.c)))
+TESTHELP := $(patsubst %.c,$(B)/%.o,$(filter-out %_test.c %_fuzz.c %_check.c tests/test.c tests/fuzz/% tests/bench/%,$(wildcard tests/*/*.c)))
 # Suites that start threads also run under ThreadSanitizer.
 THREADED := $(shell grep -lE '^/\* threaded' $(TESTS) 2>/dev/null)
 
@@ -68,7 +68,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings zoo bench-serving bench-pictures bench-texts bench-stream llama-compat int8-compat fuzz faults compat docker-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings zoo bench-serving bench-pictures bench-texts bench-stream llama-compat int8-compat fuzz faults compat docker-check gpu-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd $(if $(CUDA),$(B)/libinferd_cuda.so)  ## build the release binary build/release/inferd
 
@@ -180,6 +180,7 @@ conformance: setup  ## the ONNX backend suites against the ledger (tests/conform
 	@for level in scalar avx2 avx512 amx; do for written in "" 1; do \
 	    echo "== $$level$${written:+, as written}"; \
 	    env CONFORMANCE_LEVEL=$$level $${written:+CONFORMANCE_AS_WRITTEN=1} $(B)/tests/engine/suite_test || exit 1; done; done
+	@echo "== as tasks of a GPU"; CONFORMANCE_GPU=1 $(B)/tests/engine/suite_test
 
 compat: all  ## the same requests to inferd and to a real Triton server, every difference mended or explained
 	@tools/venv.sh onnx "tritonclient[grpc]" && build/venv/bin/python tools/compat.py
@@ -195,6 +196,14 @@ check-sizes:  ## fail when a product of sizes goes straight into the allocator, 
 
 check-map:  ## fail when README's map and the tree differ
 	@tools/check_map.sh
+
+# Everything that runs on the card, from base/, engine/ and kernels/ alone: a machine with the toolkit and a C compiler is enough.
+$(B)/gpu-check: $(B)/tests/kernels/gpu_check.o $(B)/tests/kernels/fake_gpu.o $(B)/kernels/gpu.o $(B)/base/status.o $(B)/base/clock.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lm
+
+gpu-check: $(B)/gpu-check $(B)/libinferd_cuda.so  ## every CUDA kernel and library call beside its reference on the host, at odd shapes (needs the toolkit and a card)
+	$(B)/gpu-check $(B)/libinferd_cuda.so
 
 docker-check:  ## take the Dockerfile's steps in a clean Debian root and start what it makes (as root, with debootstrap; minutes)
 	@tools/docker_check.py

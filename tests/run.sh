@@ -115,6 +115,11 @@ if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/ben
     build address build/address/inferd && run_e2e address INFERD="$PWD/build/address/inferd"
     build thread build/thread/inferd && run_e2e thread INFERD="$PWD/build/thread/inferd" INFERD_FLAGS="--threads 1"
 fi
+# The GPU: its checks with the host in the card's place, and the library where the CUDA toolkit is.
+if wanted kernels/gpu_check && build "" build/release/gpu-check; then run "tests/kernels/gpu_check (host)" build/release/gpu-check --host; fi
+if wanted kernels/cuda && [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+    if make -s -j"$jobs" CUDA=1 build/release/libinferd_cuda.so >"$log/cuda.log" 2>&1; then note "ok   kernels/cuda compiles"; passed=$((passed + 1)); else note "FAIL kernels/cuda"; tail -30 "$log/cuda.log"; failed=$((failed + 1)); fi
+fi
 for check in check-includes check-sizes check-map; do
     wanted "$check" || continue
     if make -s "$check" >"$log/$check.log" 2>&1; then note "ok   $check"; passed=$((passed + 1)); else note "FAIL $check"; cat "$log/$check.log"; failed=$((failed + 1)); fi

@@ -78,7 +78,7 @@ enum status gpu_store_put(struct gpu_store *s, const void *key, int slot, const 
     if (!at) {
         if (s->count == s->room) {
             const int room = s->room ? 2 * s->room : 64;
-            void *more = realloc(s->items, (size_t)room * sizeof *s->items);
+            void *more = mem_realloc_array(s->items, (uint64_t)room, sizeof *s->items);
             if (!more) st = err_set(err, ST_NO_MEMORY, "the table of constants on the device");
             else s->items = more, s->room = room;
         }

@@ -34,7 +34,7 @@ static bool grow(void **items, int count, int *room, size_t size)
 {
     if (count < *room) return true;
     const int more = *room ? 2 * *room : 64;
-    void *p = realloc(*items, (size_t)more * size);
+    void *p = mem_realloc_array(*items, (uint64_t)more, size);
     if (!p) return false;
     *items = p;
     *room = more;
@@ -55,7 +55,7 @@ static enum status add_task(struct plan_gpu *d, const struct gpu_task *t, const 
 {
     if (d->task_count == d->task_room) {
         const int room = d->task_room ? 2 * d->task_room : 256;
-        void *tasks = realloc(d->tasks, (size_t)room * sizeof *d->tasks), *more = tasks ? realloc(d->sources, (size_t)room * GPU_OPERANDS * sizeof *d->sources) : NULL;
+        void *tasks = mem_realloc_array(d->tasks, (uint64_t)room, sizeof *d->tasks), *more = tasks ? mem_realloc_array(d->sources, (uint64_t)room, GPU_OPERANDS * sizeof *d->sources) : NULL;
         if (tasks) d->tasks = tasks;
         if (!more) return no_memory(err);
         d->sources = more;

@@ -195,7 +195,7 @@ bool task_keep_table(struct task_list *l, void *at)
 {
     if (l->table_count == l->table_room) {
         const int room = l->table_room ? 2 * l->table_room : 16;
-        void *more = realloc(l->tables, (size_t)room * sizeof *l->tables);
+        void *more = mem_realloc_array(l->tables, (uint64_t)room, sizeof *l->tables);
         if (!more) return false;
         l->tables = more;
         l->table_room = room;

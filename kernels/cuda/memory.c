@@ -2,6 +2,7 @@
  * device). Classes are a quarter of a power of two apart: at most a fifth is wasted. When the budget or the card is full, what is kept goes back first. */
 #include <stdlib.h>
 
+#include "base/checked.h"
 #include "kernels/cuda/internal.h"
 
 struct block { char *at; uint64_t bytes; bool in_use, pinned; };
@@ -61,7 +62,7 @@ static bool has_room(struct memory *m)
 {
     if (m->count < m->room) return true;
     const int room = m->room ? 2 * m->room : 256;
-    void *more = realloc(m->blocks, (size_t)room * sizeof *m->blocks);
+    void *more = mem_realloc_array(m->blocks, (uint64_t)room, sizeof *m->blocks);
     if (!more) return false;
     m->blocks = more;
     m->room = room;
