@@ -111,6 +111,16 @@ static enum status copy_bias(struct conv_layer *l, const float *bias, struct err
 /* Our own kernel for this layer. */
 static enum conv_kind own_kind(const struct conv_spec *s) { return is_depthwise(s) ? CONV_DEPTHWISE : is_pointwise(s) ? CONV_GEMM1X1 : CONV_IM2COL; }
 
+/* Float layers whose activation is an exponential: oneDNN's costs as much as the layer does, ours half of that (SPEED.md). Depthwise ones of large pictures with a stride and pointwise ones that do not
+ * widen have few such numbers for each product: there oneDNN stays ahead. */
+static bool is_quicker_by_own(const struct conv_spec *s, enum conv_kind own, enum cpu_level level)
+{
+    enum { LARGE = 64 };
+    const bool exponential = s->act.kind == ACT_SILU || s->act.kind == ACT_SIGMOID;
+    if (level < CPU_AVX512 || (s->bf16 && level >= CPU_AMX) || s->x_bf16 || s->y_bf16 || !exponential || s->hint_w == 0) return false;
+    return own == CONV_DEPTHWISE ? s->stride_w == 1 || s->hint_w < LARGE : own == CONV_GEMM1X1 && s->out_c >= 2 * s->in_c;
+}
+
 /* Our depthwise kernel reads and writes bfloat16 as it does floats. With few products for each number there is nothing in rounding the weights, too, and the error is less. */
 static bool takes_halves(const struct conv_layer *l) { return is_depthwise(&l->spec) && l->spec.x_bf16 && l->spec.y_bf16 && l->kind == CONV_DEPTHWISE; }
 
@@ -132,7 +142,7 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: tiles take bfloat16 layers of stride 1 in one group, on a machine that has them");
         goto close;
     }
-    const bool own = choice == CONV_BY_RULE && takes_halves(l);
+    const bool own = choice == CONV_BY_RULE && (takes_halves(l) || is_quicker_by_own(spec, l->kind, k->level));
     l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE || choice == CONV_BY_TILES);
     const bool tiles = choice == CONV_BY_TILES || (choice == CONV_BY_RULE && l->spec.bf16 && conv_tiles_wanted(spec));
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));

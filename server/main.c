@@ -39,7 +39,7 @@ static void launch(char **argv)
     setenv("INFERD_LAUNCHED", "1", 1);
     setenv("OMP_PROC_BIND", "false", 0);
     setenv("OMP_DYNAMIC", "false", 0);
-    setenv("GOMP_SPINCOUNT", "1000", 0);
+    setenv("GOMP_SPINCOUNT", "4000", 0);
     char path[4096];      /* by its own path, so that the process keeps the name that pidof and ps look for */
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
     if (n <= 0) return;
