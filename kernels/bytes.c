@@ -207,7 +207,8 @@ static void set_runs(const struct bytes_layer *l, struct shape *s)
 {
     const struct window2d *w = &s->w;
     const int64_t flat = (w->out_h - 1) * w->w + w->out_w;
-    const bool whole = l->window && w->stride_h == 1 && w->stride_w == 1 && (flat + BYTES_PANEL - 1) / BYTES_PANEL < w->out_h * ((w->out_w + BYTES_PANEL - 1) / BYTES_PANEL);
+    const int64_t unit = l->level->rows_whole > 1 ? BYTES_PANEL : 4;       /* rows that cost as much as fewer do */
+    const bool whole = l->window && w->stride_h == 1 && w->stride_w == 1 && (flat + unit - 1) / unit < w->out_h * ((w->out_w + unit - 1) / unit);
     s->runs = !l->window || whole ? 1 : w->out_h;
     s->length = !l->window ? w->out_h * w->out_w : whole ? flat : w->out_w;
     s->run_step = w->stride_h * w->w * w->c;

@@ -103,6 +103,17 @@ VEC_INLINE void rows_multiply(const int rows, const int panels, int32_t *sums, c
 
 #endif
 
+/* Fewer rows than SUM_ROWS, at once: one after the other each would wait for its own sums. */
+static void rest_multiply(int rows, int panels, int32_t *sums, const uint8_t *x, const struct bytes_walk *w, const int8_t *panel)
+{
+#define REST(n) case n: if (n < SUM_ROWS) { if (panels > 1) rows_multiply(n, 2, sums, x, w, panel); else rows_multiply(n, 1, sums, x, w, panel); } break;
+    switch (rows) {
+        REST(1) REST(2) REST(3) REST(4) REST(5) REST(6) REST(7)
+    default: break;
+    }
+#undef REST
+}
+
 static void multiply(int32_t *sums, const uint8_t *x, const struct bytes_walk *w, int rows, const int8_t *panel, int panels)
 {
     int r = 0;
@@ -110,7 +121,7 @@ static void multiply(int32_t *sums, const uint8_t *x, const struct bytes_walk *w
         if (panels > 1) rows_multiply(SUM_ROWS, 2, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
         else rows_multiply(SUM_ROWS, 1, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
     }
-    for (; r < rows; r++) rows_multiply(1, panels, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
+    rest_multiply(rows - r, panels, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
 }
 
 #endif
