@@ -59,7 +59,7 @@ TESTBIN := $(TESTS:%.c=$(B)/%)
 FUZZ    := $(sort $(wildcard tests/fuzz/*_fuzz.c))
 FUZZBIN := $(FUZZ:%.c=$(B)/%)
 # Code that several suites share.
-TESTHELP := $(patsubst %.c,$(B)/%.o,$(filter-out %_test.c %_fuzz.c %_check.c tests/test.c tests/fuzz/% tests/bench/%,$(wildcard tests/*/*.c)))
+TESTHELP := $(patsubst %.c,$(B)/%.o,$(filter-out %_test.c %_fuzz.c %_check.c tests/test.c tests/fuzz/% tests/bench/% tests/cuda/%,$(wildcard tests/*/*.c)))
 # Suites that start threads also run under ThreadSanitizer.
 THREADED := $(shell grep -lE '^/\* threaded' $(TESTS) 2>/dev/null)
 
@@ -202,6 +202,15 @@ $(B)/gpu-check: $(B)/tests/kernels/gpu_check.o $(B)/tests/kernels/fake_gpu.o $(B
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lm
 
+# The library's host side without a card: tests/cuda/shim.h stands in for the toolkit's libraries, whose headers it needs.
+CUDA_HOST := $(patsubst %,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.c) tests/cuda/shim.c tests/kernels/fake_gpu.c base/status.c base/memory.c)
+$(B)/cuda-host-check: $(CUDA_HOST) $(B)/cuda/tests/cuda/host_check.c.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(filter-out -pie,$(LDFLAGS)) -o $@ $^ -lm -ldl
+$(B)/libinferd_cuda_shim.so: $(CUDA_HOST)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -Wl,--no-undefined -o $@ $^ -lm -ldl
+
 gpu-check: $(B)/gpu-check $(B)/libinferd_cuda.so  ## every CUDA kernel and library call beside its reference on the host, at odd shapes (needs the toolkit and a card)
 	$(B)/gpu-check $(B)/libinferd_cuda.so
 
@@ -219,5 +228,5 @@ dist:  ## a source archive of HEAD
 clean:  ## remove build/
 	rm -rf build
 
--include $(OBJ:.o=.d) $(CUDA_OBJ:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
+-include $(OBJ:.o=.d) $(CUDA_OBJ:.o=.d) $(CUDA_HOST:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
 .SECONDARY: $(TESTBIN:=.o) $(FUZZBIN:=.o) $(B)/tests/test.o $(B)/tests/fuzz/driver.o $(B)/tests/bench/kernels_bench.o

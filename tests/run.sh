@@ -118,6 +118,8 @@ fi
 # The GPU: its checks with the host in the card's place, and the library where the CUDA toolkit is.
 if wanted kernels/gpu_check && build "" build/release/gpu-check; then run "tests/kernels/gpu_check (host)" build/release/gpu-check --host; fi
 if wanted kernels/cuda && [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+    if build address build/address/cuda-host-check; then run "tests/cuda/host_check (address)" build/address/cuda-host-check; fi
+    if build "" build/release/gpu-check build/release/libinferd_cuda_shim.so; then run "tests/kernels/gpu_check (shim)" build/release/gpu-check build/release/libinferd_cuda_shim.so; fi
     if make -s -j"$jobs" CUDA=1 build/release/libinferd_cuda.so >"$log/cuda.log" 2>&1; then note "ok   kernels/cuda compiles"; passed=$((passed + 1)); else note "FAIL kernels/cuda"; tail -30 "$log/cuda.log"; failed=$((failed + 1)); fi
 fi
 for check in check-includes check-sizes check-map; do

@@ -13,6 +13,8 @@ uint64_t fake_gpu_fail(uint64_t at, enum status status);
 /* Bytes that are allocated and not given back, and queues, recordings and prepared tasks likewise. */
 struct fake_gpu_held { uint64_t bytes, pinned; int queues, recordings, prepared; };
 struct fake_gpu_held fake_gpu_held(void);
+/* Computes a task whose addresses are host memory. */
+void fake_gpu_compute(const struct gpu_task *t);
 /* Kinds of tasks that have run. */
 uint64_t fake_gpu_ran(enum gpu_kind kind);
 

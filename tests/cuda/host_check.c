@@ -1,0 +1,104 @@
+/* The host side of the GPU library without a card (tests/cuda/shim.h): one pass over everything it does, and then that pass with each of its calls failing in turn, out of memory and as a broken
+ * context. Every failure must be told as a status and leave nothing behind. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/gpu.h"
+#include "tests/cuda/shim.h"
+
+enum { CALLS_MAX = 2000, N = 4, CHANNELS = 8, SIDE = 5, PIXELS = SIDE * SIDE, NUMBERS = PIXELS * CHANNELS };
+
+static int failed;
+
+static void expect(int truth, const char *what, uint64_t at)
+{
+    if (truth) return;
+    printf("FAIL call %llu: %s\n", (unsigned long long)at, what);
+    failed++;
+}
+
+static enum status prepare_all(const struct gpu_api *api, struct gpu *g, struct gpu_task *tasks, int count, int *ready, struct err *err)
+{
+    enum status st = ST_OK;
+    for (*ready = 0; *ready < count && !st; *ready += !st) st = api->prepare(g, &tasks[*ready], err);
+    return st;
+}
+
+/* A convolution, a product and an activation on a queue, started, recorded and replayed; y[0] is what became of one number. */
+static enum status work(const struct gpu_api *api, struct gpu *g, struct gpu_queue *q, char *memory, float *y, struct err *err)
+{
+    float x[NUMBERS], w[CHANNELS * CHANNELS];
+    struct gpu_recording *r = NULL;
+    char *at = memory;
+    int ready = 0;
+    struct gpu_task tasks[3] = {
+        { .kind = GPU_CONV, .operands = 5, .u.conv = { .n = 1, .in_c = CHANNELS, .out_c = CHANNELS, .groups = 1, .has_bias = true, .act = { ACT_RELU, 0, 0 }, .w = { 2, { SIDE, SIDE }, { SIDE, SIDE }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 0, 0 }, { 0, 0 } } } },
+        { .kind = GPU_PRODUCT, .operands = 5, .u.product = { .m = PIXELS, .n = CHANNELS, .k = CHANNELS, .batch = 1, .alpha = 1, .has_bias = true, .act = { ACT_SILU, 0, 0 } } },
+        { .kind = GPU_POINTWISE, .operands = 2, .u.pointwise = { .function = GPU_SCALE, .inputs = 1, .alpha = 2, .count = NUMBERS } },
+    };
+    for (int i = 0; i < NUMBERS; i++) x[i] = 1;
+    for (int i = 0; i < CHANNELS * CHANNELS; i++) w[i] = 0.125f;
+    char *places[4] = { at, at + 4096, at + 8192, at + 12288 };          /* x, y, weight, bias */
+    tasks[0].at[0] = places[0], tasks[0].at[1] = places[2], tasks[0].at[2] = places[1], tasks[0].at[3] = places[3];
+    tasks[1].at[0] = places[1], tasks[1].at[1] = places[2], tasks[1].at[2] = places[0], tasks[1].at[3] = places[3];
+    tasks[2].at[0] = places[0], tasks[2].at[1] = places[1];
+    enum status st = api->put(q, places[0], x, sizeof x, err);
+    if (!st) st = api->put(q, places[2], w, sizeof w, err);
+    if (!st) st = api->put(q, places[3], w, CHANNELS * sizeof *w, err);
+    if (!st) st = prepare_all(api, g, tasks, 3, &ready, err);
+    if (!st) st = api->run(q, tasks, 3, err);
+    if (!st) st = api->wait(q, err);
+    if (!st) st = api->put(q, places[0], x, sizeof x, err);
+    if (!st) st = api->record(q, tasks, 3, &r, err);
+    if (!st) st = api->replay(q, r, err);
+    if (!st) st = api->get(q, y, places[1], NUMBERS * sizeof *y, err);
+    struct err late;
+    const enum status waited = api->wait(q, st ? &late : err);
+    api->recording_close(r);
+    for (int i = 0; i < ready; i++) api->release(g, &tasks[i]);
+    return st ? st : waited;
+}
+
+static enum status pass(const struct gpu_api *api, float *y, struct err *err)
+{
+    struct gpu *g = NULL;
+    struct gpu_queue *q = NULL;
+    void *memory = NULL, *pinned = NULL;
+    enum status st = api->open(&g, 0, 0, NULL, err);
+    if (st) return st;
+    st = api->queue_open(g, &q, err);
+    if (!st) st = api->alloc(g, 1 << 16, &memory, err);
+    if (!st) st = api->pin(g, 4096, &pinned, err);
+    if (!st) st = work(api, g, q, memory, y, err);
+    api->free(g, memory);
+    api->unpin(g, pinned);
+    api->queue_close(q);
+    api->close(g);
+    return st;
+}
+
+int main(void)
+{
+    const struct gpu_api *api = inferd_gpu_api();
+    const float first = 8 * 0.125f + 0.125f, second = 8 * 0.125f * first + 0.125f, want = 2 * (second / (1 + expf(-second)));
+    float y[NUMBERS];
+    struct err err = { 0 };
+    expect(api->count() == 1, "one card", 0);
+    expect(pass(api, y, &err) == ST_OK && fabsf(y[NUMBERS - 1] - want) < 1e-5f, "a whole pass is right", 0);
+    expect(shim_held() == 0, "a whole pass leaves nothing", 0);
+    uint64_t tried = 0;
+    for (int memory = 0; memory < 2; memory++)
+        for (uint64_t at = 1; at < CALLS_MAX; at++) {
+            shim_fail(at, memory);
+            const enum status st = pass(api, y, &err);
+            const uint64_t calls = shim_fail(0, 0);
+            if (st) expect((st == ST_NO_MEMORY || st == ST_UNAVAILABLE || st == ST_INTERNAL || st == ST_UNSUPPORTED) && err.text[0], "a failure has a status and a sentence", at);
+            else expect(fabsf(y[NUMBERS - 1] - want) < 1e-5f, "what does not fail is right", at);
+            expect(shim_held() == 0, "a failed pass leaves nothing", at);
+            tried++;
+            if (calls < at) break;
+        }
+    printf("%llu calls failed in turn\n%d passed, %d failed, 0 skipped\n", (unsigned long long)tried, (int)tried - failed + 3, failed);
+    return failed != 0;
+}
