@@ -104,7 +104,7 @@ struct gpu;              /* an open card: context, allocator, library handles. A
 struct gpu_queue;        /* a stream with its events and staging memory: one thread at a time */
 struct gpu_recording;    /* tasks recorded once and replayed as one launch (a CUDA graph) */
 
-struct gpu_info { char name[GPU_TEXT], driver[GPU_TEXT]; int major, minor, processors; uint64_t memory, budget; };
+struct gpu_info { char name[GPU_TEXT], driver[GPU_TEXT], uuid[GPU_TEXT] /* "GPU-..." as the driver's tools write it */; int major, minor, processors; uint64_t memory, budget; };
 struct gpu_sample { uint64_t memory_used, memory_total; double power_watts, energy_joules, utilisation; /* negative: not known */ };
 
 struct gpu_api {

@@ -2,6 +2,7 @@
  * table walks over them. */
 #include "monitor/metrics.h"
 
+#include "monitor/metrics_gpus.h"
 #include "monitor/metrics_images.h"
 #include "monitor/metrics_text.h"
 #include "monitor/page.h"
@@ -118,6 +119,7 @@ static double cpu_utilization(void)
 static void write_process(struct buf *out, const struct metrics_process *p)
 {
     double total = 0, available = 0, resident = 0;
+    metrics_gpus_write(out);
     page_family(out, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]");
     buf_printf(out, "nv_cpu_utilization %.6g\n", cpu_utilization());
     if (read_line_number("/proc/meminfo", "MemTotal:", &total) && read_line_number("/proc/meminfo", "MemAvailable:", &available)) {

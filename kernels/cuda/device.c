@@ -80,6 +80,8 @@ static enum status read_card(struct gpu *g, struct err *err)
     if (st) return st;
     snprintf(g->info.name, sizeof g->info.name, "%.*s", GPU_TEXT - 1, p.name);
     snprintf(g->info.driver, sizeof g->info.driver, "driver for CUDA %d.%d, runtime %d.%d, cuDNN %llu", driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, (unsigned long long)cudnnGetVersion());
+    const unsigned char *u = (const unsigned char *)p.uuid.bytes;
+    snprintf(g->info.uuid, sizeof g->info.uuid, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
     g->info.major = p.major;
     g->info.minor = p.minor;
     g->info.processors = p.multiProcessorCount;

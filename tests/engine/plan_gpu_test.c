@@ -5,6 +5,7 @@
 #include "engine/device_gpu.h"
 #include "engine/graph/plan_gpu.h"
 #include "engine/onnx/onnx_engine_internal.h"
+#include "monitor/metrics_gpus.h"
 #include "tests/engine/onnx_run.h"
 #include "tests/kernels/fake_gpu.h"
 #include "tests/test.h"
@@ -141,5 +142,24 @@ TEST(a_model_goes_on_on_the_cpu_after_its_card_was_lost)
     onnx_run_close(&r);
     fake_gpu_fail(0, ST_OK);
     nothing_is_held();
+    device_gpus_use(NULL);
+}
+
+TEST(an_open_card_stands_on_the_page_of_metrics)
+{
+    const struct device_gpu *d;
+    struct err err;
+    struct buf b;
+    buf_init(&b, 1 << 16);
+    device_gpus_use(fake_gpu_api());
+    metrics_gpus_write(&b);
+    CHECK_INT(b.length, 0);                    /* no model has asked for it */
+    REQUIRE_OK(device_gpu_open(&d, 0, &err), err);
+    metrics_gpus_write(&b);
+    buf_putc(&b, 0);
+    CHECK(strstr(b.data, "nv_gpu_memory_used_bytes{gpu_uuid=\"GPU-none\"} 0\n"));
+    CHECK(strstr(b.data, "inferd_gpu_lost{gpu_uuid=\"GPU-none\"} 0\n"));
+    CHECK(!strstr(b.data, "nv_gpu_power_usage{"));       /* not known */
+    buf_free(&b);
     device_gpus_use(NULL);
 }

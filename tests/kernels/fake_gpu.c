@@ -58,7 +58,7 @@ static enum status open_card(struct gpu **out, int ordinal, uint64_t budget, con
 }
 
 static void close_card(struct gpu *g) { free(g); }
-static void card_info(const struct gpu *g, struct gpu_info *out) { *out = (struct gpu_info){ .name = "no card", .driver = "none", .processors = 1, .budget = g->budget }; }
+static void card_info(const struct gpu *g, struct gpu_info *out) { *out = (struct gpu_info){ .name = "no card", .driver = "none", .uuid = "GPU-none", .processors = 1, .budget = g->budget }; }
 static bool card_sample(struct gpu *g, struct gpu_sample *out)
 {
     (void)g;
