@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static const char *const precisions[] = { [PRECISION_F32] = "f32", [PRECISION_BF16] = "bf16", [PRECISION_AUTO] = "auto", [PRECISION_INT8] = "int8" };
+static const char *const precisions[] = { [PRECISION_F32] = "f32", [PRECISION_BF16] = "bf16", [PRECISION_AUTO] = "auto", [PRECISION_INT8] = "int8", [PRECISION_F16] = "f16" };
 
 bool precision_from_name(const char *name, enum precision *out)
 {

@@ -27,8 +27,8 @@ struct model_files {
 
 /* AUTO: what the engine finds quickest and right enough. BF16: layers on constant weights round those and what they are given to bfloat16, sums are float; where the
  * machine is not quick at it, and of texts and pictures, as AUTO. INT8: a file that carries scales is computed in bytes where they say so, all else in float; other files as F32. */
-enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_AUTO, PRECISION_INT8 };
-bool precision_from_name(const char *name, enum precision *out);      /* "f32", "bf16", "auto", "int8" */
+enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_AUTO, PRECISION_INT8, PRECISION_F16 /* on a GPU; elsewhere it is F32 */ };
+bool precision_from_name(const char *name, enum precision *out);      /* "f32", "f16", "bf16", "auto", "int8" */
 const char *precision_name(enum precision p);
 
 /* What was found out about a version once and need not be again: which precision is quicker and right enough. Asked and told by open, in its thread. */

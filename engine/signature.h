@@ -18,7 +18,7 @@ struct port {
 
 /* The precision of a network's layers and how it was chosen. */
 struct signature_precision {
-    const char *name;                      /* "f32", "bf16", "int8"; NULL: the engine chooses by itself for each layer */
+    const char *name;                      /* "f32", "f16", "bf16", "int8"; NULL: the engine chooses by itself for each layer */
     const char *tried;                     /* what the trial set against f32: "bf16" or "int8" */
     double      error_max;                 /* what was allowed */
     double      error;                     /* largest relative L2 error of an output against f32 in the trial; below 0: there was no trial */

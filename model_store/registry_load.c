@@ -209,7 +209,7 @@ static enum status read_engine_parameters(const struct model_config *c, struct e
     static const struct { const char *name; int type; } types[] = { { "f32", 0 }, { "f16", 1 }, { "bf16", 30 }, { "q8_0", 8 }, { "q4_0", 2 } };
     const char *precision = model_config_parameter(c, "precision"), *type = model_config_parameter(c, "kv_cache_type"), *invariant = model_config_parameter(c, "batch_invariant");
     if (precision) {
-        if (!precision_from_name(precision, &o->precision)) return wrong_parameter("precision", precision, "f32, bf16, int8 or auto", err);
+        if (!precision_from_name(precision, &o->precision)) return wrong_parameter("precision", precision, "f32, f16, bf16, int8 or auto", err);
     }
     enum status st = read_mib(c, "kv_cache_mib", 1, &o->kv_bytes, err);
     if (!st) st = read_mib(c, "kv_swap_mib", 0, &o->kv_swap_bytes, err);

@@ -78,7 +78,7 @@ int command_engine_option(struct command_args *a, struct engine_options *o)
     }
     if (command_option(a, "--precision", &v)) {
         if (v && precision_from_name(v, &o->precision)) return 1;
-        fprintf(stderr, "inferd: --precision takes f32, bf16, int8 or auto\n");
+        fprintf(stderr, "inferd: --precision takes f32, f16, bf16, int8 or auto\n");
         return -1;
     }
     return 0;

@@ -28,7 +28,7 @@ static const struct setting settings[] = {
     { "cpu-level", TEXT, AT(cpu_level), 0, 0, "LEVEL", "use no instructions beyond scalar, avx2, avx512 or amx" },
     { "gpu", TEXT, AT(gpu), 0, 0, "MODE", "auto: models run on a GPU where libinferd_cuda.so finds one (default); off; or the path of that library" },
     { "gpu-memory", NUMBER, AT(gpu_memory), 0, INT64_C(1) << 44, "BYTES", "memory that models may take of each GPU (0: nine tenths of what is free)" },
-    { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: f32, bf16, int8 (files that carry scales), or auto (the quickest whose error is small: docs/NETWORKS.md); a model's parameter `precision` comes first" },
+    { "precision", TEXT, AT(precision), 0, 0, "P", "arithmetic of the networks: f32, f16 (on a GPU), bf16, int8 (files that carry scales), or auto (the quickest whose error is small: docs/NETWORKS.md); a model's parameter `precision` comes first" },
     { "api-keys", TEXT, AT(api_keys), 0, 0, "FILE", "keys: lines of sha256-hex scopes name [requests=N] [tokens=N], scopes from infer,read,admin, quotas a minute; read again on SIGHUP" },
     { "insecure-no-auth", SWITCH, AT(insecure_no_auth), 0, 0, NULL, "listen beyond loopback without keys (logged as a warning at every start)" },
     { "tls-cert", TEXT, AT(tls_cert), 0, 0, "FILE", "speak TLS on every port, with this certificate chain (PEM; read again when it changes, and on SIGHUP)" },
@@ -168,7 +168,7 @@ static enum status check(const struct server_config *c, struct err *err)
     if (c->tls_client_ca && !c->tls_cert) return err_set(err, ST_BAD_INPUT, "--tls-client-ca needs --tls-cert and --tls-key");
     if (strcmp(c->rate_limit, "off") && strcmp(c->rate_limit, "execution_count")) return err_set(err, ST_BAD_INPUT, "--rate-limit takes off or execution_count, not '%.64s'", c->rate_limit);
     if (c->rate_limit_resources.count && !strcmp(c->rate_limit, "off")) return err_set(err, ST_BAD_INPUT, "--rate-limit-resource is for --rate-limit execution_count");
-    if (strcmp(c->precision, "f32") && strcmp(c->precision, "bf16") && strcmp(c->precision, "int8") && strcmp(c->precision, "auto")) return err_set(err, ST_BAD_INPUT, "--precision takes f32, bf16, int8 or auto, not '%.64s'", c->precision);
+    if (strcmp(c->precision, "f32") && strcmp(c->precision, "f16") && strcmp(c->precision, "bf16") && strcmp(c->precision, "int8") && strcmp(c->precision, "auto")) return err_set(err, ST_BAD_INPUT, "--precision takes f32, f16, bf16, int8 or auto, not '%.64s'", c->precision);
     return ST_OK;
 }
 

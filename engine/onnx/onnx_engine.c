@@ -143,6 +143,7 @@ static enum status choose_precision(struct engine *e, struct err *err)
 /* What is asked for, where file and machine have it. */
 static enum precision first_precision(const struct engine *e)
 {
+    if (e->device.gpu && (e->options.precision == PRECISION_F16 || e->options.precision == PRECISION_BF16)) return e->options.precision;
     if (e->options.precision == PRECISION_BF16 && e->device.kernels.level >= CPU_AMX) return PRECISION_BF16;
     return e->options.precision == PRECISION_INT8 && !e->options.passes_off ? PRECISION_INT8 : PRECISION_F32;
 }
@@ -151,7 +152,7 @@ static enum precision first_precision(const struct engine *e)
 static enum status use_gpu(struct engine *e, const struct model_files *files, struct err *err)
 {
     if (files->directory && !(e->directory = strdup(files->directory))) return err_set(err, ST_NO_MEMORY, "opening a model");
-    e->device.gpu_float = e->options.precision == PRECISION_BF16 ? GPU_BF16 : GPU_F32;
+    e->device.gpu_float = e->options.precision == PRECISION_BF16 ? GPU_BF16 : e->options.precision == PRECISION_F16 ? GPU_F16 : GPU_F32;
     return device_gpu_open(&e->device.gpu, e->options.gpu - 1, err);
 }
 
