@@ -24,6 +24,9 @@ bool           cpu_level_from_name(const char *name, enum cpu_level *out);
 /* Runs body(ctx, part, parts) on `threads` threads of the calling thread's team and returns when all are done. The only place that
  * knows OpenMP. Parts run in any order. */
 void parallel_for(int threads, int parts, void (*body)(void *ctx, int part, int parts), void *ctx);
+/* The calling thread's team ends; its next call makes another. For threads that computed for a while and now wait: where more threads live than there are cores, every team's threads sleep at once when
+ * they have nothing to do, and waking them costs a step milliseconds. */
+void parallel_dismiss(void);
 /* The size of the team that a library starts from the calling thread from now on. */
 void parallel_set_threads(int threads);
 

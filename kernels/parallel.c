@@ -35,6 +35,8 @@ void parallel_for(int threads, int parts, void (*body)(void *ctx, int part, int 
     TAKE_OVER(&t->done);
 }
 
+void parallel_dismiss(void) { (void)omp_pause_resource_all(omp_pause_soft); }
+
 void parallel_set_threads(int threads)
 {
     if (threads < 1) threads = 1;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "kernels/kernels.h"
 
 enum { FALLBACK_MAX = 8 };
 
@@ -97,6 +98,7 @@ enum status control_load_version(struct registry *r, struct model_entry *m, int6
     set_state(r, v, VERSION_LOADING, "");
     log_write(r->o.log, LOG_INFO, "loading", "%s version %" PRId64, m->name, version);
     enum status st = load_open_version(r, m, version, stamp, &l, err);
+    parallel_dismiss();                    /* the loader waits now, and its team would be one thread too many */
     if (st) {
         set_state(r, v, v->live ? VERSION_READY : VERSION_UNAVAILABLE, err->text);
         log_write(r->o.log, LOG_ERROR, "load failed", "%s version %" PRId64 ": %s", m->name, version, err->text);
