@@ -1,12 +1,13 @@
-/* Convolutions through cuDNN's graph interface: the convolution with residual, bias and activation behind it as one graph where an engine takes that, else alone with a kernel of ours
- * behind it. Of the engines that its heuristics offer the quickest is taken, timed once for each shape; its plan is kept on disk as the library writes it. In f32 engines that round inputs (TF32)
+/* Convolutions through cuDNN's graph interface: the convolution with residual, bias and activation behind it as one graph where an engine takes that, else added to the residual in y (beta 1;
+ * y may be the residual itself) with a kernel of ours for the rest behind it. Of the engines that its heuristics offer the quickest is taken, timed once for each shape; its plan is kept on disk as the library writes it. In f32 engines that round inputs (TF32)
  * are passed over. Everything is channels last. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/body.h"
 #include "kernels/cuda/internal.h"
 
-enum { OFFERS = 10, TRIALS = 5, PARTS = 5 /* operands of the task */, MADE = 24, PLAN_TEXT_MAX = 1 << 20 };
+enum { OFFERS = 10, TRIALS = 5, PARTS = 5 /* operands of the task */, MADE = 20 + OFFERS /* a graph with everything fused is 18 descriptors */, PLAN_TEXT_MAX = 1 << 20 };
 
 struct dnn_plan {
     cudnnBackendDescriptor_t plan;
@@ -126,6 +127,14 @@ static bool activation_mode(struct activation_spec a, cudnnPointwiseMode_t *mode
     }
 }
 
+/* What cuDNN calls the parts of a convolution and of one that undoes another. */
+static const struct { cudnnBackendDescriptorType_t type; cudnnBackendAttributeName_t convolution, x, weight, y, alpha, beta; } names[2] = {
+    { CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+      CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA },
+    { CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA },
+};
+
 /* The operations of the task; uid k + 1 is operand k. Given back is the finished graph. */
 static cudnnBackendDescriptor_t describe(struct builder *b, cudnnHandle_t handle, bool fused)
 {
@@ -134,7 +143,7 @@ static cudnnBackendDescriptor_t describe(struct builder *b, cudnnHandle_t handle
     const struct gpu_window *w = &c->w;
     const cudnnDataType_t type = data_type(b->task->type[0]);
     const int64_t ones[GPU_SPACE] = { 1, 1, 1 }, *x_space = c->transposed ? w->out : w->in, *y_space = c->transposed ? w->in : w->out;
-    const double alpha = 1, beta = 0;
+    const double alpha = 1, beta = !fused && c->has_residual;
     cudnnPointwiseMode_t mode;
     const bool acts = fused && c->act.kind != ACT_NONE;
     cudnnBackendDescriptor_t ops[4], x = tensor(b, 1, type, c->n, c->in_c, w->dims, x_space, false), y = tensor(b, 3, type, c->n, c->out_c, w->dims, y_space, false);
@@ -142,23 +151,13 @@ static cudnnBackendDescriptor_t describe(struct builder *b, cudnnHandle_t handle
     int steps = fused ? c->has_residual + c->has_bias + acts : 0, count = 0;
     int64_t next = VIRTUAL;
     cudnnBackendDescriptor_t at = steps ? tensor(b, next++, CUDNN_DATA_FLOAT, c->n, c->out_c, w->dims, y_space, true) : y, op;
-    if (c->transposed) {
-        op = make(b, CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &x);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &weight);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &at);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_TYPE_DOUBLE, 1, &alpha);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA, CUDNN_TYPE_DOUBLE, 1, &beta);
-    } else {
-        op = make(b, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &x);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &weight);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &at);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_DOUBLE, 1, &alpha);
-        set(b, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_DOUBLE, 1, &beta);
-    }
+    op = make(b, names[c->transposed].type);
+    set(b, op, names[c->transposed].convolution, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d);
+    set(b, op, names[c->transposed].x, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &x);
+    set(b, op, names[c->transposed].weight, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &weight);
+    set(b, op, names[c->transposed].y, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &at);
+    set(b, op, names[c->transposed].alpha, CUDNN_TYPE_DOUBLE, 1, &alpha);
+    set(b, op, names[c->transposed].beta, CUDNN_TYPE_DOUBLE, 1, &beta);
     finish(b, op);
     ops[count++] = op;
     for (int part = 0; part < 3 && steps; part++) {                   /* residual, bias, activation */
@@ -284,13 +283,6 @@ static enum status take_buffers(struct gpu *g, struct gpu_queue *q, struct gpu_t
     return st;
 }
 
-static int64_t y_count_of(const struct gpu_conv *c)
-{
-    int64_t n = c->n * c->out_c;
-    for (int d = 0; d < c->w.dims; d++) n *= c->transposed ? c->w.in[d] : c->w.out[d];
-    return n;
-}
-
 static void keep_plan(const struct gpu *g, const char *key, const struct dnn_plan *p)
 {
     char *text = malloc(PLAN_TEXT_MAX);
@@ -348,7 +340,7 @@ enum status dnn_open(struct dnn_plan **out, struct gpu *g, const struct gpu_task
     void *buffers[PARTS] = { NULL };
     char key[CUDA_KEY_MAX];
     const bool behind = c->has_bias || c->has_residual || c->act.kind != ACT_NONE;
-    if (!gpu_type_is_float(t->type[0]) || t->type[1] != t->type[0] || t->type[2] != t->type[0] || (c->has_residual && t->type[4] != t->type[0]) || (c->has_bias && t->type[3] != t->type[0]) || y_count_of(c) == 0)
+    if (!gpu_type_is_float(t->type[0]) || t->type[1] != t->type[0] || t->type[2] != t->type[0] || (c->has_residual && t->type[4] != t->type[0]) || (c->has_bias && t->type[3] != t->type[0]) || body_elements(t) == 0)
         return err_set(err, ST_UNSUPPORTED, "the convolution's types are not all one float type");
     struct dnn_plan *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "preparing a convolution");
@@ -357,7 +349,7 @@ enum status dnn_open(struct dnn_plan **out, struct gpu *g, const struct gpu_task
     cache_key(key, g, t, cudnnGetVersion());
     enum status st = cuda_trial_queue(g, &q, err);
     if (!st && !kept_plan(g, q->dnn, key, p)) {
-        st = take_buffers(g, q, &trial, y_count_of(c), buffers, err);
+        st = take_buffers(g, q, &trial, body_elements(t), buffers, err);
         if (!st) st = choose(p, g, q, &trial, behind && !c->transposed, err);
         if (st == ST_UNSUPPORTED && behind && !c->transposed) st = choose(p, g, q, &trial, false, err);
         for (int k = 0; k < PARTS; k++) memory_give(g->memory, buffers[k]);
@@ -382,7 +374,10 @@ void dnn_close(struct dnn_plan *p)
 enum status dnn_run(struct dnn_plan *p, struct gpu_queue *q, const struct gpu_task *t, struct err *err)
 {
     const struct gpu_conv *c = &t->u.conv;
-    enum status st = execute(p->plan, p->fused, q, t, err);
-    const bool behind = !p->fused && (c->has_bias || c->has_residual || c->act.kind != ACT_NONE);
-    return st || !behind ? st : cuda_check(q->gpu, (cudaError_t)cuda_launch_finish(t, c->has_bias, c->has_residual, q->stream), "finishing a convolution", err);
+    enum status st = ST_OK;
+    if (!p->fused && c->has_residual && t->at[4] != t->at[2])
+        st = cuda_check(q->gpu, cudaMemcpyAsync(t->at[2], t->at[4], (size_t)body_elements(t) * (size_t)gpu_type_bytes(t->type[4]), cudaMemcpyDeviceToDevice, q->stream), "copying what a convolution is added to", err);
+    if (!st) st = execute(p->plan, p->fused, q, t, err);
+    const bool behind = !p->fused && (c->has_bias || c->act.kind != ACT_NONE);
+    return st || !behind ? st : cuda_check(q->gpu, (cudaError_t)cuda_launch_finish(t, c->has_bias, false, q->stream), "finishing a convolution", err);
 }

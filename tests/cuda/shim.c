@@ -15,7 +15,7 @@
 enum { MEMORY = 64 << 20, ENTRIES = 4096, ATTRIBUTES = 24, OFFERED = 2 };
 
 static uint64_t calls, fail_at;
-static int out_of_memory, held;
+static int out_of_memory, held, finishes;
 static cudaError_t broken, last;
 
 uint64_t shim_fail(uint64_t at, int memory)
@@ -26,6 +26,7 @@ uint64_t shim_fail(uint64_t at, int memory)
     return before;
 }
 int shim_held(void) { return held; }
+int shim_finishes(void) { return finishes; }
 
 /* Counts a call; its error when it is its turn, or the context is broken. */
 static cudaError_t enter(void)
@@ -234,7 +235,11 @@ static void run_finish(void *with)
     for (int64_t i = 0, n = body_elements(t); i < n; i++)
         body_store(t->at[2], t->type[2], i, body_finish(t, i, i % columns, body_load(t->at[2], t->type[2], i), f->bias, f->residual, product ? t->u.product.act : t->u.conv.act));
 }
-int cuda_launch_finish(const struct gpu_task *t, bool bias, bool residual, cuda_stream s) { return (int)submit(s, run_finish, &(struct finish){ *t, bias, residual }, sizeof(struct finish)); }
+int cuda_launch_finish(const struct gpu_task *t, bool bias, bool residual, cuda_stream s)
+{
+    finishes++;
+    return (int)submit(s, run_finish, &(struct finish){ *t, bias, residual }, sizeof(struct finish));
+}
 
 /* ---- cuBLASLt: what a product is asked for is kept as it is set ---- */
 struct layout { cudaDataType type; uint64_t rows, columns; int64_t ld, step; int32_t batch; };
@@ -493,6 +498,8 @@ static float *convolve(const struct execution *x, const struct shim_descriptor *
     float *y = malloc((size_t)*count * sizeof *y);
     t.at[0] = address(x, in), t.at[1] = address(x, w), t.at[2] = y;
     fake_gpu_compute(&t);
+    const double beta = *(const double *)find(op, back ? CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA : CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, NULL);
+    for (int64_t i = 0; i < *count && beta != 0; i++) y[i] += (float)beta * body_load(address(x, out), gpu_type_of(out), i);
     return y;
 }
 

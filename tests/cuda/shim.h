@@ -9,5 +9,7 @@
 uint64_t shim_fail(uint64_t at, int out_of_memory);
 /* Things made and not destroyed: allocations, streams, events, handles, descriptors, graphs. */
 int      shim_held(void);
+/* Kernels that were started behind a library's product or convolution, since the program began. */
+int      shim_finishes(void);
 
 #endif
