@@ -34,7 +34,7 @@ enum gpu_kind { GPU_POINTWISE, GPU_MOVE, GPU_FILL, GPU_GATHER, GPU_REDUCE, GPU_S
 
 /* y[i] = f(a[...], b[...], c[...]), then the activation. One input: functions of a; two: of a and b. Whole numbers alone are computed as int64, everything else as float. */
 enum gpu_function {
-    GPU_COPY /* also between types: towards whole numbers truncated, towards bool "is not 0" */, GPU_NEG, GPU_ABS, GPU_RECIPROCAL, GPU_FLOOR, GPU_CEIL, GPU_ROUND /* ties to even */, GPU_SIGN, GPU_SQRT, GPU_EXP, GPU_LOG, GPU_SIN, GPU_COS,
+    GPU_COPY /* also between types: towards whole numbers truncated; with alpha to U8: bool, "is not 0" */, GPU_NEG, GPU_ABS, GPU_RECIPROCAL, GPU_FLOOR, GPU_CEIL, GPU_ROUND /* ties to even */, GPU_SIGN, GPU_SQRT, GPU_EXP, GPU_LOG, GPU_SIN, GPU_COS,
     GPU_NOT, GPU_ISNAN, GPU_SOFTSIGN, GPU_MISH, GPU_SWISH /* a * sigmoid(alpha a) */, GPU_SELU /* beta * (a > 0 ? a : alpha expm1(a)) */, GPU_CELU /* alpha */, GPU_THRESHOLD /* a > alpha ? a : 0 */, GPU_SCALE /* alpha a */,
     GPU_ADD, GPU_SUB, GPU_MUL, GPU_DIV, GPU_POW, GPU_MIN, GPU_MAX, GPU_MOD /* sign of b */, GPU_FMOD /* sign of a */, GPU_PRELU, GPU_AND, GPU_OR, GPU_XOR, GPU_EQUAL, GPU_LESS, GPU_GREATER, GPU_LESS_EQUAL, GPU_GREATER_EQUAL,
     GPU_WHERE /* a ? b : c */, GPU_SCALE_SHIFT /* a * b + c */, GPU_FUNCTION_COUNT

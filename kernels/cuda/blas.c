@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/internal.h"
 
-enum { OFFERS = 8, TRIALS = 5 };
+enum { OFFERS = 8 };
 
 struct blas_plan {
     cublasLtMatmulDesc_t   op;
@@ -86,54 +86,25 @@ static enum status multiply(struct blas_plan *p, struct gpu_queue *q, const stru
     return cuda_check_blas(q->gpu, b, "a product", err);
 }
 
-/* Milliseconds of an algorithm on buffers that hold anything; negative: it does not run. */
-static float time_one(struct blas_plan *p, struct gpu_queue *q, const struct gpu_task *t, const cublasLtMatmulAlgo_t *algo)
-{
-    float ms = -1;
-    struct err why;
-    if (multiply(p, q, t, algo, &why) || cudaEventRecord(q->begun, q->stream) != cudaSuccess) return -1;
-    for (int i = 0; i < TRIALS; i++)
-        if (multiply(p, q, t, algo, &why)) return -1;
-    if (cudaEventRecord(q->ended, q->stream) != cudaSuccess || cudaStreamSynchronize(q->stream) != cudaSuccess || cudaEventElapsedTime(&ms, q->begun, q->ended) != cudaSuccess) return -1;
-    return ms;
-}
-
-/* Buffers as large as the task's operands. */
-static uint64_t operand_bytes(const struct gpu_task *t, int k)
-{
-    const struct gpu_product *s = &t->u.product;
-    const uint64_t size = (uint64_t)gpu_type_bytes(t->type[k]);
-    switch (k) {
-    case 0: return size * (uint64_t)(s->a_step ? s->a_step * s->batch : s->m * s->k);
-    case 1: return size * (uint64_t)(s->b_step ? s->b_step * s->batch : s->k * s->n);
-    case 3: return size * (uint64_t)s->n;
-    default: return size * (uint64_t)(s->m * s->n * s->batch);
-    }
-}
+static enum status multiply_by(void *plan, const void *algo, struct gpu_queue *q, const struct gpu_task *t, struct err *err) { return multiply(plan, q, t, algo, err); }
 
 static enum status choose(struct blas_plan *p, struct gpu *g, const struct gpu_task *t, const cublasLtMatmulHeuristicResult_t *offers, int count, struct err *err)
 {
-    struct gpu_queue *q;
-    struct gpu_task trial = *t;
-    void *buffers[5] = { NULL };
-    enum status st = cuda_trial_queue(g, &q, err);
-    for (int k = 0; k < 5 && !st; k++) {
-        if ((k == 3 && !t->u.product.has_bias) || (k == 4 && !t->u.product.has_residual)) continue;
-        st = memory_take(g->memory, operand_bytes(t, k), &buffers[k], err);
-        if (!st) st = cuda_check(g, cudaMemsetAsync(buffers[k], 0x3c, operand_bytes(t, k), q->stream), "timing a product", err);
-        trial.at[k] = buffers[k];
-    }
+    const struct gpu_product *s = &t->u.product;
+    const uint64_t y = (uint64_t)(s->m * s->n * s->batch);
+    struct trial trial;
+    enum status st = trial_begin(&trial, g, t, (uint64_t[]){ (uint64_t)(s->a_step ? s->a_step * s->batch : s->m * s->k), (uint64_t)(s->b_step ? s->b_step * s->batch : s->k * s->n), y, s->has_bias ? (uint64_t)s->n : 0, s->has_residual ? y : 0 }, err);
+    if (st) return st;
     float best = -1;
-    int taken = 0;
-    for (int i = 0; i < count && !st; i++) {
-        const float ms = time_one(p, q, &trial, &offers[i].algo);
-        if (ms >= 0 && (best < 0 || ms < best)) best = ms, taken = i;
+    for (int i = 0; i < count; i++) {
+        const float ms = trial_time(&trial, multiply_by, p, &offers[i].algo);
+        if (ms < 0 || (best >= 0 && ms >= best)) continue;
+        best = ms;
+        p->algo = offers[i].algo;
     }
-    if (!st) st = cuda_check(g, cudaStreamSynchronize(q->stream), "timing products", err);
-    for (int k = 0; k < 5; k++) memory_give(g->memory, buffers[k]);
-    if (!st && best < 0) st = err_set(err, ST_UNSUPPORTED, "no algorithm of cuBLASLt runs this product");
-    if (!st) p->algo = offers[taken].algo;
-    return st;
+    st = cuda_check(g, cudaStreamSynchronize(trial.queue->stream), "timing products", err);
+    trial_end(&trial);
+    return st || best >= 0 ? st : err_set(err, ST_UNSUPPORTED, "no algorithm of cuBLASLt runs this product");
 }
 
 /* The quickest of what the library offers, or what was the quickest before. */

@@ -197,7 +197,7 @@ BODY int64_t body_function_whole(int f, int64_t a, int64_t b, int64_t c)
 }
 
 /* ---- places ---- */
-/* Where element i of a shape lies by steps. Dimensions are below 2^31 (gpu_fits): divisions of 32 bits cost a tenth of those of 64. */
+/* Where element i of a shape lies by steps. Dimensions are below 2^31 (prepare refuses others): divisions of 32 bits cost a tenth of those of 64. */
 BODY int64_t body_place(int64_t i, int rank, const int64_t *dims, const int64_t *steps)
 {
     int64_t at = 0;

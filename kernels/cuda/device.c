@@ -145,7 +145,7 @@ static enum status queue_open(struct gpu *g, struct gpu_queue **out, struct err 
     if (!st) st = cuda_check(g, cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream", err);
     if (!st) st = cuda_check(g, cudaEventCreate(&q->begun), "making an event", err);
     if (!st) st = cuda_check(g, cudaEventCreate(&q->ended), "making an event", err);
-    for (int i = 0; i < 2 && !st; i++) st = cuda_check(g, cudaEventCreateWithFlags(&q->ring_free[i], cudaEventDisableTiming), "making an event", err);
+    for (int i = 0; i < 2 && !st; i++) st = cuda_check(g, cudaEventCreateWithFlags(&q->half_free[i], cudaEventDisableTiming), "making an event", err);
     if (!st) st = cuda_check_dnn(g, cudnnCreate(&q->dnn), "opening cuDNN", err);
     if (!st) st = cuda_check_dnn(g, cudnnSetStream(q->dnn, q->stream), "opening cuDNN", err);
     if (!st) st = memory_take(g->memory, CUDA_WORKSPACE, &q->workspace, err);
@@ -165,7 +165,7 @@ static void queue_close(struct gpu_queue *q)
     if (q->stream) (void)cudaStreamSynchronize(q->stream);
     if (q->dnn) (void)cudnnDestroy(q->dnn);
     for (int i = 0; i < 2; i++)
-        if (q->ring_free[i]) (void)cudaEventDestroy(q->ring_free[i]);
+        if (q->half_free[i]) (void)cudaEventDestroy(q->half_free[i]);
     if (q->begun) (void)cudaEventDestroy(q->begun);
     if (q->ended) (void)cudaEventDestroy(q->ended);
     memory_give(q->gpu->memory, q->workspace);
@@ -195,23 +195,16 @@ static enum status put(struct gpu_queue *q, void *device, const void *host, uint
     enum status st = begin(q, err);
     if (st || bytes == 0) return st;
     if (bytes > RING_HALF || memory_is_pinned(q->gpu->memory, host, bytes)) return cuda_check(q->gpu, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, q->stream), "copying to the GPU", err);
-    const uint64_t half = q->ring_at / RING_HALF;
-    if (q->ring_at % RING_HALF + bytes > RING_HALF) {          /* on to the other half, once its copies are done */
-        st = cuda_check(q->gpu, cudaEventRecord(q->ring_free[half], q->stream), "copying to the GPU", err);
-        if (!st) st = cuda_check(q->gpu, cudaEventSynchronize(q->ring_free[!half]), "copying to the GPU", err);
-        q->ring_at = half ? 0 : RING_HALF;
+    if (q->half_used + bytes > RING_HALF) {          /* on to the other half, once its copies are done */
+        st = cuda_check(q->gpu, cudaEventRecord(q->half_free[q->half], q->stream), "copying to the GPU", err);
+        q->half = !q->half;
+        q->half_used = 0;
+        if (!st) st = cuda_check(q->gpu, cudaEventSynchronize(q->half_free[q->half]), "copying to the GPU", err);
         if (st) return st;
     }
-    char *at = q->ring + q->ring_at;
+    char *at = q->ring + (uint64_t)q->half * RING_HALF + q->half_used;
     memcpy(at, host, bytes);
-    q->ring_at += (bytes + 255) & ~(uint64_t)255;
-    if (q->ring_at >= 2 * RING_HALF) {
-        st = cuda_check(q->gpu, cudaMemcpyAsync(device, at, bytes, cudaMemcpyHostToDevice, q->stream), "copying to the GPU", err);
-        if (!st) st = cuda_check(q->gpu, cudaEventRecord(q->ring_free[1], q->stream), "copying to the GPU", err);
-        if (!st) st = cuda_check(q->gpu, cudaEventSynchronize(q->ring_free[0]), "copying to the GPU", err);
-        q->ring_at = 0;
-        return st;
-    }
+    q->half_used += (bytes + 255) & ~(uint64_t)255;
     return cuda_check(q->gpu, cudaMemcpyAsync(device, at, bytes, cudaMemcpyHostToDevice, q->stream), "copying to the GPU", err);
 }
 
@@ -231,15 +224,15 @@ static enum status wait_all(struct gpu_queue *q, struct err *err)
     if (!st && q->begun_is_set && cudaEventElapsedTime(&ms, q->begun, q->ended) != cudaSuccess) (void)cudaGetLastError();
     q->milliseconds = (double)ms;
     q->begun_is_set = false;
-    q->ring_at = 0;
+    q->half_used = 0;
     return st;
 }
 
 static double milliseconds(struct gpu_queue *q) { return q->milliseconds; }
 
 /* ---- tasks ---- */
-enum way { WAY_ELEMENTS, WAY_ROWS, WAY_ATTENTION, WAY_BLAS, WAY_DNN };
-struct prepared { enum way way; struct blas_plan *blas; struct dnn_plan *dnn; };
+/* What a task goes through: a library's plan, or (both NULL) a kernel of ours. */
+struct prepared { struct blas_plan *blas; struct dnn_plan *dnn; };
 
 /* Dimensions that index arithmetic of 32 bits is right for. */
 static bool fits(const struct gpu_task *t)
@@ -253,15 +246,6 @@ static bool fits(const struct gpu_task *t)
     return true;
 }
 
-static enum way own_way(int kind)
-{
-    switch (kind) {
-    case GPU_REDUCE: case GPU_SOFTMAX: case GPU_NORM_ROWS: case GPU_NORM_CHANNELS: return WAY_ROWS;
-    case GPU_ATTENTION: return WAY_ATTENTION;
-    default: return WAY_ELEMENTS;
-    }
-}
-
 static enum status prepare(struct gpu *g, struct gpu_task *t, struct err *err)
 {
     enum { HEAD_MAX = 512 };
@@ -269,18 +253,10 @@ static enum status prepare(struct gpu *g, struct gpu_task *t, struct err *err)
     if (t->kind == GPU_ATTENTION && (t->u.attention.head_dim > HEAD_MAX || t->u.attention.head_dim_v > HEAD_MAX)) return err_set(err, ST_UNSUPPORTED, "a head of attention has more than %d numbers", HEAD_MAX);
     struct prepared *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "preparing a task");
-    p->way = own_way(t->kind);
     enum status st = cuda_use(g, err);
-    struct err why;
-    if (!st && t->kind == GPU_PRODUCT) {
-        st = blas_open(&p->blas, g, t, &why);
-        if (!st) p->way = WAY_BLAS;
-    } else if (!st && t->kind == GPU_CONV) {
-        st = dnn_open(&p->dnn, g, t, &why);
-        if (!st) p->way = WAY_DNN;
-    }
+    if (!st && t->kind == GPU_PRODUCT) st = blas_open(&p->blas, g, t, err);
+    if (!st && t->kind == GPU_CONV) st = dnn_open(&p->dnn, g, t, err);
     if (st == ST_UNSUPPORTED) st = ST_OK;                /* the plain kernel */
-    else if (st && err && st != err->status) *err = why;
     if (st) {
         free(p);
         return st;
@@ -303,14 +279,13 @@ static void release(struct gpu *g, struct gpu_task *t)
 static enum status run_one(struct gpu_queue *q, const struct gpu_task *t, struct err *err)
 {
     const struct prepared *p = t->prepared;
-    switch (p->way) {
-    case WAY_BLAS: return blas_run(p->blas, q, t, err);
-    case WAY_DNN: return dnn_run(p->dnn, q, t, err);
-    case WAY_ROWS: return cuda_check(q->gpu, (cudaError_t)cuda_launch_rows(t, q->stream), "starting a kernel over rows", err);
-    case WAY_ATTENTION: return cuda_check(q->gpu, (cudaError_t)cuda_launch_attention(t, q->stream), "starting attention", err);
-    case WAY_ELEMENTS: break;
+    if (p->blas) return blas_run(p->blas, q, t, err);
+    if (p->dnn) return dnn_run(p->dnn, q, t, err);
+    switch (t->kind) {
+    case GPU_REDUCE: case GPU_SOFTMAX: case GPU_NORM_ROWS: case GPU_NORM_CHANNELS: return cuda_check(q->gpu, (cudaError_t)cuda_launch_rows(t, q->stream), "starting a kernel over rows", err);
+    case GPU_ATTENTION: return cuda_check(q->gpu, (cudaError_t)cuda_launch_attention(t, q->stream), "starting attention", err);
+    default: return cuda_check(q->gpu, (cudaError_t)cuda_launch_elements(t, q->stream), "starting a kernel over elements", err);
     }
-    return cuda_check(q->gpu, (cudaError_t)cuda_launch_elements(t, q->stream), "starting a kernel over elements", err);
 }
 
 static enum status run(struct gpu_queue *q, const struct gpu_task *tasks, int count, struct err *err)

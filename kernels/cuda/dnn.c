@@ -7,16 +7,15 @@
 #include "kernels/cuda/body.h"
 #include "kernels/cuda/internal.h"
 
-enum { OFFERS = 10, TRIALS = 5, PARTS = 5 /* operands of the task */, MADE = 20 + OFFERS /* a graph with everything fused is 18 descriptors */, PLAN_TEXT_MAX = 1 << 20 };
+enum { OFFERS = 10, PARTS = 5 /* operands of the task */, MADE = 20 + OFFERS /* a graph with everything fused is 18 descriptors */, PLAN_TEXT_MAX = 1 << 20 };
 
 struct dnn_plan {
     cudnnBackendDescriptor_t plan;
-    uint64_t workspace;
-    bool     fused;                  /* residual, bias and activation are in the plan */
+    bool fused;                      /* residual, bias and activation are in the plan */
 };
 
 /* Descriptors that describe one graph, all destroyed together. */
-struct builder { struct gpu *gpu; const struct gpu_task *task; cudnnBackendDescriptor_t made[MADE]; int count; cudnnStatus_t status; };
+struct builder { const struct gpu_task *task; cudnnBackendDescriptor_t made[MADE]; int count; cudnnStatus_t status; };
 
 static bool ok(const struct builder *b) { return b->status == CUDNN_STATUS_SUCCESS; }
 
@@ -211,21 +210,24 @@ static bool is_exact(cudnnBackendDescriptor_t config)
     return exact;
 }
 
-/* A plan that fits the workspace, or NULL. */
-static cudnnBackendDescriptor_t plan_of(cudnnHandle_t handle, cudnnBackendDescriptor_t config, uint64_t *workspace)
+/* Finishes a plan's description: does it stand, and fit the workspace? */
+static bool is_ready(cudnnBackendDescriptor_t plan)
+{
+    int64_t bytes = 0, count = 0;
+    return cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS && cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count, &bytes) == CUDNN_STATUS_SUCCESS && (uint64_t)bytes <= CUDA_WORKSPACE;
+}
+
+/* A plan from a configuration, or from the text that was kept of one (the other is NULL); NULL when it does not stand. */
+static cudnnBackendDescriptor_t plan_of(cudnnHandle_t handle, cudnnBackendDescriptor_t config, const char *text)
 {
     cudnnBackendDescriptor_t plan = NULL;
-    int64_t bytes = 0, count = 0;
     if (cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) != CUDNN_STATUS_SUCCESS) return NULL;
-    const bool made = cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle) == CUDNN_STATUS_SUCCESS
-        && cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config) == CUDNN_STATUS_SUCCESS && cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS
-        && cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count, &bytes) == CUDNN_STATUS_SUCCESS && (uint64_t)bytes <= CUDA_WORKSPACE;
-    if (!made) {
-        (void)cudnnBackendDestroyDescriptor(plan);
-        return NULL;
-    }
-    *workspace = (uint64_t)bytes;
-    return plan;
+    cudnnStatus_t s = cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
+    if (s == CUDNN_STATUS_SUCCESS && config) s = cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
+    if (s == CUDNN_STATUS_SUCCESS && text) s = cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, (int64_t)strlen(text), text);
+    if (s == CUDNN_STATUS_SUCCESS && is_ready(plan)) return plan;
+    (void)cudnnBackendDestroyDescriptor(plan);
+    return NULL;
 }
 
 static enum status execute(cudnnBackendDescriptor_t plan, bool fused, struct gpu_queue *q, const struct gpu_task *t, struct err *err)
@@ -247,40 +249,20 @@ static enum status execute(cudnnBackendDescriptor_t plan, bool fused, struct gpu
     return cuda_check_dnn(q->gpu, s, "a convolution", err);
 }
 
-static float time_one(cudnnBackendDescriptor_t plan, bool fused, struct gpu_queue *q, const struct gpu_task *t)
-{
-    float ms = -1;
-    struct err why;
-    if (execute(plan, fused, q, t, &why) || cudaEventRecord(q->begun, q->stream) != cudaSuccess) return -1;
-    for (int i = 0; i < TRIALS; i++)
-        if (execute(plan, fused, q, t, &why)) return -1;
-    if (cudaEventRecord(q->ended, q->stream) != cudaSuccess || cudaStreamSynchronize(q->stream) != cudaSuccess || cudaEventElapsedTime(&ms, q->begun, q->ended) != cudaSuccess) return -1;
-    return ms;
-}
+static enum status execute_by(void *plan, const void *fused, struct gpu_queue *q, const struct gpu_task *t, struct err *err) { return execute(plan, *(const bool *)fused, q, t, err); }
 
-static uint64_t operand_bytes(const struct gpu_task *t, int k)
+/* Numbers of x and of the weight. */
+static uint64_t x_count(const struct gpu_conv *c)
 {
-    const struct gpu_conv *c = &t->u.conv;
-    const int64_t *x_space = c->transposed ? c->w.out : c->w.in;
-    int64_t x = c->n * c->in_c, cells = c->in_c / c->groups * c->out_c;
-    for (int d = 0; d < c->w.dims; d++) x *= x_space[d], cells *= c->w.kernel[d];
-    const uint64_t size = (uint64_t)gpu_type_bytes(t->type[k]);
-    return size * (uint64_t)(k == 0 ? x : k == 1 ? cells : k == 3 ? c->out_c : 0);
+    int64_t n = c->n * c->in_c;
+    for (int d = 0; d < c->w.dims; d++) n *= c->transposed ? c->w.out[d] : c->w.in[d];
+    return (uint64_t)n;
 }
-
-/* Buffers of the task's sizes, for timing. */
-static enum status take_buffers(struct gpu *g, struct gpu_queue *q, struct gpu_task *t, int64_t y_count, void **buffers, struct err *err)
+static uint64_t weight_count(const struct gpu_conv *c)
 {
-    const struct gpu_conv *c = &t->u.conv;
-    enum status st = ST_OK;
-    for (int k = 0; k < PARTS && !st; k++) {
-        if ((k == 3 && !c->has_bias) || (k == 4 && !c->has_residual)) continue;
-        const uint64_t bytes = k == 2 || k == 4 ? (uint64_t)y_count * (uint64_t)gpu_type_bytes(t->type[k]) : operand_bytes(t, k);
-        st = memory_take(g->memory, bytes, &buffers[k], err);
-        if (!st) st = cuda_check(g, cudaMemsetAsync(buffers[k], 0x3c, bytes, q->stream), "timing a convolution", err);
-        t->at[k] = buffers[k];
-    }
-    return st;
+    int64_t n = c->in_c / c->groups * c->out_c;
+    for (int d = 0; d < c->w.dims; d++) n *= c->w.kernel[d];
+    return (uint64_t)n;
 }
 
 static void keep_plan(const struct gpu *g, const char *key, const struct dnn_plan *p)
@@ -297,64 +279,65 @@ static void keep_plan(const struct gpu *g, const char *key, const struct dnn_pla
 static bool kept_plan(struct gpu *g, cudnnHandle_t handle, const char *key, struct dnn_plan *p)
 {
     char *text = g->cache[0] ? malloc(PLAN_TEXT_MAX) : NULL;
-    cudnnBackendDescriptor_t plan = NULL;
-    int64_t bytes = 0, count = 0;
-    bool found = text && cache_find(g, key, text, PLAN_TEXT_MAX) && cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) == CUDNN_STATUS_SUCCESS;
-    found = found && cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle) == CUDNN_STATUS_SUCCESS
-        && cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, (int64_t)strlen(text + 1), text + 1) == CUDNN_STATUS_SUCCESS && cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS
-        && cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count, &bytes) == CUDNN_STATUS_SUCCESS && (uint64_t)bytes <= CUDA_WORKSPACE;
-    if (found) *p = (struct dnn_plan){ plan, (uint64_t)bytes, text[0] == 'f' };
-    else if (plan) (void)cudnnBackendDestroyDescriptor(plan);
+    if (text && cache_find(g, key, text, PLAN_TEXT_MAX)) *p = (struct dnn_plan){ plan_of(handle, NULL, text + 1), text[0] == 'f' };
     free(text);
-    return found;
+    return p->plan != NULL;
 }
 
 /* The quickest engine for the task as one graph, or for the convolution alone. */
-static enum status choose(struct dnn_plan *p, struct gpu *g, struct gpu_queue *q, struct gpu_task *t, bool fused, struct err *err)
+static enum status choose(struct dnn_plan *p, struct trial *trial, bool fused, struct err *err)
 {
-    struct builder b = { .gpu = g, .task = t };
-    cudnnBackendDescriptor_t offers[OFFERS], graph = describe(&b, q->dnn, fused);
+    struct gpu *g = trial->gpu;
+    cudnnHandle_t handle = trial->queue->dnn;
+    struct builder b = { .task = &trial->task };
+    cudnnBackendDescriptor_t offers[OFFERS], graph = describe(&b, handle, fused);
     const int count = list_offers(&b, graph, offers);
     float best = -1;
-    for (int i = 0; i < count; i++) {
-        uint64_t workspace;
-        if (t->type[0] == GPU_F32 && !is_exact(offers[i])) continue;
-        cudnnBackendDescriptor_t plan = plan_of(q->dnn, offers[i], &workspace);
-        const float ms = plan ? time_one(plan, fused, q, t) : -1;
+    for (int i = 0; i < count && !g->lost; i++) {
+        if (trial->task.type[0] == GPU_F32 && !is_exact(offers[i])) continue;
+        cudnnBackendDescriptor_t plan = plan_of(handle, offers[i], NULL);
+        const float ms = plan ? trial_time(trial, execute_by, plan, &fused) : -1;
         if (ms >= 0 && (best < 0 || ms < best)) {
             if (p->plan) (void)cudnnBackendDestroyDescriptor(p->plan);
-            *p = (struct dnn_plan){ plan, workspace, fused };
+            *p = (struct dnn_plan){ plan, fused };
             best = ms;
         } else if (plan) (void)cudnnBackendDestroyDescriptor(plan);
-        if (g->lost) break;
     }
     enum status st = g->lost ? err_set(err, ST_UNAVAILABLE, "GPU %d was lost while convolutions were timed", g->ordinal) : best >= 0 ? ST_OK : ok(&b) ? err_set(err, ST_UNSUPPORTED, "no engine of cuDNN takes this convolution") : cuda_check_dnn(g, b.status, "describing a convolution", err);
     destroy_all(&b);
     return st;
 }
 
+/* Times what cuDNN offers: with all that stands behind the convolution, then for it alone. */
+static enum status find_plan(struct dnn_plan *p, struct gpu *g, const struct gpu_task *t, struct err *err)
+{
+    const struct gpu_conv *c = &t->u.conv;
+    const uint64_t y = (uint64_t)body_elements(t);
+    const bool fused = !c->transposed && (c->has_bias || c->has_residual || c->act.kind != ACT_NONE);
+    struct gpu_queue *q;
+    struct trial trial;
+    char key[CUDA_KEY_MAX];
+    cache_key(key, g, t, cudnnGetVersion());
+    enum status st = cuda_trial_queue(g, &q, err);
+    if (st || kept_plan(g, q->dnn, key, p)) return st;
+    st = trial_begin(&trial, g, t, (uint64_t[]){ x_count(c), weight_count(c), y, c->has_bias ? (uint64_t)c->out_c : 0, c->has_residual ? y : 0 }, err);
+    if (st) return st;
+    st = choose(p, &trial, fused, err);
+    if (st == ST_UNSUPPORTED && fused) st = choose(p, &trial, false, err);
+    trial_end(&trial);
+    if (!st) keep_plan(g, key, p);
+    return st;
+}
+
 enum status dnn_open(struct dnn_plan **out, struct gpu *g, const struct gpu_task *t, struct err *err)
 {
     const struct gpu_conv *c = &t->u.conv;
-    struct gpu_task trial = *t;
-    void *buffers[PARTS] = { NULL };
-    char key[CUDA_KEY_MAX];
-    const bool behind = c->has_bias || c->has_residual || c->act.kind != ACT_NONE;
     if (!gpu_type_is_float(t->type[0]) || t->type[1] != t->type[0] || t->type[2] != t->type[0] || (c->has_residual && t->type[4] != t->type[0]) || (c->has_bias && t->type[3] != t->type[0]) || body_elements(t) == 0)
         return err_set(err, ST_UNSUPPORTED, "the convolution's types are not all one float type");
     struct dnn_plan *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "preparing a convolution");
-    struct gpu_queue *q;
     pthread_mutex_lock(&g->lock);
-    cache_key(key, g, t, cudnnGetVersion());
-    enum status st = cuda_trial_queue(g, &q, err);
-    if (!st && !kept_plan(g, q->dnn, key, p)) {
-        st = take_buffers(g, q, &trial, body_elements(t), buffers, err);
-        if (!st) st = choose(p, g, q, &trial, behind && !c->transposed, err);
-        if (st == ST_UNSUPPORTED && behind && !c->transposed) st = choose(p, g, q, &trial, false, err);
-        for (int k = 0; k < PARTS; k++) memory_give(g->memory, buffers[k]);
-        if (!st) keep_plan(g, key, p);
-    }
+    enum status st = find_plan(p, g, t, err);
     pthread_mutex_unlock(&g->lock);
     if (st) {
         dnn_close(p);

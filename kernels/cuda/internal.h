@@ -38,7 +38,7 @@ struct gpu_queue {
     cudaEvent_t    begun, ended;         /* of what ran since the last wait */
     bool           begun_is_set;
     double         milliseconds;
-    char          *ring; uint64_t ring_at; cudaEvent_t ring_free[2];      /* pinned staging for copies from memory that is not: two halves in turn */
+    char          *ring; int half; uint64_t half_used; cudaEvent_t half_free[2];      /* pinned staging for copies from memory that is not: two halves in turn */
 };
 
 /* ST_OK, or the status and sentence of a CUDA error; what is not about memory or arguments leaves the device lost. `what` says what was being done. */
@@ -67,7 +67,14 @@ enum status dnn_open(struct dnn_plan **out, struct gpu *g, const struct gpu_task
 void        dnn_close(struct dnn_plan *p);
 enum status dnn_run(struct dnn_plan *p, struct gpu_queue *q, const struct gpu_task *t, struct err *err);
 
-/* The queue on which choices are timed; under g->lock. */
+/* ---- trial.c: what a library offers for a task, timed on buffers that hold anything; all under g->lock ---- */
+struct trial { struct gpu *gpu; struct gpu_queue *queue; struct gpu_task task; void *buffers[GPU_OPERANDS]; };
+/* counts: numbers of each operand; 0: it is left out. */
+enum status trial_begin(struct trial *t, struct gpu *g, const struct gpu_task *task, const uint64_t *counts, struct err *err);
+/* Milliseconds of some calls in a row; negative: the offer does not run. */
+float       trial_time(struct trial *t, enum status (*once)(void *plan, const void *offer, struct gpu_queue *q, const struct gpu_task *task, struct err *err), void *plan, const void *offer);
+void        trial_end(struct trial *t);
+/* The queue of trials (device.c). */
 enum status cuda_trial_queue(struct gpu *g, struct gpu_queue **out, struct err *err);
 
 /* ---- cache.c: choices on disk, by what they hold for ---- */

@@ -2,6 +2,7 @@
  * context. Every failure must be told as a status and leave nothing behind. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/gpu.h"
@@ -78,6 +79,34 @@ static enum status pass(const struct gpu_api *api, float *y, struct err *err)
     return st;
 }
 
+/* Copies from memory that is not pinned, more than the staging halves hold, of sizes that fill a half to its end, cross it, and pass it whole. */
+static void put_many(const struct gpu_api *api)
+{
+    enum { MIB = 1 << 20, PIECES = 6 };
+    static const uint64_t sizes[PIECES] = { 4 * MIB, 4 * MIB, 8 * MIB, 5 * MIB, 5 * MIB, 9 * MIB };
+    struct gpu *g;
+    struct gpu_queue *q;
+    struct err err;
+    char *at[PIECES], *host = malloc(9 * MIB);
+    expect(api->open(&g, 0, 0, NULL, &err) == ST_OK && api->queue_open(g, &q, &err) == ST_OK && host, "a queue", 0);
+    for (int i = 0; i < PIECES; i++) {
+        void *p = NULL;
+        expect(api->alloc(g, sizes[i], &p, &err) == ST_OK, "memory", 0);
+        at[i] = p;
+        memset(host, 'a' + i, sizes[i]);
+        expect(api->put(q, p, host, sizes[i], &err) == ST_OK, "a copy", 0);
+    }
+    expect(api->wait(q, &err) == ST_OK, "waiting", 0);
+    for (int i = 0; i < PIECES; i++) {
+        expect(at[i][0] == 'a' + i && at[i][sizes[i] - 1] == 'a' + i, "what was copied is there", 0);
+        api->free(g, at[i]);
+    }
+    api->queue_close(q);
+    api->close(g);
+    free(host);
+    expect(shim_held() == 0, "copies leave nothing", 0);
+}
+
 int main(void)
 {
     const struct gpu_api *api = inferd_gpu_api();
@@ -88,6 +117,7 @@ int main(void)
     expect(pass(api, y, &err) == ST_OK && fabsf(y[NUMBERS - 1] - want) < 1e-5f, "a whole pass is right", 0);
     expect(shim_held() == 0, "a whole pass leaves nothing", 0);
     expect(shim_finishes() == 2, "only the product needs a kernel behind it, started once and recorded once", 0);
+    put_many(api);
     uint64_t tried = 0;
     for (int memory = 0; memory < 2; memory++)
         for (uint64_t at = 1; at < CALLS_MAX; at++) {
