@@ -84,10 +84,7 @@ enum status gpu_store_put(struct gpu_store *s, const void *key, int slot, const 
         }
         if (!st) st = s->api->alloc(s->gpu, bytes ? bytes : 1, &at, err);
         if (!st && (st = upload(s, at, data, count, bytes, floats && type != GPU_F32, type, err))) s->api->free(s->gpu, at);
-        if (!st) {
-            s->items[s->count++] = (struct gpu_constant){ key, slot, at, bytes };
-            s->bytes += bytes;
-        }
+        if (!st) s->items[s->count++] = (struct gpu_constant){ key, slot, at };
     }
     pthread_mutex_unlock(&s->lock);
     if (!st) *out = at;

@@ -14,9 +14,8 @@ struct gpu_store {
     int                   float_type;      /* how floats of the file are stored */
     pthread_mutex_t       lock;
     struct gpu_queue     *queue;           /* for uploads, under the lock */
-    struct gpu_constant { const void *key; int slot; void *at; uint64_t bytes; } *items;
+    struct gpu_constant { const void *key; int slot; void *at; } *items;
     int                   count, room;
-    uint64_t              bytes;
 };
 
 enum status gpu_store_open(struct gpu_store **out, const struct gpu_api *api, struct gpu *g, int float_type, struct err *err);

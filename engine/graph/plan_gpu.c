@@ -15,7 +15,7 @@ struct leg { enum leg_kind kind; int first, count /* of tasks */, value, step; e
 struct plan_gpu {
     struct plan       *plan;
     struct gpu_store  *store;
-    struct gpu_task   *tasks; struct task_source *sources /* [task][GPU_OPERANDS] */; int task_count, task_room;
+    struct gpu_task   *tasks; struct task_source *sources /* [task][GPU_OPERANDS] */; int task_count, task_room, source_room;
     struct leg        *legs; int leg_count, leg_room;
     void             **tables; int table_count;
     bool              *on_device;       /* [step] */
@@ -53,14 +53,11 @@ static struct leg *add_leg(struct plan_gpu *d, enum leg_kind kind)
 /* Takes a task over into the last leg of tasks, or a new one. */
 static enum status add_task(struct plan_gpu *d, const struct gpu_task *t, const struct task_source *sources, struct err *err)
 {
-    if (d->task_count == d->task_room) {
-        const int room = d->task_room ? 2 * d->task_room : 256;
-        void *tasks = mem_realloc_array(d->tasks, (uint64_t)room, sizeof *d->tasks), *more = tasks ? mem_realloc_array(d->sources, (uint64_t)room, GPU_OPERANDS * sizeof *d->sources) : NULL;
-        if (tasks) d->tasks = tasks;
-        if (!more) return no_memory(err);
-        d->sources = more;
-        d->task_room = room;
-    }
+    void *tasks = d->tasks, *rows = d->sources;
+    const bool room = grow(&tasks, d->task_count, &d->task_room, sizeof *d->tasks) && grow(&rows, d->task_count, &d->source_room, GPU_OPERANDS * sizeof *d->sources);
+    d->tasks = tasks;
+    d->sources = rows;
+    if (!room) return no_memory(err);
     struct leg *last = d->leg_count ? &d->legs[d->leg_count - 1] : NULL;
     if ((!last || last->kind != LEG_TASKS) && !(last = add_leg(d, LEG_TASKS))) return no_memory(err);
     d->tasks[d->task_count] = *t;
@@ -93,7 +90,8 @@ static enum status convert(struct plan_gpu *d, const struct operand *o, bool to_
     sources[!to_device].own = -1;              /* the staging place */
     if (o->bytes > d->staging_bytes) d->staging_bytes = o->bytes;
     enum status st = d->store->api->prepare(d->store->gpu, &t, err);
-    return st ? st : add_task(d, &t, sources, err);
+    if (!st && (st = add_task(d, &t, sources, err))) d->store->api->release(d->store->gpu, &t);
+    return st;
 }
 
 static enum status copy_over(struct plan_gpu *d, int v, bool to_device, struct err *err)

@@ -22,11 +22,7 @@ int task_type(const struct task_list *l, enum dtype t)
     }
 }
 
-enum status task_refuse(struct task_list *l)
-{
-    l->refused = true;
-    return ST_UNSUPPORTED;
-}
+void task_refuse(struct task_list *l) { l->refused = true; }
 
 struct gpu_task *task_add(struct task_list *l, enum gpu_kind kind)
 {
@@ -60,15 +56,12 @@ void task_value(struct task_list *l, struct gpu_task *t, const struct operand *o
     next(l, t, type < 0 ? GPU_F32 : type)->value = o;
 }
 
-static void constant(struct task_list *l, struct gpu_task *t, const struct node *n, int slot, const void *data, uint64_t count, bool floats, int type)
+void task_floats(struct task_list *l, struct gpu_task *t, const struct node *n, int slot, const float *data, uint64_t count, int type)
 {
     struct task_source *s = next(l, t, type);
     if (!data || l->refused) return;
-    if (gpu_store_put(l->store, n, slot, data, count, floats, type, &s->constant, &l->error)) task_refuse(l);
+    if (gpu_store_put(l->store, n, slot, data, count, true, type, &s->constant, &l->error)) task_refuse(l);
 }
-
-void task_floats(struct task_list *l, struct gpu_task *t, const struct node *n, int slot, const float *data, uint64_t count, int type) { constant(l, t, n, slot, data, count, true, type); }
-void task_ints(struct task_list *l, struct gpu_task *t, const struct node *n, int slot, const int32_t *data, uint64_t count) { constant(l, t, n, slot, data, count, false, GPU_I32); }
 
 int task_own(struct task_list *l, uint64_t bytes)
 {
@@ -83,8 +76,7 @@ int task_own(struct task_list *l, uint64_t bytes)
 void task_own_operand(struct task_list *l, struct gpu_task *t, int own, int type) { next(l, t, type)->own = own + 1; }
 void task_fault(struct task_list *l, struct gpu_task *t) { next(l, t, GPU_I32)->fault = true; }
 
-/* Dimensions and steps of a walk, where there are not too many; true too for a walk over nothing. */
-static bool walk_fits(const struct walk *w) { return w->rank <= GPU_DIMS; }
+_Static_assert((int)TENSOR_RANK_MAX <= (int)GPU_DIMS, "a walk fits a task");
 
 struct gpu_task *task_pointwise(struct task_list *l, const struct call *c, int function, int count)
 {
@@ -96,7 +88,7 @@ struct gpu_task *task_pointwise(struct task_list *l, const struct call *c, int f
     for (int k = 0; k < count; k++) task_value(l, t, c->in[k]);
     task_value(l, t, c->out[0]);
     if (l->refused) return t;
-    if (walk_broadcast(&w, &some, NULL) || !walk_fits(&w)) {
+    if (walk_broadcast(&w, &some, NULL)) {
         task_refuse(l);
         return t;
     }
@@ -112,37 +104,28 @@ struct gpu_task *task_pointwise(struct task_list *l, const struct call *c, int f
     return t;
 }
 
-struct gpu_task *task_move(struct task_list *l, const struct operand *y, const struct operand *x, int64_t from, int rank, const int64_t *dims, const int64_t *x_steps)
+void task_move_into(struct task_list *l, const struct operand *y, int64_t to, const int64_t *y_steps, const struct operand *x, int64_t from, const int64_t *x_steps, int rank, const int64_t *dims)
 {
     struct gpu_task *t = task_add(l, GPU_MOVE);
-    struct gpu_move *m = &t->u.move;
     struct walk w = { .rank = rank, .count = 2 };
-    int64_t step = 1;
+    memcpy(w.dims, dims, (size_t)rank * sizeof *dims);
+    memcpy(w.stride[0], x_steps, (size_t)rank * sizeof *x_steps);
+    memcpy(w.stride[1], y_steps, (size_t)rank * sizeof *y_steps);
+    walk_begin(&w);
     task_value(l, t, x);
     task_value(l, t, y);
-    if (l->refused || rank > TENSOR_RANK_MAX) {
-        task_refuse(l);
-        return t;
-    }
-    for (int d = rank - 1; d >= 0; d--) {
-        w.dims[d] = dims[d];
-        w.stride[0][d] = x_steps[d];
-        w.stride[1][d] = step;
-        step *= dims[d];
-    }
-    walk_begin(&w);
-    if (!walk_fits(&w)) {
-        task_refuse(l);
-        return t;
-    }
-    m->rank = w.rank;
-    m->size = gpu_type_bytes(t->type[0]);
-    m->count = step;
-    m->from = from;
+    struct gpu_move *m = &t->u.move;
+    *m = (struct gpu_move){ .rank = w.rank, .size = gpu_type_bytes(t->type[0]), .count = dims_product(dims, 0, rank), .from = from, .to = to };
     memcpy(m->dims, w.dims, (size_t)w.rank * sizeof *m->dims);
     memcpy(m->x_steps, w.stride[0], (size_t)w.rank * sizeof *m->x_steps);
     memcpy(m->y_steps, w.stride[1], (size_t)w.rank * sizeof *m->y_steps);
-    return t;
+}
+
+void task_move(struct task_list *l, const struct operand *y, const struct operand *x, int64_t from, int rank, const int64_t *dims, const int64_t *x_steps)
+{
+    int64_t y_steps[TENSOR_RANK_MAX], step = 1;
+    for (int d = rank - 1; d >= 0; step *= dims[d--]) y_steps[d] = step;
+    task_move_into(l, y, 0, y_steps, x, from, x_steps, rank, dims);
 }
 
 void task_weight(struct task_list *l, struct gpu_task *t, const struct node *n, int slot, const struct operand *w, const float *scale)

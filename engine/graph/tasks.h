@@ -34,7 +34,6 @@ struct gpu_task *task_add(struct task_list *l, enum gpu_kind kind);
 void task_value(struct task_list *l, struct gpu_task *t, const struct operand *o);
 /* Numbers of the node itself: `count` floats, stored once for the model under (node, slot) as type. data NULL: left out. */
 void task_floats(struct task_list *l, struct gpu_task *t, const struct node *n, int slot, const float *data, uint64_t count, int type);
-void task_ints(struct task_list *l, struct gpu_task *t, const struct node *n, int slot, const int32_t *data, uint64_t count);
 /* Numbers that hold for this plan's shapes only, `type` already; copied now, freed with the plan. */
 void task_table(struct task_list *l, struct gpu_task *t, const void *data, uint64_t count, int type);
 /* Device memory that is freed with the plan; false: no memory to remember it. */
@@ -49,13 +48,15 @@ struct window;
 struct gpu_window task_window(struct task_list *l, const struct window *w);
 void task_fault(struct task_list *l, struct gpu_task *t);
 /* Says that it cannot be done. */
-enum status task_refuse(struct task_list *l);
+void task_refuse(struct task_list *l);
 
 /* y = function(inputs) over broadcast inputs 0 to count - 1 of the call, in y's order. */
 struct gpu_task *task_pointwise(struct task_list *l, const struct call *c, int function, int count);
 /* Every element of y is this float. */
 void task_fill(struct task_list *l, const struct operand *y, float v);
-/* dims and steps of a move whose result is dense, from a walk over the result in the order of its bytes. */
-struct gpu_task *task_move(struct task_list *l, const struct operand *y, const struct operand *x, int64_t from, int rank, const int64_t *dims, const int64_t *x_steps);
+/* Elements of x, `from` on by steps of their own, to a dense y in order of dims. */
+void task_move(struct task_list *l, const struct operand *y, const struct operand *x, int64_t from, int rank, const int64_t *dims, const int64_t *x_steps);
+/* The same to places of y, `to` on by y_steps. */
+void task_move_into(struct task_list *l, const struct operand *y, int64_t to, const int64_t *y_steps, const struct operand *x, int64_t from, const int64_t *x_steps, int rank, const int64_t *dims);
 
 #endif

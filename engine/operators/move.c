@@ -34,18 +34,28 @@ static enum status infer_transpose(struct call *c, struct err *err)
     return call_set(c, 0, c->in[0]->dtype, dims, c->in[0]->rank, err);
 }
 
-static enum status eval_transpose(struct call *c, struct err *err)
+/* Dimensions of the result and the steps that they are in the input. */
+static enum status transpose_walk(struct walk *w, const struct call *c, struct err *err)
 {
-    int perm[TENSOR_RANK_MAX], size = operand_size(c->in[0]);
+    int perm[TENSOR_RANK_MAX];
     int64_t s[TENSOR_RANK_MAX];
     enum status st = read_permutation(c, perm, err);
     if (st) return st;
     operand_strides(c->in[0], s);
-    struct walk w = { .rank = c->out[0]->rank, .count = 1 };
-    for (int d = 0; d < w.rank; d++) {
-        w.dims[d] = c->out[0]->dims[d];
-        w.stride[0][d] = s[perm[d]];
+    *w = (struct walk){ .rank = c->out[0]->rank, .count = 1 };
+    for (int d = 0; d < w->rank; d++) {
+        w->dims[d] = c->out[0]->dims[d];
+        w->stride[0][d] = s[perm[d]];
     }
+    return ST_OK;
+}
+
+static enum status eval_transpose(struct call *c, struct err *err)
+{
+    const int size = operand_size(c->in[0]);
+    struct walk w;
+    enum status st = transpose_walk(&w, c, err);
+    if (st) return st;
     walk_begin(&w);
     bool matrix = w.rank >= 2 && w.rank <= 3 && w.stride[0][w.rank - 2] == 1 && w.stride[0][w.rank - 1] == w.dims[w.rank - 2] && size <= 8 && size != 3;
     if (w.more && matrix && (w.rank == 2 || w.stride[0][0] == w.dims[1] * w.dims[2])) {
@@ -59,15 +69,9 @@ static enum status eval_transpose(struct call *c, struct err *err)
 
 static void tasks_transpose(struct call *c, struct task_list *l)
 {
-    int perm[TENSOR_RANK_MAX];
-    int64_t s[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX];
-    if (read_permutation(c, perm, NULL)) {
-        task_refuse(l);
-        return;
-    }
-    operand_strides(c->in[0], s);
-    for (int d = 0; d < c->out[0]->rank; d++) steps[d] = s[perm[d]];
-    task_move(l, c->out[0], c->in[0], 0, c->out[0]->rank, c->out[0]->dims, steps);
+    struct walk w;
+    if (transpose_walk(&w, c, NULL)) task_refuse(l);
+    else task_move(l, c->out[0], c->in[0], 0, w.rank, w.dims, w.stride[0]);
 }
 
 static bool rows_transpose(const struct call *c)
@@ -75,6 +79,16 @@ static bool rows_transpose(const struct call *c)
     int n;
     const int64_t *a = node_ints(c->node, "perm", &n);
     return c->in[0]->batched && c->out[0]->rank >= 1 && (a ? n > 0 && a[0] == 0 : c->in[0]->rank <= 1);
+}
+
+/* Input 0 broadcast to the result, whatever order the bytes of either lie in: Expand and Reorder. */
+static void tasks_expand(struct call *c, struct task_list *l)
+{
+    struct call one = *c;
+    struct walk w;
+    one.in_count = 1;
+    if (walk_broadcast(&w, &one, NULL)) task_refuse(l);
+    else task_move(l, c->out[0], c->in[0], 0, w.rank, w.dims, w.stride[0]);
 }
 
 /* ---- Reorder: plain <-> channels last; the flags of in and out say which ---- */
@@ -94,23 +108,7 @@ static enum status eval_reorder(struct call *c, struct err *err)
     return ST_OK;
 }
 
-/* Dimensions and x's steps in the order that y's bytes lie in. */
-static void in_order_of(const struct operand *y, const struct operand *x, int64_t *dims, int64_t *steps)
-{
-    int64_t s[TENSOR_RANK_MAX];
-    operand_strides(x, s);
-    operand_physical(y, dims);
-    for (int d = 0; d < y->rank; d++) steps[operand_physical_axis(y, d)] = s[d];
-}
-
-static void tasks_reorder(struct call *c, struct task_list *l)
-{
-    int64_t dims[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX];
-    in_order_of(c->out[0], c->in[0], dims, steps);
-    task_move(l, c->out[0], c->in[0], 0, c->out[0]->rank, dims, steps);
-}
-
-const struct op op_reorder = { "Reorder", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_reorder, eval_reorder, NULL, NULL, NULL, rows_first, tasks_reorder };
+const struct op op_reorder = { "Reorder", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_reorder, eval_reorder, NULL, NULL, NULL, rows_first, tasks_expand };
 
 /* ---- ChannelShuffle: reshape [n,g,c,...], swap g and c, reshape back; attribute "group" ---- */
 static enum status eval_shuffle(struct call *c, struct err *err)
@@ -202,12 +200,7 @@ static void tasks_concat(struct call *c, struct task_list *l)
         operand_physical(c->in[i], dims);
         const int64_t part = dims_product(dims, p, y->rank);
         if (part * outer == 0) continue;
-        struct gpu_move *m = &task_move(l, y, c->in[i], 0, 2, (int64_t[]){ outer, part }, (int64_t[]){ part, 1 })->u.move;
-        m->rank = 2;                          /* as many dimensions as were merged: the result's rows are longer */
-        m->dims[0] = outer, m->dims[1] = part;
-        m->x_steps[0] = part, m->x_steps[1] = 1;
-        m->y_steps[0] = row, m->y_steps[1] = 1;
-        m->to = at;
+        task_move_into(l, y, at, (int64_t[]){ row, 1 }, c->in[i], 0, (int64_t[]){ part, 1 }, 2, (int64_t[]){ outer, part });
         at += part;
     }
 }
@@ -363,23 +356,31 @@ static enum status infer_slice(struct call *c, struct err *err)
     return st || !known ? st : call_set(c, 0, c->in[0]->dtype, s.size, c->in[0]->rank, err);
 }
 
+/* Dimensions and steps of a walk over the slice of x in the order of x's bytes; the element it begins at is given back. */
+static int64_t slice_walk(struct walk *w, const struct operand *x, const struct slice *s)
+{
+    int64_t strides[TENSOR_RANK_MAX], base = 0;
+    operand_strides(x, strides);
+    *w = (struct walk){ .rank = x->rank, .count = 1 };
+    for (int d = 0; d < x->rank; d++) {
+        int p = operand_physical_axis(x, d);
+        base += s->start[d] * strides[d];
+        w->dims[p] = s->size[d];
+        w->stride[0][p] = strides[d] * (s->size[d] > 1 ? s->step[d] : 1);
+    }
+    return base;
+}
+
 static enum status eval_slice(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
     struct slice s;
+    struct walk w;
     bool known;
-    int64_t strides[TENSOR_RANK_MAX], base = 0;
     int size = operand_size(x);
     enum status st = read_slice(c, &s, &known, err);
     if (st) return st;
-    operand_strides(x, strides);
-    struct walk w = { .rank = x->rank, .count = 1 };
-    for (int d = 0; d < x->rank; d++) {
-        int p = operand_physical_axis(x, d);
-        base += s.start[d] * strides[d];
-        w.dims[p] = s.size[d];
-        w.stride[0][p] = strides[d] * (s.size[d] > 1 ? s.step[d] : 1);
-    }
+    const int64_t base = slice_walk(&w, x, &s);
     walk_begin(&w);
     for (char *y = c->out[0]->data; w.more; walk_next(&w), y += w.run * size)
         copy_strided(y, (const char *)x->data + (base + w.offset[0]) * size, w.run, walk_step(&w, 0), size);
@@ -388,22 +389,15 @@ static enum status eval_slice(struct call *c, struct err *err)
 
 static void tasks_slice(struct call *c, struct task_list *l)
 {
-    const struct operand *x = c->in[0];
     struct slice s;
+    struct walk w;
     bool known;
-    int64_t strides[TENSOR_RANK_MAX], base = 0, dims[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX];
     if (read_slice(c, &s, &known, NULL) || !known) {
         task_refuse(l);
         return;
     }
-    operand_strides(x, strides);
-    for (int d = 0; d < x->rank; d++) {
-        const int p = operand_physical_axis(x, d);
-        base += s.start[d] * strides[d];
-        dims[p] = s.size[d];
-        steps[p] = strides[d] * (s.size[d] > 1 ? s.step[d] : 1);
-    }
-    task_move(l, c->out[0], x, base, x->rank, dims, steps);
+    const int64_t base = slice_walk(&w, c->in[0], &s);
+    task_move(l, c->out[0], c->in[0], base, w.rank, w.dims, w.stride[0]);
 }
 
 static bool rows_slice(const struct call *c)
@@ -445,15 +439,6 @@ static enum status eval_expand(struct call *c, struct err *err)
     for (char *y = c->out[0]->data; !st && w.more; walk_next(&w), y += w.run * size)
         copy_strided(y, (const char *)c->in[0]->data + w.offset[0] * size, w.run, walk_step(&w, 0), size);
     return st;
-}
-
-static void tasks_expand(struct call *c, struct task_list *l)
-{
-    struct call one = *c;
-    struct walk w;
-    one.in_count = 1;
-    if (walk_broadcast(&w, &one, NULL)) task_refuse(l);
-    else task_move(l, c->out[0], c->in[0], 0, w.rank, w.dims, w.stride[0]);
 }
 
 /* Each dimension as [repeats, its own length]. */

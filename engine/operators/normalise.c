@@ -318,20 +318,29 @@ static uint64_t scratch_softmax(const struct call *c)
     return 2 * x->bytes;
 }
 
+/* x as [outer, length, inner], of which the middle is the axis. */
+static void softmax_shape(const struct call *c, int64_t *outer, int64_t *length, int64_t *inner)
+{
+    const struct operand *x = c->in[0];
+    int64_t axis;
+    if (x->rank == 0 || !softmax_axis(c, &axis)) axis = 0;
+    const bool tail = c->node->opset < 13 || x->rank == 0;
+    *outer = dims_product(x->dims, 0, (int)axis);
+    *length = dims_product(x->dims, (int)axis, tail ? x->rank : (int)axis + 1);
+    *inner = tail ? 1 : dims_product(x->dims, (int)axis + 1, x->rank);
+    if (x->channels_last) {                        /* the layout pass lets axis 1 through only */
+        *outer *= *inner;
+        *inner = 1;
+    }
+}
+
 static enum status eval_softmax(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
-    int64_t axis, outer, length, inner = 1;
+    int64_t outer, length, inner;
     (void)err;
     if (x->bytes == 0) return ST_OK;
-    if (x->rank == 0 || !softmax_axis(c, &axis)) axis = 0;
-    outer = dims_product(x->dims, 0, (int)axis);
-    length = dims_product(x->dims, (int)axis, c->node->opset < 13 || x->rank == 0 ? x->rank : (int)axis + 1);
-    inner = c->node->opset < 13 || x->rank == 0 ? 1 : dims_product(x->dims, (int)axis + 1, x->rank);
-    if (x->channels_last) {                        /* the layout pass lets axis 1 through only */
-        outer *= inner;
-        inner = 1;
-    }
+    softmax_shape(c, &outer, &length, &inner);
     if (x->dtype == DT_F32 && inner == 1 && c->node->op->code == S_SOFTMAX) {
         c->k->softmax_f32(c->out[0]->data, x->data, outer, length, c->threads);
         return ST_OK;
@@ -350,19 +359,13 @@ static enum status eval_softmax(struct call *c, struct err *err)
 
 static void tasks_softmax(struct call *c, struct task_list *l)
 {
-    const struct operand *x = c->in[0];
-    int64_t axis;
     struct gpu_task *t = task_add(l, GPU_SOFTMAX);
-    task_value(l, t, x);
+    struct gpu_softmax *s = &t->u.softmax;
+    task_value(l, t, c->in[0]);
     task_value(l, t, c->out[0]);
-    if (c->node->op->code == S_HARD || x->rank == 0 || !softmax_axis(c, &axis)) {
-        task_refuse(l);
-        return;
-    }
-    const bool tail = c->node->opset < 13;
-    struct gpu_softmax s = { .outer = dims_product(x->dims, 0, (int)axis), .n = dims_product(x->dims, (int)axis, tail ? x->rank : (int)axis + 1), .inner = tail ? 1 : dims_product(x->dims, (int)axis + 1, x->rank), .log = c->node->op->code == S_LOG };
-    if (x->channels_last) s.outer *= s.inner, s.inner = 1;
-    t->u.softmax = s;
+    if (c->node->op->code == S_HARD || c->in[0]->rank == 0) task_refuse(l);
+    softmax_shape(c, &s->outer, &s->n, &s->inner);
+    s->log = c->node->op->code == S_LOG;
 }
 
 static bool rows_softmax(const struct call *c)

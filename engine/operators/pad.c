@@ -131,7 +131,7 @@ static void tasks_pad(struct call *c, struct task_list *l)
     struct pad p;
     bool known;
     double fill = (double)node_float(c->node, "value", 0);
-    int64_t s[TENSOR_RANK_MAX], dims[TENSOR_RANK_MAX], out[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX], to = 0, from = 0, step = 1;
+    int64_t s[TENSOR_RANK_MAX], dims[TENSOR_RANK_MAX], out[TENSOR_RANK_MAX], steps[TENSOR_RANK_MAX], y_steps[TENSOR_RANK_MAX], to = 0, from = 0, step = 1;
     const struct operand *value = c->in_count > 2 ? c->in[2] : NULL;
     if (read_pads(c, &p, &known, NULL) || !known || p.mode != PAD_CONSTANT || x->dtype != DT_F32 || (value && !value->data)) {
         task_refuse(l);
@@ -149,15 +149,9 @@ static void tasks_pad(struct call *c, struct task_list *l)
         from += cut_low * s[d];
         if (dims[at] <= 0) return;               /* nothing of it stays */
     }
-    struct gpu_move *m = &task_move(l, y, x, from, x->rank, dims, steps)->u.move;
-    if (l->refused) return;
-    m->rank = x->rank;                         /* not merged: the result's rows are longer than the input's */
-    for (int at = x->rank - 1; at >= 0; at--) {
-        m->dims[at] = dims[at], m->x_steps[at] = steps[at], m->y_steps[at] = step;
-        step *= out[at];
-    }
-    for (int d = 0; d < x->rank; d++) to += (p.low[d] > 0 ? p.low[d] : 0) * m->y_steps[operand_physical_axis(x, d)];
-    m->to = to;
+    for (int at = x->rank - 1; at >= 0; step *= out[at--]) y_steps[at] = step;
+    for (int d = 0; d < x->rank; d++) to += (p.low[d] > 0 ? p.low[d] : 0) * y_steps[operand_physical_axis(x, d)];
+    task_move_into(l, y, to, y_steps, x, from, steps, x->rank, dims);
 }
 
 static bool rows_pad(const struct call *c)

@@ -152,22 +152,31 @@ static bool run_axis(const struct call *c, const bool *gone, int64_t n)
     return true;
 }
 
+/* x as what stays and what goes, each a walk that has not begun. How many elements go. */
+static int64_t split_axes(const struct operand *x, const bool *gone, struct walk *outer, struct walk *inner)
+{
+    int64_t strides[TENSOR_RANK_MAX];
+    operand_strides(x, strides);
+    *outer = *inner = (struct walk){ .count = 1 };
+    for (int d = 0; d < x->rank; d++) {
+        struct walk *w = gone[d] ? inner : outer;
+        w->dims[w->rank] = x->dims[d];
+        w->stride[0][w->rank++] = strides[d];
+    }
+    return dims_product(inner->dims, 0, inner->rank);
+}
+
 static enum status eval_reduce(struct call *c, struct err *err)
 {
     const struct operand *x = c->in[0];
     bool gone[TENSOR_RANK_MAX], known;
-    int64_t strides[TENSOR_RANK_MAX], n = 1, kept = 0;
+    int64_t kept = 0;
     enum status st = read_axes(c, gone, &known, err);
     if (st || c->out[0]->bytes == 0) return st;
-    operand_strides(x, strides);
-    struct walk outer = { .count = 1 }, inner = { .count = 1 };
-    for (int d = 0; d < x->rank; d++) {
-        struct walk *w = gone[d] ? &inner : &outer;
-        w->dims[w->rank] = x->dims[d];
-        w->stride[0][w->rank++] = strides[d];
-        if (gone[d]) n *= x->dims[d];
-        else kept = d + 1;
-    }
+    struct walk outer, inner;
+    const int64_t n = split_axes(x, gone, &outer, &inner);
+    for (int d = 0; d < x->rank; d++)
+        if (!gone[d]) kept = d + 1;
     bool tail = kept == outer.rank && !x->channels_last, space = x->channels_last && !gone[0] && !gone[1] && kept == 2;
     if (x->dtype == DT_F32 && c->node->op->code == R_MEAN && space && n > 0) {      /* the mean of a picture, channels last */
         c->k->mean_rows_f32(c->out[0]->data, x->data, x->dims[0], n, x->dims[1], c->threads);
@@ -193,23 +202,16 @@ static void tasks_reduce(struct call *c, struct task_list *l)
     const struct operand *x = c->in[0];
     const int code = c->node->op->code;
     bool gone[TENSOR_RANK_MAX], known;
-    int64_t strides[TENSOR_RANK_MAX];
     struct gpu_task *t = task_add(l, GPU_REDUCE);
     struct gpu_reduce *r = &t->u.reduce;
-    struct walk kept = { .count = 1 }, inner = { .count = 1 };
+    struct walk kept, inner;
     task_value(l, t, x);
     task_value(l, t, c->out[0]);
     if (read_axes(c, gone, &known, NULL) || !known || (!dtype_is_real(x->dtype) && (code == R_L2 || code == R_LOG_SUM || code == R_LOG_SUM_EXP))) {
         task_refuse(l);
         return;
     }
-    operand_strides(x, strides);
-    for (int d = 0; d < x->rank; d++) {
-        struct walk *w = gone[d] ? &inner : &kept;
-        w->dims[w->rank] = x->dims[d];
-        w->stride[0][w->rank++] = strides[d];
-    }
-    r->length = dims_product(inner.dims, 0, inner.rank);
+    r->length = split_axes(x, gone, &kept, &inner);
     r->count = dims_product(kept.dims, 0, kept.rank);
     walk_begin(&inner);
     walk_begin(&kept);

@@ -109,10 +109,10 @@ static int list_tests(const char *root, const char *kind, char **argv, int argc,
     return argc;
 }
 
-static bool as_tasks;                /* of a GPU, whatever the environment says */
-
-static void compare_with_ledger(const char *name, const char *root)
+/* as_tasks: of a GPU, whatever the environment says. */
+static void compare_with_ledger(const char *name, const char *root, bool as_tasks)
 {
+    const bool gpu = as_tasks || getenv("CONFORMANCE_GPU");
     static const char *const kinds[] = { "node", "simple", "pytorch-converted", "pytorch-operator" };
     static char *argv[TESTS_MAX + 1], paths[TESTS_MAX][PATH_MAX_BYTES], line[4000], level[64];
     static struct ledger ledger;
@@ -125,7 +125,7 @@ static void compare_with_ledger(const char *name, const char *root)
         snprintf(level, sizeof level, "--cpu-level=%s", getenv("CONFORMANCE_LEVEL"));
         argv[argc++] = level;
     }
-    if (as_tasks || getenv("CONFORMANCE_GPU")) {
+    if (gpu) {
         if (!device_gpu_count()) device_gpus_use(fake_gpu_api());
         argv[argc++] = "--gpu=0";
     }
@@ -134,7 +134,7 @@ static void compare_with_ledger(const char *name, const char *root)
     uint64_t ran = 0;
     FILE *f = fopen(run_check(argc, argv), "r");
     for (int k = 0; k < GPU_KIND_COUNT; k++) ran += fake_gpu_ran((enum gpu_kind)k);
-    if (as_tasks || getenv("CONFORMANCE_GPU")) printf("     %llu tasks\n", (unsigned long long)ran);
+    if (gpu) printf("     %llu tasks\n", (unsigned long long)ran);
     for (size_t skip = strlen(root) + 1; f && fgets(line, sizeof line, f);) {
         bool ok = strncmp(line, "ok   ", 5) == 0;
         if ((!ok && strncmp(line, "FAIL ", 5)) || strncmp(line + 5, root, skip - 1)) continue;
@@ -157,27 +157,25 @@ static void compare_with_ledger(const char *name, const char *root)
 TEST(the_archive_agrees_with_the_ledger)
 {
     if (!suite()) SKIP("the ONNX backend suite (shared/data) is not here");
-    compare_with_ledger("v1.22.0", suite());
+    compare_with_ledger("v1.22.0", suite(), false);
 }
 
 TEST(debians_suite_agrees_with_the_ledger)
 {
     if (!debian()) SKIP("Debian's libonnx-testdata is not here (tools/debs.sh libonnx-testdata)");
-    compare_with_ledger("debian", debian());
+    compare_with_ledger("debian", debian(), false);
 }
 
 TEST(debians_suite_agrees_as_tasks_of_a_gpu)
 {
     if (!debian()) SKIP("Debian's libonnx-testdata is not here (tools/debs.sh libonnx-testdata)");
-    as_tasks = true;
-    compare_with_ledger("debian", debian());
-    as_tasks = false;
+    compare_with_ledger("debian", debian(), true);
 }
 
 TEST(the_generated_cases_agree_with_the_ledger)
 {
     if (access("build/onnx-cases/node", R_OK)) SKIP("build/onnx-cases is not here; make conformance makes it");
-    compare_with_ledger("generated", "build/onnx-cases");
+    compare_with_ledger("generated", "build/onnx-cases", false);
 }
 
 static void put_varint(struct buf *b, uint64_t v)
