@@ -69,6 +69,7 @@ struct slot {
 
 struct engine_ops {
     const char *name;                                                      /* "onnx", "llm", "diffusion" */
+    bool        on_gpu;                                                    /* open takes options->gpu; false: it is always 0 */
 
     /* Once per version, from a loader thread. On success *out belongs to the caller until close. */
     enum status (*open)(struct engine **out, const struct model_files *files, const struct engine_options *options, struct err *err);

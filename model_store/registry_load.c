@@ -257,7 +257,9 @@ static void keep_choice(void *ctx, const char *machine, const char *text)
 static enum status open_somewhere(struct registry *r, struct loaded *l, const struct model_files *files, struct engine_options *o, struct err *err)
 {
     const struct model_config *c = l->config;
-    if (device_gpu_count() && c->gpu_wish != CONFIG_GPU_NEVER) o->gpu = c->gpu + 1;
+    if (!l->v.ops->on_gpu && device_gpu_count() && c->gpu_wish == CONFIG_GPU_WANTED)
+        log_write(r->o.log, LOG_WARNING, "load", "%s version %" PRId64 " runs on the CPU: its instance group says KIND_GPU, but the engine %s has no GPU path", l->name, l->v.version, l->v.ops->name);
+    if (l->v.ops->on_gpu && device_gpu_count() && c->gpu_wish != CONFIG_GPU_NEVER) o->gpu = c->gpu + 1;
     enum status st = l->v.ops->open(&l->v.engine, files, o, err);
     if (!st || !o->gpu || c->gpu_wish == CONFIG_GPU_WANTED || st == ST_BAD_INPUT || st == ST_UNSUPPORTED) return st;
     log_write(r->o.log, LOG_WARNING, "load", "%s version %" PRId64 " runs on the CPU: %s", l->name, l->v.version, err->text);

@@ -61,9 +61,9 @@ static enum status check_exposure(struct server *s, struct err *err)
 static enum status start_gpus(struct server *s, struct err *err)
 {
     const struct server_config *c = s->config;
-    const bool named = c->gpu && strcmp(c->gpu, "auto") && strcmp(c->gpu, "off");
+    const bool named = strcmp(c->gpu, "auto");
     struct err why;
-    if (c->gpu && !strcmp(c->gpu, "off")) return ST_OK;
+    if (!strcmp(c->gpu, "off")) return ST_OK;
     if (device_gpus_open(named ? c->gpu : NULL, (uint64_t)c->gpu_memory, NULL, &why)) {
         if (named) return *err = why, why.status;
         log_write(s->log, LOG_INFO, "gpu", "computing on the CPU alone: %s", why.text);

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "engine/engine.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -168,13 +169,13 @@ static enum status check(const struct server_config *c, struct err *err)
     if (c->tls_client_ca && !c->tls_cert) return err_set(err, ST_BAD_INPUT, "--tls-client-ca needs --tls-cert and --tls-key");
     if (strcmp(c->rate_limit, "off") && strcmp(c->rate_limit, "execution_count")) return err_set(err, ST_BAD_INPUT, "--rate-limit takes off or execution_count, not '%.64s'", c->rate_limit);
     if (c->rate_limit_resources.count && !strcmp(c->rate_limit, "off")) return err_set(err, ST_BAD_INPUT, "--rate-limit-resource is for --rate-limit execution_count");
-    if (strcmp(c->precision, "f32") && strcmp(c->precision, "f16") && strcmp(c->precision, "bf16") && strcmp(c->precision, "int8") && strcmp(c->precision, "auto")) return err_set(err, ST_BAD_INPUT, "--precision takes f32, f16, bf16, int8 or auto, not '%.64s'", c->precision);
+    if (!precision_from_name(c->precision, &(enum precision){ 0 })) return err_set(err, ST_BAD_INPUT, "--precision takes f32, f16, bf16, int8 or auto, not '%.64s'", c->precision);
     return ST_OK;
 }
 
 enum status config_read(struct server_config *c, int argc, char **argv, bool *help, struct err *err)
 {
-    *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .rate_limit = "off", .allowed_hosts = "", .http_port = 8000, .grpc_port = 8001, .metrics_port = 8002,
+    *c = (struct server_config){ .host = "127.0.0.1", .control = "none", .precision = "auto", .gpu = "auto", .rate_limit = "off", .allowed_hosts = "", .http_port = 8000, .grpc_port = 8001, .metrics_port = 8002,
                                  .poll_ms = 1000, .exit_timeout_s = 30, .connections_max = 10000, .body_max = 64 << 20, .request_memory_max = 512 << 20,
                                  .model_memory_max = INT64_C(8) << 30, .response_cache_bytes = 64 << 20, .trace_rate = 1000, .trace_count = -1, .header_timeout_ms = 10000, .idle_timeout_ms = 75000, .stall_timeout_ms = 30000,
                                  .strict_readiness = true, .access_log = true };

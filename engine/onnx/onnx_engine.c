@@ -404,7 +404,7 @@ static enum status instance_collect(struct engine_instance *i, struct err *err)
 }
 
 const struct engine_ops onnx_engine = {
-    .name = "onnx", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,
+    .name = "onnx", .on_gpu = true, .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,
     .admit = instance_admit, .submit = instance_submit, .collect = instance_collect, .retire = instance_retire,
 };
 
