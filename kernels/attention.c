@@ -21,9 +21,9 @@ enum status attention_check(const struct attention_spec *s, struct err *err)
     return ST_OK;
 }
 
-bool attention_suits_tiles(const struct attention_spec *s)
+bool attention_suits_bf16(const struct attention_spec *s)
 {
-    return !(s->softcap > 0) && !s->alibi && !s->relative && s->heads / s->kv_heads <= ATTENTION_TILES_GROUP_MAX;
+    return !(s->softcap > 0) && !s->alibi && !s->relative && s->heads / s->kv_heads <= ATTENTION_BF16_GROUP_MAX;
 }
 
 uint64_t attention_page_bytes(const struct attention_spec *s)
@@ -47,4 +47,5 @@ void llm_kernels_fill(struct llm_kernels *k, enum cpu_level cap)
     if (level >= CPU_AVX2) llm_fill_avx2(k);
     if (level >= CPU_AVX512) llm_fill_avx512(k);
     if (level >= CPU_AMX) llm_fill_amx(k);
+    else if (cpu_is_quick_at_bf16(level)) llm_fill_avx512bf16(k);
 }

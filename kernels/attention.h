@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ATTENTION_PAGE = 16, ATTENTION_DIM_MAX = 512, ATTENTION_TILES_GROUP_MAX = 512 };
+enum { ATTENTION_PAGE = 16, ATTENTION_DIM_MAX = 512, ATTENTION_BF16_GROUP_MAX = 512 };
 
 struct attention_spec {
     int   heads, kv_heads;               /* heads a multiple of kv_heads: head h reads head h / (heads / kv_heads) of the cache */
@@ -42,7 +42,7 @@ struct attention_row {
 /* A sentence when the numbers do not fit together. */
 enum status attention_check(const struct attention_spec *s, struct err *err);
 /* No cap, slopes or `relative`, and not too many heads for one of the cache. */
-bool        attention_suits_tiles(const struct attention_spec *s);
+bool        attention_suits_bf16(const struct attention_spec *s);
 uint64_t    attention_page_bytes(const struct attention_spec *s);              /* of one layer, a multiple of 64 */
 uint64_t    attention_scratch(const struct attention_spec *s, int threads);    /* for attention_paged, 64-byte aligned; grows with neither rows nor positions */
 

@@ -27,7 +27,7 @@ struct attention_dense {
     int64_t batch, queries, keys;        /* of each row of the batch */
     float   scale;
     bool    causal;                      /* query i sees keys up to i + keys - queries */
-    /* Tokens are ldq numbers apart, further as at_q says. Floats; on tiles (halves_q and so on) also numbers in bfloat16. */
+    /* Tokens are ldq numbers apart, further as at_q says. Floats; in bfloat16 (halves_q and so on) also numbers that lie so. */
     const void *q, *k, *v;
     int64_t ldq, ldk, ldv, ldy;
     struct attention_steps at_q, at_k, at_v, at_y;

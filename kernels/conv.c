@@ -113,11 +113,11 @@ static enum conv_kind own_kind(const struct conv_spec *s) { return is_depthwise(
 
 /* Float layers whose activation is an exponential: oneDNN's costs as much as the layer does, ours half of that (SPEED.md). Depthwise ones of large pictures with a stride and pointwise ones that do not
  * widen have few such numbers for each product: there oneDNN stays ahead. */
-static bool is_quicker_by_own(const struct conv_spec *s, enum conv_kind own, enum cpu_level level)
+static bool is_quicker_by_own(const struct conv_spec *s, enum conv_kind own, const struct kernels *k)
 {
     enum { LARGE = 64 };
     const bool exponential = s->act.kind == ACT_SILU || s->act.kind == ACT_SIGMOID;
-    if (level < CPU_AVX512 || (s->bf16 && level >= CPU_AMX) || s->x_bf16 || s->y_bf16 || !exponential || s->hint_w == 0) return false;
+    if (k->level < CPU_AVX512 || (s->bf16 && k->bf16) || s->x_bf16 || s->y_bf16 || !exponential || s->hint_w == 0) return false;
     return own == CONV_DEPTHWISE ? s->stride_w == 1 || s->hint_w < LARGE : own == CONV_GEMM1X1 && s->out_c >= 2 * s->in_c;
 }
 
@@ -142,9 +142,9 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: tiles take bfloat16 layers of stride 1 in one group, on a machine that has them");
         goto close;
     }
-    const bool own = choice == CONV_BY_RULE && (takes_halves(l) || is_quicker_by_own(spec, l->kind, k->level));
-    l->spec.bf16 = spec->bf16 && k->level >= CPU_AMX && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE || choice == CONV_BY_TILES);
-    const bool tiles = choice == CONV_BY_TILES || (choice == CONV_BY_RULE && l->spec.bf16 && conv_tiles_wanted(spec));
+    const bool own = choice == CONV_BY_RULE && (takes_halves(l) || is_quicker_by_own(spec, l->kind, k));
+    l->spec.bf16 = spec->bf16 && k->bf16 && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE || choice == CONV_BY_TILES);
+    const bool tiles = choice == CONV_BY_TILES || (choice == CONV_BY_RULE && l->spec.bf16 && k->level >= CPU_AMX && conv_tiles_wanted(spec));
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
     if (!tiles && (l->spec.bf16 || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level)))))) {
         st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);

@@ -15,7 +15,7 @@ struct conv_spec {
     int     kh, kw, stride_h, stride_w, dilation_h, dilation_w;
     bool    has_residual;                /* y = act(conv + bias + residual): residual has y's shape */
     struct activation_spec act;
-    bool    bf16;                        /* where the machine has tiles: inputs and weights are rounded to bfloat16, sums are float */
+    bool    bf16;                        /* where the machine is quick at it: inputs and weights are rounded to bfloat16, sums are float */
     bool    x_bf16, y_bf16;              /* x, y and the residual lie in memory as bfloat16; any layer takes that */
     /* typical spatial size, for choosing a kernel; 0: unknown */
     int64_t hint_h, hint_w, hint_n_max;

@@ -17,6 +17,7 @@ void diffusion_kernels_fill(struct diffusion_kernels *k, enum cpu_level cap)
     if (level >= CPU_AVX2) diffusion_fill_avx2(k);
     if (level >= CPU_AVX512) diffusion_fill_avx512(k);
     if (level >= CPU_AMX) diffusion_fill_amx(k);
+    else if (cpu_is_quick_at_bf16(level)) diffusion_fill_avx512bf16(k);
 }
 
 static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }

@@ -31,9 +31,9 @@ struct diffusion_kernels {
     void (*attention_weights_f32)(float *s, int64_t lds, int64_t rows, int64_t columns, const int64_t *limit, float scale, float *top, float *sum, float *shrink);
     /* y[r, c] *= factor[r] */
     void (*scale_rows_f32)(float *y, int64_t ldy, const float *factor, int64_t rows, int64_t columns);
-    /* attention_dense_f32 with numbers rounded to bfloat16, on tiles; without `distance`. A query's bits do not depend on the others. NULL below CPU_AMX. */
-    uint64_t (*attention_tiles_scratch)(const struct attention_dense *a, int threads);
-    void (*attention_tiles)(const struct attention_dense *a, void *scratch, int threads);
+    /* attention_dense_f32 with numbers rounded to bfloat16; without `distance`. A query's bits do not depend on the others. NULL unless cpu_is_quick_at_bf16. */
+    uint64_t (*attention_bf16_scratch)(const struct attention_dense *a, int threads);
+    void (*attention_bf16)(const struct attention_dense *a, void *scratch, int threads);
     /* Nearest: y [n, out_h, out_w, c] from x [n, h, w, c]; pixel i of a side of `out` is pixel floor(i * in / out). */
     void (*upsample_f32)(float *y, const float *x, int64_t n, int64_t h, int64_t w, int64_t c, int64_t out_h, int64_t out_w, int threads);
 };

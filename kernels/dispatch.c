@@ -76,11 +76,22 @@ bool cpu_has_vnni(void)
     return cpu_level_detect() >= CPU_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 11 & 1;
 }
 
+/* By the vendor: Intel's dot products of bfloat16 take as long as two of floats, AMD's (from Zen 4 on) as long as one. On a machine with tiles a lower level is float. */
+bool cpu_is_quick_at_bf16(enum cpu_level level)
+{
+    uint32_t a, b = 0, c, d;
+    const enum cpu_level has = cpu_level_detect();
+    if (level > has) level = has;
+    if (level >= CPU_AMX) return true;
+    if (level < CPU_AVX512 || has >= CPU_AMX || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;
+    return __get_cpuid(0, &a, &b, &c, &d) && b != signature_INTEL_ebx;
+}
+
 void kernels_fill(struct kernels *k, enum cpu_level cap)
 {
     enum cpu_level level = cpu_level_detect();
     if (level > cap) level = cap;
-    *k = (struct kernels){ .level = level };
+    *k = (struct kernels){ .level = level, .bf16 = cpu_is_quick_at_bf16(level) };
     kernels_fill_scalar(k);
     sparse_fill_scalar(k);
     if (level >= CPU_AVX2) kernels_fill_avx2(k), sparse_fill_avx2(k);

@@ -16,6 +16,8 @@
 enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_LEVEL_COUNT };   /* AVX512 means F, BW, DQ, VL; VNNI and bf16 dot are asked for apart; AMX half-precision arithmetic, too */
 enum cpu_level cpu_level_detect(void);                  /* by CPUID and XGETBV; for AMX also the kernel's permission (arch_prctl), asked once */
 bool           cpu_has_vnni(void);                      /* 8-bit dot products (AVX512_VNNI), where the level is CPU_AVX512 or above */
+/* Does rounding to bfloat16 pay at this level? With tiles, or with dot products of bfloat16 (AVX512_BF16) at twice floats' rate: AMD's have that, Intel's little more than floats' own. */
+bool           cpu_is_quick_at_bf16(enum cpu_level level);
 enum { CPU_KIND_MAX = 80 };
 void           cpu_kind(char text[CPU_KIND_MAX]);       /* the processor's name and its family, model and stepping: what timings hold for */
 const char    *cpu_level_name(enum cpu_level l);        /* "scalar", "avx2", "avx512", "amx" */
@@ -64,6 +66,7 @@ struct sparse_columns { const int64_t *begin; const int32_t *order; const uint16
 
 struct kernels {
     enum cpu_level level;
+    bool           bf16;                 /* cpu_is_quick_at_bf16(level) */
 
     /* ---- products of matrices. B is packed once into panels; a packed B is good for this level only. ---- */
     size_t (*gemm_f32_packed_bytes)(int64_t k, int64_t n);

@@ -1,8 +1,8 @@
 /* The linear layer: checks the spec, chooses, and shares columns of y out to threads.
  *
  * Weights that have panels (kernels/linear_panels.h) are packed into them once; F32 ones into those of gemm_f32; the rest is read from the file as it lies.
- * Ways to multiply. F32: gemm_f32. `panels`: x rounded to 8 bits against the panels, or x as it is for as few rows as make one tile. `tiles`: many rows, FAST, where
- * the machine has AMX. `decoded`, for everything else: a thread turns a slab of W (all of k, as many columns as stay in its second-level cache) into floats in the panels of gemm_f32 and
+ * Ways to multiply. F32: gemm_f32. `panels`: x rounded to 8 bits against the panels, or x as it is for as few rows as make one tile. `bf16`: many rows, FAST, where
+ * the machine is quick at it. `decoded`, for everything else: a thread turns a slab of W (all of k, as many columns as stay in its second-level cache) into floats in the panels of gemm_f32 and
  * multiplies there; the slab's width shows nowhere in the result. */
 #include "kernels/linear.h"
 
@@ -20,7 +20,7 @@ enum {
     DECODE_BYTES = 4 * 256 * SLAB_STEP,  /* 256 numbers of each row of a step */
     BYTES_ROWS_MIN = 32,                 /* of x: from here on tiles of bytes win against the vector units' dot products */
     TILES_ROWS_MIN = 17,                 /* and bfloat16 tiles against either */
-    TILES_HALVES_MIN = 9,                /* the same for 16-bit weights, against floats */
+    TILES_HALVES_MIN = 9,                /* the same for 16-bit weights, and dot products of bfloat16, against floats */
     EXACT_ROWS = 8                       /* of x: up to here weights become floats as they are used, in registers */
 };
 static const int64_t PARALLEL_MIN = 150000;      /* multiply-adds below which waking a team costs more than it saves */
@@ -224,38 +224,40 @@ static void bytes_run(const struct linear_job *d, int threads)
     parallel_for(parts, parts, bytes_part, &w);
 }
 
-/* ---- tiles ---- */
+/* ---- bfloat16 ---- */
 
-/* AMX, FAST only: another rounding of x than that of few rows. */
-static bool by_tiles(const struct linear_layer *l, int64_t m)
+/* FAST only: another rounding of x than that of few rows. Without tiles quantised weights are quicker as bytes, and F16 ones, which take three products, as floats. */
+static bool by_bf16(const struct linear_layer *l, int64_t m)
 {
-    return l->k.level >= CPU_AMX && l->spec.mode == LINEAR_FAST && l->layout && m >= (is_half(l) ? TILES_HALVES_MIN : TILES_ROWS_MIN);
+    if (!l->k.bf16 || l->spec.mode != LINEAR_FAST || !l->layout) return false;
+    if (l->k.level < CPU_AMX) return l->spec.type == BLOCK_BF16 && m >= TILES_HALVES_MIN;
+    return m >= (is_half(l) ? TILES_HALVES_MIN : TILES_ROWS_MIN);
 }
 
-struct tiles_work { struct panel_job job; uint16_t *a; char *lanes; };
+struct bf16_work { const struct panel_bf16_kernels *kernels; struct panel_job job; uint16_t *a; char *lanes; };
 
-static void round_part(void *ctx, int part, int parts)
+static void bf16_round_part(void *ctx, int part, int parts)
 {
-    const struct tiles_work *w = ctx;
+    const struct bf16_work *w = ctx;
     const int64_t blocks = (w->job.m + 15) / 16;
-    panel_tiles_round(w->a, &w->job, blocks * part / parts, blocks * (part + 1) / parts);
+    w->kernels->round(w->a, &w->job, blocks * part / parts, blocks * (part + 1) / parts);
 }
 
-static void tiles_part(void *ctx, int part, int parts)
+static void bf16_part(void *ctx, int part, int parts)
 {
-    const struct tiles_work *w = ctx;
+    const struct bf16_work *w = ctx;
     const int64_t pairs = (w->job.n + 2 * PANEL_ROWS - 1) / (2 * PANEL_ROWS);
-    panel_tiles_multiply(&w->job, w->a, w->lanes + (int64_t)TILES_LANE_BYTES * part, pairs * part / parts * 2, pairs * (part + 1) / parts * 2);
+    w->kernels->multiply(&w->job, w->a, w->lanes + (int64_t)TILES_LANE_BYTES * part, pairs * part / parts * 2, pairs * (part + 1) / parts * 2);
 }
 
-static void tiles_run(const struct linear_job *d, int threads)
+static void bf16_run(const struct linear_job *d, int threads)
 {
     const struct linear_spec *s = &d->l->spec;
-    struct tiles_work w = { .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + panel_tiles_bytes(s->type, d->m, s->k) };
+    struct bf16_work w = { .kernels = d->l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512, .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + panel_tiles_bytes(s->type, d->m, s->k) };
     w.job = panel_job_of(d);
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
-    parallel_for(parts, parts, round_part, &w);
-    parallel_for(parts, parts, tiles_part, &w);
+    parallel_for(parts, parts, bf16_round_part, &w);
+    parallel_for(parts, parts, bf16_part, &w);
 }
 
 const struct panel_kernels *panel_kernels(enum cpu_level level)
@@ -352,7 +354,7 @@ bool        linear_borrows(const struct linear_layer *l) { return !l->packed; }
 uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 {
     if (l->spec.type == BLOCK_F32) return 0;
-    if (by_tiles(l, m)) return panel_tiles_bytes(l->spec.type, m, l->spec.k) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
+    if (by_bf16(l, m)) return panel_tiles_bytes(l->spec.type, m, l->spec.k) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
     if (by_bytes(l, m)) return panel_bytes_rows(m, l->spec.k) + (uint64_t)TILES_BYTES_LANE * (uint64_t)(threads < 1 ? 1 : threads);
     if (by_panels(l, m)) return is_exact(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
     return decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);
@@ -366,7 +368,7 @@ void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float
     if (!ep) ep = &nothing;
     const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep, .scratch = scratch };
     if (l->spec.type == BLOCK_F32) l->k.gemm_f32(y, ldy, x, ldx, l->packed, m, l->spec.n, l->spec.k, ep, threads);
-    else if (by_tiles(l, m)) tiles_run(&j, threads);
+    else if (by_bf16(l, m)) bf16_run(&j, threads);
     else if (by_bytes(l, m)) bytes_run(&j, threads);
     else if (by_panels(l, m)) panels_run(&j, threads);
     else decoded_run(&j, threads);

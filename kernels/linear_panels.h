@@ -112,17 +112,21 @@ void panel_bytes_round(struct panel_rows *to, const struct panel_job *j, int64_t
 /* y's columns of panels [from, to), from even; all rows, epilogue and all; lane: TILES_BYTES_LANE, 64-byte aligned. Only where cpu_level_detect() is CPU_AMX. */
 void panel_bytes_multiply(const struct panel_job *j, const struct panel_rows *x, void *lane, int64_t from, int64_t to);
 
-/* ---- bfloat16 tiles (AMX): x and W rounded to bfloat16, sums in float. For many rows.
+/* ---- bfloat16, by tiles (AMX) or dot products: x and W rounded to bfloat16, sums in float. For many rows.
  * F16 weights are not rounded: each is the sum of two bfloat16, exactly, and x of two to 16 bits; of the four products the one of both lower parts is left out. ---- */
 
 enum { TILES_K = 512, TILES_X = 256, TILES_LANE_BYTES = 2 * TILES_K * 32 * 2 + TILES_X * 32 * 4 };      /* k (a multiple of 256) and rows of x at a time; scratch of a thread */
 static inline int64_t panel_tiles_k(int64_t k) { return (k + 31) / 32 * 32; }
 static inline uint64_t panel_tiles_part(int64_t m, int64_t k) { return (uint64_t)((m + 15) / 16 * 16) * (uint64_t)panel_tiles_k(k); }
 static inline uint64_t panel_tiles_bytes(int type, int64_t m, int64_t k) { return panel_tiles_part(m, k) * (type == BLOCK_F16 ? 4 : 2); }
-/* x's rows 16 first .. 16 end (from m on zeros) as tiles a [m / 16][k / 32][16, 32], for quantised weights with the two middle numbers of each 4 changed over; for F16 weights the
- * lower parts behind them */
-void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end);
-/* y's columns of panels [from, to), all rows, epilogue and all; lane: TILES_LANE_BYTES. Only where cpu_level_detect() is CPU_AMX. */
-void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to);
+struct panel_bf16_kernels {
+    /* x's rows 16 first .. 16 end (from m on zeros) as tiles a [m / 16][k / 32][16, 32], for quantised weights with the two middle numbers of each 4 changed over; for F16 weights the
+     * lower parts behind them */
+    void (*round)(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end);
+    /* y's columns of panels [from, to), from even; all rows, epilogue and all; lane: TILES_LANE_BYTES, 64-byte aligned */
+    void (*multiply)(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to);
+};
+/* Only where cpu_level_detect() is CPU_AMX; the other, of BF16 weights alone, only where cpu_is_quick_at_bf16 is so without tiles. */
+extern const struct panel_bf16_kernels panel_bf16_amx, panel_bf16_avx512;
 
 #endif

@@ -20,11 +20,11 @@ struct llm_kernels {
      * left alone. The keys and values of the rows' own positions must be stored already. */
     void (*attention_paged)(float *y, int64_t ldy, const float *q, int64_t ldq, const void *pool, uint64_t page_stride, const struct attention_spec *s,
                             const struct attention_row *rows, int row_count, void *scratch, int threads);
-    /* The same on tiles, quick for entries of many rows: queries, keys, values and weights rounded to bfloat16, scores and sums in float; a query's bits depend on how its
-     * sequence is cut into calls. Only where attention_suits_tiles. NULL below CPU_AMX. */
-    void (*attention_tiles)(float *y, int64_t ldy, const float *q, int64_t ldq, const void *pool, uint64_t page_stride, const struct attention_spec *s,
+    /* The same in bfloat16, quick for entries of many rows: queries, keys, values and weights rounded to bfloat16, scores and sums in float; a query's bits depend on how its
+     * sequence is cut into calls. Only where attention_suits_bf16. NULL unless cpu_is_quick_at_bf16. */
+    void (*attention_bf16)(float *y, int64_t ldy, const float *q, int64_t ldq, const void *pool, uint64_t page_stride, const struct attention_spec *s,
                             const struct attention_row *rows, int row_count, void *scratch, int threads);
-    uint64_t (*attention_tiles_scratch)(const struct attention_spec *s, int threads);
+    uint64_t (*attention_bf16_scratch)(const struct attention_spec *s, int threads);
     /* k [t, kv_heads head_dim], v [t, kv_heads head_dim_v], ldk and ldv apart, into their pages. Two entries may not name the same position of a page. */
     void (*attention_store)(void *pool, uint64_t page_stride, const struct attention_spec *s, const float *k, int64_t ldk, const float *v, int64_t ldv,
                             const struct attention_row *rows, int row_count, int threads);

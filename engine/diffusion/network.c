@@ -251,11 +251,11 @@ static bool charge(struct network *b, uint64_t bytes)
     return false;
 }
 
-/* The layer of these rows. Where bfloat16 will do and tiles are there, f16 and f32 weights are rounded to it: one product each instead of three, or of none on tiles. */
+/* The layer of these rows. Where bfloat16 will do and the machine is quick at it, f16 and f32 weights are rounded to it: one product each instead of three, or of none on tiles. */
 static enum status open_linear(struct network *b, const struct linear_spec *spec, struct linear_layer **out)
 {
     const struct block_format *from = block_format(spec->type), *to = block_format(BLOCK_BF16);
-    if (spec->mode == LINEAR_F32 || spec->level < CPU_AMX || (spec->type != BLOCK_F16 && spec->type != BLOCK_F32)) return linear_open(out, spec, b->err);
+    if (spec->mode == LINEAR_F32 || !b->g->device.kernels.bf16 || (spec->type != BLOCK_F16 && spec->type != BLOCK_F32)) return linear_open(out, spec, b->err);
     struct linear_spec own = *spec;
     float *row = mem_alloc_array((uint64_t)spec->k, sizeof *row);
     uint8_t *rounded = mem_alloc_array((uint64_t)spec->n * (uint64_t)spec->k, (uint64_t)to->bytes);

@@ -142,7 +142,7 @@ static bool make_spread(struct graph *g, int at)
 
 enum status make_products(struct graph *g, struct err *err)
 {
-    if (g->device.kernels.level < CPU_AMX) return ST_OK;
+    if (!g->device.kernels.bf16) return ST_OK;
     for (int i = 0; i < g->node_count; i++)
         if (!g->nodes[i].dead && g->nodes[i].out_count == 1 && g->nodes[i].out[0] >= 0 && (!make_product(g, i) || !make_spread(g, i))) return err_set(err, ST_NO_MEMORY, "fusing passes the model's memory budget");
     return ST_OK;

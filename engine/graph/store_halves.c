@@ -59,7 +59,7 @@ static enum role role_of(const struct graph *g, const struct node *n)
     const char *name = n->op->name;
     if (!n->dead && n->op == &op_tall_product) return is_rows(g, n->out[0]) ? ROLE_PRODUCT : ROLE_NONE;
     if (!n->dead && n->op == &op_spread) return is_picture(g, n->out[0]) ? ROLE_SPREAD : ROLE_NONE;
-    if (!n->dead && n->op == &op_attend) return is_rows(g, n->out[0]) && ((const struct attend_spec *)n->spec)->bf16 && g->device.kernels.level >= CPU_AMX ? ROLE_ATTEND : ROLE_NONE;
+    if (!n->dead && n->op == &op_attend) return is_rows(g, n->out[0]) && ((const struct attend_spec *)n->spec)->bf16 && g->device.kernels.bf16 ? ROLE_ATTEND : ROLE_NONE;
     if (n->dead || n->op->domain[0] || n->out_count < 1 || n->in_count < 1) return ROLE_NONE;
     if (n->op->flags & OP_WANTS_LAST) return conv_packable(g, n) && is_picture(g, n->out[0]) ? ROLE_CONV : ROLE_NONE;
     for (int k = 1; k < n->out_count; k++)

@@ -121,7 +121,7 @@ static enum status choose_precision(struct engine *e, struct err *err)
     double error, gain;
     struct form f;
     struct trial *t;
-    if (e->device.gpu || (!e->quantised && e->device.kernels.level < CPU_AMX) || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
+    if (e->device.gpu || (!e->quantised && !e->device.kernels.bf16) || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
     describe_machine(e, machine);
     if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, tried, &f, &error, &gain))) {
         if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
@@ -144,7 +144,7 @@ static enum status choose_precision(struct engine *e, struct err *err)
 static enum precision first_precision(const struct engine *e)
 {
     if (e->device.gpu && (e->options.precision == PRECISION_F16 || e->options.precision == PRECISION_BF16)) return e->options.precision;
-    if (e->options.precision == PRECISION_BF16 && e->device.kernels.level >= CPU_AMX) return PRECISION_BF16;
+    if (e->options.precision == PRECISION_BF16 && e->device.kernels.bf16) return PRECISION_BF16;
     return e->options.precision == PRECISION_INT8 && !e->options.passes_off ? PRECISION_INT8 : PRECISION_F32;
 }
 

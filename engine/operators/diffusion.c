@@ -110,12 +110,12 @@ static enum status infer_attention(struct call *c, struct err *err)
     return call_set(c, 0, DT_F32, dims, q->rank, err);
 }
 
-static bool on_tiles(const struct call *c, const struct attention_dense *a) { return ((const struct attention_dense_op_spec *)c->node->spec)->bf16 && c->diffusion->attention_tiles && !a->distance; }
+static bool in_bf16(const struct call *c, const struct attention_dense *a) { return ((const struct attention_dense_op_spec *)c->node->spec)->bf16 && c->diffusion->attention_bf16 && !a->distance; }
 
 static uint64_t scratch_attention(const struct call *c)
 {
     const struct attention_dense a = attention_of(c);
-    if (on_tiles(c, &a)) return c->diffusion->attention_tiles_scratch(&a, c->threads);
+    if (in_bf16(c, &a)) return c->diffusion->attention_bf16_scratch(&a, c->threads);
     return attention_dense_scratch(&a, c->threads);
 }
 
@@ -123,7 +123,7 @@ static enum status eval_attention(struct call *c, struct err *err)
 {
     const struct attention_dense a = attention_of(c);
     (void)err;
-    if (on_tiles(c, &a)) c->diffusion->attention_tiles(&a, c->scratch, c->threads);
+    if (in_bf16(c, &a)) c->diffusion->attention_bf16(&a, c->scratch, c->threads);
     else attention_dense_f32(&a, c->k, c->diffusion, c->scratch, c->threads);
     return ST_OK;
 }

@@ -14,16 +14,16 @@ static uint64_t rows_bytes(const struct call *c) { return ((uint64_t)c->in[3]->d
 
 enum { TILES_ROWS_MIN = 16 };            /* of an entry: from here on tiles win */
 
-static bool on_tiles(const struct call *c)
+static bool in_bf16(const struct call *c)
 {
     const struct attention_op_spec *s = c->node->spec;
-    return s->round && c->llm->attention_tiles && attention_suits_tiles(&s->kernel);
+    return s->round && c->llm->attention_bf16 && attention_suits_bf16(&s->kernel);
 }
 
 static uint64_t scratch_attention(const struct call *c)
 {
     const struct attention_op_spec *s = c->node->spec;
-    const uint64_t few = attention_scratch(&s->kernel, c->threads), many = on_tiles(c) ? c->llm->attention_tiles_scratch(&s->kernel, c->threads) : 0;
+    const uint64_t few = attention_scratch(&s->kernel, c->threads), many = in_bf16(c) ? c->llm->attention_bf16_scratch(&s->kernel, c->threads) : 0;
     return rows_bytes(c) + (many > few ? many : few);
 }
 
@@ -67,10 +67,10 @@ static enum status eval_attention(struct call *c, struct err *err)
     const float *q = (const float *)c->in[0]->data + s->q_column, *k = (const float *)c->in[1]->data + s->k_column, *v = (const float *)c->in[2]->data + s->v_column;
     if (covered < t) memset(c->out[0]->data, 0, c->out[0]->bytes);      /* what pads the step belongs to nobody */
     c->llm->attention_store(pool, s->page_stride, &s->kernel, k, ldk, v, ldv, rows, n, c->threads);
-    const int few = on_tiles(c) ? part_entries(rows, n) : n;
+    const int few = in_bf16(c) ? part_entries(rows, n) : n;
     void *scratch = (char *)c->scratch + rows_bytes(c);
     c->llm->attention_paged(c->out[0]->data, ldy, q, ldq, pool, s->page_stride, &s->kernel, rows, few, scratch, c->threads);
-    if (few < n) c->llm->attention_tiles(c->out[0]->data, ldy, q, ldq, pool, s->page_stride, &s->kernel, rows + few, n - few, scratch, c->threads);
+    if (few < n) c->llm->attention_bf16(c->out[0]->data, ldy, q, ldq, pool, s->page_stride, &s->kernel, rows + few, n - few, scratch, c->threads);
     return ST_OK;
 }
 

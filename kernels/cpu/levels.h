@@ -17,11 +17,13 @@ void sparse_fill_avx512(struct kernels *k);
 void llm_fill_scalar(struct llm_kernels *k);
 void llm_fill_avx2(struct llm_kernels *k);
 void llm_fill_avx512(struct llm_kernels *k);
+void llm_fill_avx512bf16(struct llm_kernels *k);
 void llm_fill_amx(struct llm_kernels *k);
 
 void diffusion_fill_scalar(struct diffusion_kernels *k);
 void diffusion_fill_avx2(struct diffusion_kernels *k);
 void diffusion_fill_avx512(struct diffusion_kernels *k);
+void diffusion_fill_avx512bf16(struct diffusion_kernels *k);
 void diffusion_fill_amx(struct diffusion_kernels *k);
 
 /* What one thread of attention_paged works in: a page of keys and of values as floats, and the state of a group of queries. */

@@ -3,7 +3,7 @@
  * `linear` streams 16 matrices of 4096 x 4096 so that weights come from memory; `attention` decodes and fills a cache of 2048 positions, 32 heads on 8.
  * `memory` is what the memory gives to as many readers as there are threads, the rate that decoding weights is held against.
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
- * come from. `tiles` runs convolutions in bfloat16, two pictures each, by conv_tiles.c and by oneDNN in turns: layers of Stable Diffusion 1.5 for 512x512 and of ResNet-50. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
+ * come from. `tiles` runs convolutions in bfloat16 by conv_tiles.c and by oneDNN in turns: layers of Stable Diffusion 1.5 for 512x512, of ResNet-50 and a U-Net, and products of BERT and ViT. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
  * layer the best time of many rounds counts, own and oneDNN in turns. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,16 +153,21 @@ static int by_time(const void *a, const void *b) { return (*(const double *)a > 
 
 static void bench_tiles(const struct kernels *k, int threads)
 {
-    static const struct { int in_c, out_c, size; } shapes[] = { { 1280, 1280, 8 }, { 2560, 1280, 8 }, { 1280, 1280, 16 }, { 2560, 1280, 16 }, { 640, 640, 32 }, { 1280, 1280, 32 }, { 1920, 640, 32 }, { 320, 320, 64 }, { 640, 320, 64 }, { 960, 320, 64 },
-                                                                { 512, 512, 128 }, { 256, 256, 256 }, { 128, 128, 512 }, { 64, 64, 56 }, { 128, 128, 28 }, { 256, 256, 14 }, { 512, 512, 7 } };
+    static const struct { int in_c, out_c, h, w, taps, n; } shapes[] = {
+        { 1280, 1280, 8, 8, 3, 2 }, { 2560, 1280, 8, 8, 3, 2 }, { 1280, 1280, 16, 16, 3, 2 }, { 2560, 1280, 16, 16, 3, 2 }, { 640, 640, 32, 32, 3, 2 }, { 1280, 1280, 32, 32, 3, 2 }, { 1920, 640, 32, 32, 3, 2 }, { 320, 320, 64, 64, 3, 2 },
+        { 640, 320, 64, 64, 3, 2 }, { 960, 320, 64, 64, 3, 2 }, { 512, 512, 128, 128, 3, 1 }, { 256, 256, 256, 256, 3, 1 }, { 128, 128, 512, 512, 3, 1 }, { 64, 64, 56, 56, 3, 1 }, { 128, 128, 28, 28, 3, 1 }, { 256, 256, 14, 14, 3, 1 }, { 512, 512, 7, 7, 3, 1 },
+        { 64, 32, 256, 256, 3, 1 }, { 32, 32, 256, 256, 3, 1 }, { 64, 64, 128, 128, 3, 1 }, { 512, 256, 32, 32, 3, 1 },
+        { 64, 256, 56, 56, 1, 1 }, { 256, 64, 56, 56, 1, 1 }, { 512, 128, 28, 28, 1, 1 }, { 256, 1024, 14, 14, 1, 1 }, { 2048, 512, 7, 7, 1, 1 }, { 96, 24, 56, 56, 1, 1 }, { 32, 192, 28, 28, 1, 1 },
+        { 768, 768, 128, 1, 1, 1 }, { 768, 3072, 128, 1, 1, 1 }, { 3072, 768, 128, 1, 1, 1 }, { 768, 3072, 197, 1, 1, 1 }, { 3072, 768, 197, 1, 1, 1 } };
     if (k->level < CPU_AMX) return;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        const int64_t in = shapes[i].in_c, out = shapes[i].out_c, side = shapes[i].size, n = 2;
-        const struct conv_spec s = { .in_c = in, .out_c = out, .groups = 1, .kh = 3, .kw = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .bf16 = true, .x_bf16 = true, .y_bf16 = true, .hint_h = side, .hint_w = side, .hint_n_max = n };
-        const struct window2d w = { .n = n, .h = side, .w = side, .c = in, .kh = 3, .kw = 3, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1, .out_h = side, .out_w = side };
-        float *weight = fresh((size_t)(out * in * 9)), *x = fresh((size_t)(n * side * side * in)), *y = fresh((size_t)(n * side * side * out));
-        void *halves = fresh((size_t)(n * side * side * in));
-        k->round_bf16(halves, x, n * side * side * in, threads);
+        const int64_t in = shapes[i].in_c, out = shapes[i].out_c, high = shapes[i].h, wide = shapes[i].w, pixels = high * wide, n = shapes[i].n;
+        const int taps = shapes[i].taps, pad = taps / 2;
+        const struct conv_spec s = { .in_c = in, .out_c = out, .groups = 1, .kh = taps, .kw = taps, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .bf16 = true, .x_bf16 = true, .y_bf16 = true, .hint_h = high, .hint_w = wide, .hint_n_max = n };
+        const struct window2d w = { .n = n, .h = high, .w = wide, .c = in, .kh = taps, .kw = taps, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = pad, .pad_left = pad, .pad_bottom = pad, .pad_right = pad, .out_h = high, .out_w = wide };
+        float *weight = fresh((size_t)(out * in * taps * taps)), *x = fresh((size_t)(n * pixels * in)), *y = fresh((size_t)(n * pixels * out));
+        void *halves = fresh((size_t)(n * pixels * in));
+        k->round_bf16(halves, x, n * pixels * in, threads);
         struct conv_layer *layer[2];
         struct conv_plan *plan[2];
         void *scratch[2];
@@ -182,8 +187,8 @@ static void bench_tiles(const struct kernels *k, int threads)
             qsort(times[by], 9, sizeof(double), by_time);
             conv_plan_close(plan[by]), conv_layer_close(layer[by]), free(scratch[by]);
         }
-        printf("tiles   threads %d  2 x %4lld>%4lld 3x3 at %3lld  tiles %7.2f ms %6.0f GFLOP/s  onednn %7.2f ms  ratio %.2f\n", threads, (long long)in, (long long)out, (long long)side, times[0][4] * 1e3,
-               2e-9 * (double)(n * side * side * out * in * 9) / times[0][4], times[1][4] * 1e3, times[1][4] / times[0][4]);
+        printf("tiles   threads %d  %lld x %4lld>%4lld %dx%d at %3lldx%3lld  tiles %7.2f ms %6.0f GFLOP/s  onednn %7.2f ms  ratio %.2f\n", threads, (long long)n, (long long)in, (long long)out, taps, taps, (long long)high, (long long)wide, times[0][4] * 1e3,
+               2e-9 * (double)(n * pixels * out * in * taps * taps) / times[0][4], times[1][4] * 1e3, times[1][4] / times[0][4]);
         free(weight), free(x), free(y), free(halves);
     }
 }

@@ -31,11 +31,11 @@ static bool attend_on_tiles(const struct attention_dense *a, int threads)
 {
     struct diffusion_kernels d;
     diffusion_kernels_fill(&d, CPU_AMX);
-    if (!d.attention_tiles) return false;
-    const uint64_t bytes = (d.attention_tiles_scratch(a, threads) + 63) & ~(uint64_t)63;
+    if (!d.attention_bf16) return false;
+    const uint64_t bytes = (d.attention_bf16_scratch(a, threads) + 63) & ~(uint64_t)63;
     void *scratch = aligned_alloc(64, bytes);
     memset(scratch, 0xff, bytes);
-    d.attention_tiles(a, scratch, threads);
+    d.attention_bf16(a, scratch, threads);
     free(scratch);
     return true;
 }

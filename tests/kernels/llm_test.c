@@ -167,29 +167,29 @@ TEST(attention_does_not_show_chunks_company_or_threads)
 }
 
 /* Rounding queries, keys, values and weights to 8 bits of a number moves a result by less than this (values of up to 2). */
-static const float TILES_TOLERANCE = 0.06f;
+static const float BF16_TOLERANCE = 0.06f;
 
-TEST(attention_on_tiles_is_near_its_definition)
+TEST(attention_in_bfloat16_is_near_its_definition)
 {
     int suited = 0;
     struct llm_kernels k;
     llm_kernels_fill(&k, CPU_AMX);
-    if (!k.attention_tiles) return;                                 /* this machine has none */
+    if (!k.attention_bf16) return;                                 /* this machine is not quick at it */
     for (int i = 0; i < SPECS; i++) {
         struct attention_spec s = specs[i];
         s.scale /= 4;                                               /* weights on many keys, not on one */
-        if (!attention_suits_tiles(&s)) continue;
+        if (!attention_suits_bf16(&s)) continue;
         suited++;
         struct text t = text_make(&s, &k, LONG_POSITIONS);
         const int64_t row = (int64_t)s.heads * s.head_dim_v, bytes = LONG_POSITIONS * row * (int64_t)sizeof(float);
         float *exact = malloc((size_t)bytes), *got = malloc((size_t)bytes), *two = malloc((size_t)bytes);
-        void *scratch = aligned_alloc(64, k.attention_tiles_scratch(&s, 2));
+        void *scratch = aligned_alloc(64, k.attention_bf16_scratch(&s, 2));
         const struct attention_row rows[] = { { 40, 560, 40, t.pages }, { 1, 18, 1, t.pages } };
         memset(exact, 0, (size_t)bytes), memset(got, 0, (size_t)bytes), memset(two, 0, (size_t)bytes);
         k.attention_paged(exact, row, t.q, (int64_t)s.heads * s.head_dim, t.pool, t.page_bytes, &s, rows, 2, scratch, 1);
-        k.attention_tiles(got, row, t.q, (int64_t)s.heads * s.head_dim, t.pool, t.page_bytes, &s, rows, 2, scratch, 1);
-        k.attention_tiles(two, row, t.q, (int64_t)s.heads * s.head_dim, t.pool, t.page_bytes, &s, rows, 2, scratch, 2);
-        CHECK_CLOSE(got, exact, (size_t)(LONG_POSITIONS * row), TILES_TOLERANCE);
+        k.attention_bf16(got, row, t.q, (int64_t)s.heads * s.head_dim, t.pool, t.page_bytes, &s, rows, 2, scratch, 1);
+        k.attention_bf16(two, row, t.q, (int64_t)s.heads * s.head_dim, t.pool, t.page_bytes, &s, rows, 2, scratch, 2);
+        CHECK_CLOSE(got, exact, (size_t)(LONG_POSITIONS * row), BF16_TOLERANCE);
         CHECK(!memcmp(got, two, (size_t)bytes));
         text_free(&t);
         free(exact), free(got), free(two), free(scratch);

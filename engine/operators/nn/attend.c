@@ -111,19 +111,19 @@ static struct attention_dense attention_of(const struct call *c, const struct pl
     return a;
 }
 
-static bool on_tiles(const struct call *c) { return ((const struct attend_spec *)c->node->spec)->bf16 && c->diffusion->attention_tiles; }
+static bool in_bf16(const struct call *c) { return ((const struct attend_spec *)c->node->spec)->bf16 && c->diffusion->attention_bf16; }
 
 static uint64_t scratch_attend(const struct call *c)
 {
     struct placing p;
     if (read_attend(c, &p, NULL)) return 0;
     const struct attention_dense a = attention_of(c, &p);
-    return on_tiles(c) ? c->diffusion->attention_tiles_scratch(&a, c->threads) : attention_dense_scratch(&a, c->threads);
+    return in_bf16(c) ? c->diffusion->attention_bf16_scratch(&a, c->threads) : attention_dense_scratch(&a, c->threads);
 }
 
 static void attend(const struct call *c, const struct attention_dense *a)
 {
-    if (on_tiles(c)) c->diffusion->attention_tiles(a, c->scratch, c->threads);
+    if (in_bf16(c)) c->diffusion->attention_bf16(a, c->scratch, c->threads);
     else attention_dense_f32(a, c->k, c->diffusion, c->scratch, c->threads);
 }
 

@@ -15,7 +15,7 @@ struct attend_spec {
     int    rank;
     int8_t q[ATTEND_RANK_MAX], k[ATTEND_RANK_MAX], v[ATTEND_RANK_MAX], y[ATTEND_RANK_MAX];
     float  scale, nothing;               /* nothing: as in struct attention_dense */
-    bool   bf16;                         /* numbers may be rounded to bfloat16, where the machine has tiles */
+    bool   bf16;                         /* numbers may be rounded to bfloat16, where the machine is quick at it */
     struct { enum attend_mask_kind kind; float unseen; } masks[ATTENTION_MASKS];
 };
 

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "kernels/conv_tiles.h"
-#include "kernels/cpu/amx/pairs.h"
 #include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/bf16_pairs.h"
 #include "kernels/cpu/vec_math.h"
 
 enum { WIDTH = 32, TILE_NUMBERS = 16 * WIDTH, STEP_NUMBERS = 2 * TILE_NUMBERS, SUMS = 16 * WIDTH };
@@ -106,8 +106,7 @@ void conv_tiles_multiply(const struct conv_tiles_run *r, const uint16_t *x, floa
         const int64_t ky = t / w->kw, kx = t % w->kw;
         taps[t] = ky * w->dilation_h * p->line * WIDTH + (p->across ? kx * w->dilation_w * WIDTH : kx * copy);
     }
-    const struct tile_config whole = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
-    tiles_begin(&whole);
+    tiles_begin(&whole_tiles);
     for (int64_t at = first; at < end; at += p->block) {
         const int64_t stop = at + p->block < end ? at + p->block : end;
         for (int64_t g = 0; g < p->groups; g += p->depth) {

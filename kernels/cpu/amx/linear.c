@@ -3,10 +3,10 @@
  * of 32 rows and columns wait as tiles until all of k is done.
  *
  * The configuration is loaded by each part and released at its end, so that a parked thread keeps no tile state. */
-#include "kernels/cpu/amx/linear_put.h"
+#include "kernels/cpu/linear_put.h"
 #include "kernels/cpu/amx/linear_weights.h"
-#include "kernels/cpu/amx/pairs.h"
 #include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/linear_pairs.h"
 
 /* Sums are tiles 0 to 3: rows 0-15 and 16-31 of x by two panels; with 16 rows of x at most, even and odd steps apart, since a tile takes a product every 16 cycles
  * but the same tile only every 52. */
@@ -42,18 +42,7 @@ static void sums_add_16(const uint16_t *a, const uint16_t *b, int64_t steps)
     }
 }
 
-/* ---- W's panel as tiles: row r of a tile holds k = 2r and 2r + 1 of 16 columns, pair by pair ---- */
-
-/* bfloat16 weights only change places; beyond the last k are zeros. limit: all of k. */
-static void tiles_of_bf16(uint16_t *b, const uint8_t *panel, int64_t from, int64_t k, int64_t limit)
-{
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    for (int64_t i = from; i < from + k; i += 2) {
-        const __m512i both = i + 1 < limit ? _mm512_loadu_si512(panel + i * PANEL_ROWS * 2) : i < limit ? _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(panel + i * PANEL_ROWS * 2))) : _mm512_setzero_si512();
-        const int64_t at = i - from;
-        _mm512_storeu_si512(b + at / 32 * 2 * TILE_NUMBERS + at % 32 / 2 * 32, _mm512_permutexvar_epi16(order, both));
-    }
-}
+/* ---- W's panel as tiles: kernels/cpu/linear_pairs.h ---- */
 
 /* A float as the sum of two bfloat16, as near as two come. */
 static __m512 upper_part(__m512 x) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16); }
@@ -90,7 +79,7 @@ static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int6
     else tiles_of_types[j->type](b, at, j->units + panel * PANEL_ROWS, from, k);
 }
 
-void panel_tiles_round(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
+static void round_tiles(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
 {
     const int64_t steps = panel_tiles_k(j->k) / 32, lower = (int64_t)panel_tiles_part(j->m, j->k);
     const bool whole = j->type == BLOCK_F16 || j->type == BLOCK_BF16;
@@ -145,12 +134,11 @@ static void pair_multiply(const struct panel_job *j, const uint16_t *a, uint16_t
     }
 }
 
-void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to)
+static void multiply_tiles(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to)
 {
     uint16_t *b = lane;
     float *c = (float *)(void *)(b + 2 * TILES_K * 32);
-    const struct tile_config whole = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
-    tiles_begin(&whole);
+    tiles_begin(&whole_tiles);
     for (int64_t row = 0; row < j->m; row += TILES_X) {
         const int64_t end = row + TILES_X < j->m ? row + TILES_X : j->m;
         for (int64_t panel = from; panel < to; panel += 2) {
@@ -160,3 +148,5 @@ void panel_tiles_multiply(const struct panel_job *j, const uint16_t *a, void *la
     }
     tiles_end();
 }
+
+const struct panel_bf16_kernels panel_bf16_amx = { round_tiles, multiply_tiles };

@@ -4,7 +4,7 @@
  * A scale covers 16 or 32 of k, so a tile's integer sums go through memory after each of those. Vector instructions run at half their rate for some hundred cycles
  * after a tile instruction; therefore both work in turns, CHUNK blocks at a time: weights of two panels to tiles of bytes (once for all rows), dot products of 16 rows
  * of x by tiles, then scales and sums by vectors, 8 rows at a time so that their sums are registers. */
-#include "kernels/cpu/amx/linear_put.h"
+#include "kernels/cpu/linear_put.h"
 #include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/linear_round.h"
 #include "kernels/cpu/linear_unpack.h"

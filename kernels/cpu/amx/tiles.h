@@ -6,6 +6,7 @@
 
 struct tile_config { uint8_t palette, start_row, reserved[14]; uint16_t row_bytes[16]; uint8_t rows[16]; };
 
+static const struct tile_config whole_tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
 static inline void tiles_begin(const struct tile_config *c) { __asm__ volatile("ldtilecfg %0" : : "m"(*c)); }
 static inline void tiles_end(void) { __asm__ volatile("tilerelease" : : : "memory"); }
 

@@ -1,6 +1,6 @@
 /* From sums of 32 columns to y. */
-#ifndef KERNELS_CPU_AMX_LINEAR_PUT_H
-#define KERNELS_CPU_AMX_LINEAR_PUT_H
+#ifndef KERNELS_CPU_LINEAR_PUT_H
+#define KERNELS_CPU_LINEAR_PUT_H
 
 #include "kernels/cpu/vec_math.h"
 #include "kernels/linear_panels.h"

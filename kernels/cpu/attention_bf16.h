@@ -1,20 +1,18 @@
-/* Attention on bfloat16 tiles, what the dense and the paged kind share: a range of queries meets blocks of at most KEYS keys with a running maximum. Queries, keys, values and
+/* Attention in bfloat16, what the dense and the paged kind share: a range of queries meets blocks of at most KEYS keys with a running maximum. Queries, keys, values and
  * weights are rounded to bfloat16, scores and sums are float. Keys lie as tiles [keys / 16][d / 32], values as tiles [keys / 32][dv / 16]; d is the head's size rounded up to a
- * multiple of 32, dv to one of 16. A 2 x 2 square of tiles takes 4 loads for 4 products. */
-#ifndef KERNELS_CPU_AMX_ATTENTION_TILES_H
-#define KERNELS_CPU_AMX_ATTENTION_TILES_H
+ * multiple of 32, dv to one of 16. The including file has its level's square.h before this: a 2 x 2 square of tiles takes 4 loads for 4 products. */
+#ifndef KERNELS_CPU_ATTENTION_BF16_H
+#define KERNELS_CPU_ATTENTION_BF16_H
 
 #include <string.h>
 
 #include "kernels/attention_dense.h"
-#include "kernels/cpu/amx/pairs.h"
-#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/bf16_pairs.h"
 #include "kernels/cpu/vec_math.h"
 
 enum { QUERIES = ATTENTION_DENSE_QUERIES, KEYS = ATTENTION_DENSE_KEYS, RANGE = 1024 /* queries that meet a packed block of keys */, TILE = 16 * 32 };
 
 static const float LOG2_E = 1.442695041f;
-static const struct tile_config whole_tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
 
 static inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -32,40 +30,6 @@ static inline void copy_rows(uint16_t *y, int64_t width, const uint16_t *x, int6
     for (int64_t r = 0; r < rows; r++, y += width, x += ld)
         for (int64_t c = 0; c < width; c += 16) _mm256_storeu_si256((__m256i *)(void *)(y + c), _mm256_maskz_loadu_epi16(first(n - c), x + c));
     if (all > rows) memset(y, 0, (size_t)((all - rows) * width) * sizeof *y);
-}
-
-/* c [32 or 16, 32 or 16] (`down`, `across` 1: two tiles) += a [.., steps 32] by tiles b, the tile beside b `beside` numbers on and the next step's `next` numbers on */
-static inline void square_of_tiles(float *c, int64_t ldc, int down, int across, const uint16_t *a, int64_t lda, const uint16_t *b, int64_t beside, int64_t next, int64_t steps, int begin)
-{
-    float *below = c + 16 * ldc;
-    if (begin) {
-        TILE_ZERO(0);
-        TILE_ZERO(1);
-        TILE_ZERO(2);
-        TILE_ZERO(3);
-    } else {
-        TILE_LOAD(0, c, ldc * 4);
-        if (across) TILE_LOAD(1, c + 16, ldc * 4);
-        if (down) TILE_LOAD(2, below, ldc * 4);
-        if (down && across) TILE_LOAD(3, below + 16, ldc * 4);
-    }
-    for (int64_t s = 0; s < steps; s++, a += 32, b += next) {
-        TILE_LOAD(4, a, lda * 2);
-        TILE_LOAD(6, b, 64);
-        TILE_DOT_BF16(0, 4, 6);
-        if (across) {
-            TILE_LOAD(7, b + beside, 64);
-            TILE_DOT_BF16(1, 4, 7);
-        }
-        if (!down) continue;
-        TILE_LOAD(5, a + 16 * lda, lda * 2);
-        TILE_DOT_BF16(2, 5, 6);
-        if (across) TILE_DOT_BF16(3, 5, 7);
-    }
-    TILE_STORE(0, c, ldc * 4);
-    if (across) TILE_STORE(1, c + 16, ldc * 4);
-    if (down) TILE_STORE(2, below, ldc * 4);
-    if (down && across) TILE_STORE(3, below + 16, ldc * 4);
 }
 
 /* What a thread works in. limit: how many keys of the block at hand a query sees; packing: floats or numbers on their way to tiles. */
@@ -105,7 +69,7 @@ static inline void multiply_keys(float *scores, const uint16_t *q, const uint16_
     const int64_t tiles = up(keys, 16) / 16, steps = d / 32;
     for (int64_t i = 0; i < rows; i += 32)
         for (int64_t n = 0; n < tiles; n += 2)
-            square_of_tiles(scores + i * KEYS + n * 16, KEYS, i + 16 < rows, n + 1 < tiles, q + i * d, d, k + n * steps * TILE, steps * TILE, TILE, steps, 1);
+            square_add(scores + i * KEYS + n * 16, KEYS, i + 16 < rows, n + 1 < tiles, q + i * d, d, k + n * steps * TILE, steps * TILE, TILE, steps, 1);
 }
 
 /* sums [rows, dv] += weights [rows, KEYS] by the packed values */
@@ -114,7 +78,7 @@ static inline void multiply_values(float *sums, const uint16_t *weights, const u
     const int64_t steps = up(keys, 32) / 32, across = dv / 16;
     for (int64_t i = 0; i < rows; i += 32)
         for (int64_t c = 0; c < across; c += 2)
-            square_of_tiles(sums + i * dv + c * 16, dv, i + 16 < rows, c + 1 < across, weights + i * KEYS, KEYS, v + c * TILE, TILE, across * TILE, steps, 0);
+            square_add(sums + i * dv + c * 16, dv, i + 16 < rows, c + 1 < across, weights + i * KEYS, KEYS, v + c * TILE, TILE, across * TILE, steps, 0);
 }
 
 /* 2^t for t from -126 to 0, to 1e-4 of its size: weights are rounded to 4e-3 of theirs. */

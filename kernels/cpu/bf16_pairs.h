@@ -1,11 +1,11 @@
-/* Floats to bfloat16 as tiles take them, and what is left of a vector at a row's end. */
-#ifndef KERNELS_CPU_AMX_PAIRS_H
-#define KERNELS_CPU_AMX_PAIRS_H
+/* Floats to bfloat16 as tiles and dot products take them, pair by pair, and what is left of a vector at a row's end. */
+#ifndef KERNELS_CPU_BF16_PAIRS_H
+#define KERNELS_CPU_BF16_PAIRS_H
 
 #include <immintrin.h>
 #include <stdint.h>
 
-/* A row of a tile of the right side: lane i holds even[i], then odd[i]. */
+/* Two rows of a right side: lane i holds even[i], then odd[i]. */
 static inline __m512i pair_of(__m512 even, __m512 odd)
 {
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);

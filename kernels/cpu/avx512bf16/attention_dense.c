@@ -1,0 +1,9 @@
+#include "kernels/cpu/avx512bf16/square.h"
+
+#include "kernels/cpu/attention_dense_bf16_body.h"
+
+void diffusion_fill_avx512bf16(struct diffusion_kernels *k)
+{
+    k->attention_bf16_scratch = attention_bf16_scratch;
+    k->attention_bf16 = attention_bf16;
+}
