@@ -189,7 +189,7 @@ static void panels_run(const struct linear_job *d, int threads)
         const int parts = d->m * s->k < PARALLEL_MIN ? 1 : threads;
         parallel_for(parts, parts, quantise_part, &w);
     }
-    const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : count < 2 * threads ? 1 : threads;
+    const int parts = d->m * s->n * s->k < (is_half(d->l) ? 1 : 4) * PARALLEL_MIN ? 1 : count < 2 * threads ? 1 : threads;
     parallel_for(parts, parts, panels_part, &w);
 }
 

@@ -96,6 +96,7 @@ struct node {
     const float *weight;          /* ScaleShift: the scale; convolution: a scale by output channel that packing multiplies in */
     struct bytes_layer *bytes;    /* of the operators in operators/quantised/bytes.h that have a weight */
     struct linear_layer *linear;  /* Linear; Gemm and MatMul of a graph in bfloat16, in place of `packed` */
+    struct linear_layer **recurrent;  /* RNN, GRU and LSTM of a graph in bfloat16, in place of `packed`: of each direction its enum recurrent_part, NULL where it has none */
     struct sparse_layer *sparse;  /* Gemm and MatMul whose weight is mostly 0, in place of `packed` */
     const void *spec;             /* of the operators in operators/llm.h: read only, in the arena */
     uint64_t    row_work;         /* about how many products each row of input 0 takes, where dims alone do not tell; 0: they do */

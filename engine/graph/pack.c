@@ -149,29 +149,33 @@ bool gemm_packable(const struct graph *g, const struct node *n)
     return w->dtype == DT_F32 && w->rank == 2 && w->bytes > 0;
 }
 
-/* W rounded to bfloat16, as rows of k numbers one for each column of the product. */
+/* A layer of bfloat16 weights: rows of k numbers, one for each column of the product. */
+static enum status open_rounded(struct graph *g, const struct node *n, const uint16_t *rows, int64_t columns, int64_t k, struct linear_layer **out, struct err *err)
+{
+    const struct linear_spec spec = { .type = BLOCK_BF16, .weight = rows, .n = columns, .k = k, .row_bytes = 2 * k, .mode = LINEAR_FAST, .level = g->device.kernels.level };
+    enum status st = charge(g, linear_open_bytes(&spec), err);
+    if (!st) st = linear_open(out, &spec, err);
+    if (st) return st;
+    if (!graph_own_linear(g, *out)) return err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    g->packed_bytes += linear_bytes(*out);
+    return ST_OK;
+}
+
 static enum status pack_rounded(struct graph *g, struct node *n, bool turned, int64_t k, int64_t columns, struct err *err)
 {
-    struct linear_spec spec = { .type = BLOCK_BF16, .n = columns, .k = k, .row_bytes = 2 * k, .mode = LINEAR_FAST, .level = g->device.kernels.level };
-    enum status st = charge(g, linear_open_bytes(&spec), err);
-    if (st) return st;
     void *owned = NULL;
     const struct operand *w = &g->values[n->in[1]].type;
     const float *b = w->splat ? w->data : borrow_dense(g, n->in[1], &owned);
     uint16_t *rounded = mem_alloc_array((uint64_t)k, (uint64_t)columns * sizeof *rounded), *rows = turned || w->splat ? rounded : mem_alloc_array((uint64_t)k, (uint64_t)columns * sizeof *rows);
-    st = b && rounded && rows ? ST_OK : err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
+    enum status st = b && rounded && rows ? ST_OK : err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
     if (!st && w->splat) for (int64_t i = 0; i < k * columns; i++) rounded[i] = f32_to_bf16_one(*b);
     else if (!st) g->device.kernels.round_bf16(rounded, b, k * columns, 1);
     if (!st && rows != rounded) g->device.kernels.transpose_2d(rows, rounded, 1, k, columns, sizeof *rows, 1);
-    spec.weight = rows;
-    if (!st) st = linear_open(&n->linear, &spec, err);
+    if (!st) st = open_rounded(g, n, rows, columns, k, &n->linear, err);
     if (rows != rounded) free(rows);
     free(rounded);
     free(owned);
-    if (st) return st;
-    if (!graph_own_linear(g, n->linear)) return err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
-    g->packed_bytes += linear_bytes(n->linear);
-    return ST_OK;
+    return st;
 }
 
 /* Lists of what is not 0 in place of the panels that stand there, where those are slower. */
@@ -319,6 +323,30 @@ static enum status pack_recurrent(struct graph *g, struct node *n, struct err *e
     return st;
 }
 
+/* The same rounded: each part of each direction is a layer. */
+static enum status pack_recurrent_rounded(struct graph *g, struct node *n, struct err *err)
+{
+    const int64_t *w = g->values[n->in[1]].type.dims, *r = g->values[n->in[2]].type.dims, gates = w[1] / r[2], depths[RECURRENT_PARTS] = { w[2], r[2], r[2] };
+    void *own_w, *own_r;
+    const float *from[RECURRENT_PARTS] = { borrow_dense(g, n->in[1], &own_w), borrow_dense(g, n->in[2], &own_r) };
+    from[RECURRENT_LAST] = from[RECURRENT_R];
+    uint16_t *rows = mem_alloc_array((uint64_t)w[1], (uint64_t)(w[2] > r[2] ? w[2] : r[2]) * sizeof *rows);
+    n->recurrent = arena_calloc(g->arena, (uint64_t)w[0] * RECURRENT_PARTS, sizeof *n->recurrent);
+    enum status st = from[RECURRENT_W] && from[RECURRENT_R] && rows && n->recurrent ? ST_OK : err_set(err, ST_NO_MEMORY, "packing the weights of node '%s'", n->name);
+    for (int64_t i = 0; i < w[0] * RECURRENT_PARTS && !st; i++) {
+        const enum recurrent_part part = (enum recurrent_part)(i % RECURRENT_PARTS);
+        const struct recurrent_rows of = recurrent_rows_of(n, part, r[2], gates);
+        const int64_t depth = depths[part];
+        if (!of.count) continue;
+        g->device.kernels.round_bf16(rows, from[part] + (i / RECURRENT_PARTS * w[1] + of.first) * depth, of.count * depth, 1);
+        st = open_rounded(g, n, rows, of.count, depth, &n->recurrent[i], err);
+    }
+    free(rows);
+    free(own_w);
+    free(own_r);
+    return st;
+}
+
 /* Bytes as they are multiplied: [out, in / groups, kh, kw], or [in, out] beside the stride. Those of a transposed convolution, [in, out, kh, kw], become [kh, kw, out, in]. */
 static int8_t *layer_weight(const struct operand *w, const struct node *n, const struct bytes_product *p)
 {
@@ -354,6 +382,7 @@ static bool reads_packed(const struct graph *g, const struct node *n, int k)
 {
     if (n->conv) return k == 1 || k == 2;
     if (n->bytes) return k == 1;
+    if (n->recurrent) return k == 1 || k == 2;
     return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : (n->linear || n->sparse) && k == 1;
 }
 
@@ -372,7 +401,7 @@ enum status pack_weights(struct graph *g, struct err *err)
         else if (n->op == &op_spread) st = pack_spread(g, n, err);
         else if (n->op == &op_tall_product) st = pack_product(g, n, err);
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
-        else if (recurrent_packable(g, n)) st = pack_recurrent(g, n, err);
+        else if (recurrent_packable(g, n)) st = g->bf16 ? pack_recurrent_rounded(g, n, err) : pack_recurrent(g, n, err);
         if (st) return st;
     }
     for (int i = 0; i < g->node_count; i++)

@@ -43,7 +43,7 @@ static bool shapes_of(const struct graph *g, struct operand *shapes)
 static bool has_layers(const struct graph *g)
 {
     for (int i = 0; i < g->node_count; i++)
-        if (!g->nodes[i].dead && (g->nodes[i].conv || ((g->nodes[i].packed || g->nodes[i].sparse) && gemm_packable(g, &g->nodes[i])))) return true;
+        if (!g->nodes[i].dead && (g->nodes[i].conv || ((g->nodes[i].packed || g->nodes[i].sparse) && (gemm_packable(g, &g->nodes[i]) || recurrent_packable(g, &g->nodes[i]))))) return true;
     for (const struct graph *b = g->inner; b; b = b->next_inner)
         if (has_layers(b)) return true;
     return false;

@@ -10,6 +10,9 @@ extern const struct op ops_cast[], ops_bits[], ops_scatter[], ops_arrange[], ops
     ops_ml_features[], ops_ml_labels[], ops_ml_trees[], ops_ml_machines[], ops_ms_elementwise[], ops_ms_products[], ops_ms_pointwise[], ops_ms_attention[], ops_ms_grouped[];
 /* Made by passes only. */
 /* RNN, GRU and LSTM with the usual attributes go through recurrent_f32.c; with constant weights (rank 3: dims of W and R) these are packed. */
+enum recurrent_part { RECURRENT_W, RECURRENT_R, RECURRENT_LAST /* of a GRU that resets before the product: R's rows of the last gate */, RECURRENT_PARTS };
+struct recurrent_rows { int64_t first, count; };      /* of a direction of W or R; count 0: there is no such part */
+struct recurrent_rows recurrent_rows_of(const struct node *n, enum recurrent_part part, int64_t hidden, int64_t gates);
 bool     recurrent_is_plain(const struct node *n);
 bool     recurrent_packable(const struct graph *g, const struct node *n);
 uint64_t recurrent_pack_bytes(const struct kernels *k, const struct node *n, const int64_t *w, const int64_t *r);

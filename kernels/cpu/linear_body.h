@@ -21,6 +21,8 @@ enum { TILE_X = 4 };
 enum { TILE_X = 1 };
 #endif
 enum { EXACT_X = TILE_X < 8 ? TILE_X : 8 };
+/* Panels of 16-bit weights at once, with HALF_ROWS rows of x at most. */
+enum { HALF_PANELS = 4, HALF_ROWS = TILE_X < 4 ? 1 : TILE_X / 4 };
 
 static void quantise(const struct panel_job *j, int64_t first, int64_t end)
 {
@@ -114,11 +116,11 @@ VEC_INLINE void quantised_tile(const int type, const int rows, const int panels,
             if (row + r < j->m && panel + v < end) tile_store(j, row + r, (panel + v) * PANEL_ROWS, sum[v][r]);
 }
 
-/* 16-bit weights: each sum takes its k in ascending order, one fused multiply-add each, as gemm_f32. Two panels at once, for two chains of sums. */
+/* 16-bit weights: each sum takes its k in ascending order, one fused multiply-add each, as gemm_f32. Several panels at once, for as many chains of sums. */
 VEC_INLINE void half_tile(const int type, const int rows, const int panels, const struct panel_job *j, int64_t panel, int64_t row)
 {
     const float *x[EXACT_X];
-    lanes_f sum[EXACT_X][2];
+    lanes_f sum[EXACT_X][HALF_PANELS];
     const uint8_t *at = j->panels + panel * j->panel_bytes;
     LANES_UNROLL
     for (int r = 0; r < rows; r++) {
@@ -126,7 +128,7 @@ VEC_INLINE void half_tile(const int type, const int rows, const int panels, cons
         for (int v = 0; v < panels; v++) sum[r][v] = lanes_f_set(0.0f);
     }
     for (int64_t i = 0; i < j->k; i++) {
-        lanes_f w[2];
+        lanes_f w[HALF_PANELS];
         LANES_UNROLL
         for (int v = 0; v < panels; v++) {
             const uint8_t *from = at + v * j->panel_bytes + i * PANEL_ROWS * 2;
@@ -191,16 +193,22 @@ typedef void quantised_kernel(const struct panel_job *j, int64_t panel, int64_t 
 #if defined(__AVX512VNNI__)
 #define EACH(X, ...)  X(__VA_ARGS__ 1) X(__VA_ARGS__ 2) X(__VA_ARGS__ 4) X(__VA_ARGS__ 8)
 #define LIST(name)    { name##1, name##2, name##4, name##8 }
+#define EACH_FEW(X, ...)  X(__VA_ARGS__ 1) X(__VA_ARGS__ 2) X(__VA_ARGS__ 4)
+#define LIST_FEW(name)    { name##1, name##2, name##4 }
 #define QUANTISED_ALL(type_)  QUANTISED(type_, 1) QUANTISED(type_, 2) QUANTISED(type_, 4) QUANTISED(type_, 8) QUANTISED(type_, 16)
 #define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1, quantised_##type_##_2, quantised_##type_##_4, quantised_##type_##_8, quantised_##type_##_16 },
 #elif defined(__AVX2__)
 #define EACH(X, ...)  X(__VA_ARGS__ 1) X(__VA_ARGS__ 2) X(__VA_ARGS__ 4)
 #define LIST(name)    { name##1, name##2, name##4 }
+#define EACH_FEW(X, ...)  X(__VA_ARGS__ 1)
+#define LIST_FEW(name)    { name##1 }
 #define QUANTISED_ALL(type_)  QUANTISED(type_, 1) QUANTISED(type_, 2) QUANTISED(type_, 4)
 #define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1, quantised_##type_##_2, quantised_##type_##_4 },
 #else
 #define EACH(X, ...)  X(__VA_ARGS__ 1)
 #define LIST(name)    { name##1 }
+#define EACH_FEW          EACH
+#define LIST_FEW          LIST
 #define QUANTISED_ALL(type_)  QUANTISED(type_, 1)
 #define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1 },
 #endif
@@ -209,8 +217,10 @@ EACH(HALF, F16, 1, )
 EACH(HALF, F16, 2, )
 EACH(HALF, BF16, 1, )
 EACH(HALF, BF16, 2, )
+EACH_FEW(HALF, F16, 4, )
+EACH_FEW(HALF, BF16, 4, )
 PANEL_TYPES(QUANTISED_ALL)
-static exact_kernel *const exact_kernels[4] = LIST(exact_tile_), *const half_kernels[2][2][4] = { { LIST(half_tile_F16_1_), LIST(half_tile_F16_2_) }, { LIST(half_tile_BF16_1_), LIST(half_tile_BF16_2_) } };
+static exact_kernel *const exact_kernels[4] = LIST(exact_tile_), *const half_kernels[2][3][4] = { { LIST(half_tile_F16_1_), LIST(half_tile_F16_2_), LIST_FEW(half_tile_F16_4_) }, { LIST(half_tile_BF16_1_), LIST(half_tile_BF16_2_), LIST_FEW(half_tile_BF16_4_) } };
 static quantised_kernel *const quantised_kernels[BLOCK_TYPE_END][5] = { PANEL_TYPES(QUANTISED_LIST) };
 
 /* All rows against panels [from, to): a panel stays in cache while the rows go by. */
@@ -218,8 +228,8 @@ static void multiply(const struct panel_job *j, int64_t from, int64_t to)
 {
     const int half = j->type == BLOCK_F16 || j->type == BLOCK_BF16, exact = half || j->exact;
     for (int64_t panel = from, step; panel < to; panel += step) {
-        step = half ? panel + 2 <= to ? 2 : 1 : exact ? 1 : 2;
-        exact_kernel *const *kernels = half ? half_kernels[j->type == BLOCK_BF16][step - 1] : exact_kernels;
+        step = !half ? exact ? 1 : 2 : j->m <= HALF_ROWS && panel + HALF_PANELS <= to ? HALF_PANELS : panel + 2 <= to ? 2 : 1;
+        exact_kernel *const *kernels = half ? half_kernels[j->type == BLOCK_BF16][step / 2] : exact_kernels;
         for (int64_t row = 0, rows; row < j->m; row += rows) {
             rows = panel_tile_rows(exact ? EXACT_X : TILE_X, j->m - row);
             const int at = __builtin_ctz((unsigned)rows);

@@ -220,6 +220,31 @@ TEST(products_of_many_rows_take_and_give_bfloat16)
     onnx_engine.close(e);
 }
 
+enum { STEPS = 72, WIDTH = 24, HIDDEN = 40 };
+
+/* [batch, STEPS, WIDTH] by one recurrent operator in both directions: [batch, STEPS, 2, HIDDEN] */
+static void write_recurrent(const char *path, const char *op, int64_t gates, const char *more)
+{
+    struct writer w;
+    writer_begin(&w, 14);
+    int x = writer_input(&w, 1, (int64_t[]){ -1, 3, WIDTH, WIDTH }, 4), rows = writer_node(&w, "Reshape", (int[]){ x, writer_ints(&w, (int64_t[]){ 0, STEPS, WIDTH }, 3) }, 2, NULL);
+    int weight = writer_floats(&w, (int64_t[]){ 2, gates * HIDDEN, WIDTH }, 3, -0.3f, 0.3f), own = writer_floats(&w, (int64_t[]){ 2, gates * HIDDEN, HIDDEN }, 3, -0.3f, 0.3f);
+    int bias = writer_floats(&w, (int64_t[]){ 2, 2 * gates * HIDDEN }, 2, -0.1f, 0.1f);
+    int y = writer_node(&w, op, (int[]){ rows, weight, own, bias }, 4, (const char *const[]){ "hidden_size=40", "layout=1", "direction=sbidirectional", more, NULL });
+    writer_output(&w, y, 1, (int64_t[]){ -1, STEPS, 2, HIDDEN }, 4);
+    writer_save(&w, path);
+}
+
+TEST(recurrent_layers_round_their_weights)
+{
+    static const struct { const char *op; int64_t gates; const char *more; } cells[] = { { "LSTM", 4, NULL }, { "GRU", 3, NULL }, { "GRU", 3, "linear_before_reset=1" }, { "RNN", 1, NULL } };
+    const char *path = file_in("recurrent.onnx");
+    for (size_t i = 0; i < sizeof cells / sizeof *cells; i++) {
+        write_recurrent(path, cells[i].op, cells[i].gates, cells[i].more);
+        check_error(path, WIDTH, 1e-5);
+    }
+}
+
 /* Remembers one choice. */
 struct memory { char machine[256], text[64]; int asked, kept; };
 static bool find(void *ctx, const char *machine, char *text, size_t room)

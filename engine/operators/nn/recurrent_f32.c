@@ -1,7 +1,7 @@
 /* RNN, GRU and LSTM in f32 with the activations they usually have.
  *
  * What the inputs give to the gates is one product for all steps of all rows; a step is then one product of the states by the packed recurrent weights, to which the
- * inputs' part is added, and the cell's kernel. Both go through gemm_f32, so a row's bits depend neither on the others nor on threads. Rows step together while they
+ * inputs' part is added, and the cell's kernel. Both go through gemm_f32, so a row's bits depend neither on the others nor on threads; in a graph in bfloat16 they are linear layers on rounded weights. Rows step together while they
  * have no lengths of their own; with them each row goes by itself. Two directions share out two threads.
  *
  * Packed weights of a direction lie one behind the other: W [inputs, gates * hidden], then R [hidden, gates * hidden], of which a GRU that resets before
@@ -11,21 +11,28 @@
 
 #include "base/checked.h"
 #include "engine/operators/nn/recurrent.h"
+#include "kernels/linear.h"
 
-struct pack { int64_t r_columns, last_columns; uint64_t w, r, last, bytes; };      /* offsets, and the size of one direction */
+struct pack { struct recurrent_rows rows[RECURRENT_PARTS]; uint64_t at[RECURRENT_PARTS], bytes; };      /* offsets, and the size of one direction */
 
 static uint64_t whole(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
 
+struct recurrent_rows recurrent_rows_of(const struct node *n, enum recurrent_part part, int64_t hidden, int64_t gates)
+{
+    const bool apart = n->op->code == CELL_GRU && !node_int(n, "linear_before_reset", 0);
+    if (part == RECURRENT_W) return (struct recurrent_rows){ 0, gates * hidden };
+    if (part == RECURRENT_R) return (struct recurrent_rows){ 0, (apart ? 2 : gates) * hidden };
+    return (struct recurrent_rows){ 2 * hidden, apart ? hidden : 0 };
+}
+
 static struct pack pack_of(const struct kernels *k, const struct node *n, int64_t inputs, int64_t hidden, int64_t gates)
 {
-    struct pack p;
-    bool apart = n->op->code == CELL_GRU && !node_int(n, "linear_before_reset", 0);
-    p.r_columns = (apart ? 2 : gates) * hidden;
-    p.last_columns = apart ? hidden : 0;
-    p.w = 0;
-    p.r = whole(k->gemm_f32_packed_bytes(inputs, gates * hidden));
-    p.last = p.r + whole(k->gemm_f32_packed_bytes(hidden, p.r_columns));
-    p.bytes = p.last + (apart ? whole(k->gemm_f32_packed_bytes(hidden, hidden)) : 0);
+    struct pack p = { .bytes = 0 };
+    for (enum recurrent_part i = 0; i < RECURRENT_PARTS; i++) {
+        p.rows[i] = recurrent_rows_of(n, i, hidden, gates);
+        p.at[i] = p.bytes;
+        if (p.rows[i].count) p.bytes += whole(k->gemm_f32_packed_bytes(i == RECURRENT_W ? inputs : hidden, p.rows[i].count));
+    }
     return p;
 }
 
@@ -69,12 +76,12 @@ void recurrent_pack(const struct kernels *k, const struct node *n, void *packed,
 {
     const int64_t inputs = w_dims[2], hidden = r_dims[2], columns = w_dims[1];
     const struct pack p = pack_of(k, n, inputs, hidden, columns / hidden);
-    for (int64_t d = 0; d < w_dims[0]; d++) {
-        char *to = (char *)packed + (uint64_t)d * p.bytes;
-        k->gemm_f32_pack(to + p.w, w + d * columns * inputs, 1, inputs, inputs, columns);
-        k->gemm_f32_pack(to + p.r, r + d * columns * hidden, 1, hidden, hidden, p.r_columns);
-        if (p.last_columns) k->gemm_f32_pack(to + p.last, r + (d * columns + p.r_columns) * hidden, 1, hidden, hidden, hidden);
-    }
+    for (int64_t d = 0; d < w_dims[0]; d++)
+        for (enum recurrent_part i = 0; i < RECURRENT_PARTS; i++) {
+            const int64_t depth = i == RECURRENT_W ? inputs : hidden;
+            const float *from = (i == RECURRENT_W ? w : r) + (d * columns + p.rows[i].first) * depth;
+            if (p.rows[i].count) k->gemm_f32_pack((char *)packed + (uint64_t)d * p.bytes + p.at[i], from, 1, depth, depth, p.rows[i].count);
+        }
 }
 
 /* ---- one direction ---- */
@@ -82,6 +89,8 @@ struct direction {
     const struct call *c;
     const struct recurrent *r;
     const char *packed;
+    struct linear_layer *const *layers;  /* in place of `packed`, or NULL */
+    void   *scratch;                     /* theirs */
     struct pack pack;
     int     d, threads;
     float  *gates;                       /* [steps * batch, gates * hidden] what the inputs give, in the order of X's rows */
@@ -97,11 +106,26 @@ static uint64_t direction_floats(const struct recurrent *r)
     return all;
 }
 
+/* What the layers of a direction work in. */
+static uint64_t layers_scratch(const struct call *c, const struct recurrent *r, int threads)
+{
+    uint64_t most = 0;
+    for (int i = 0; c->node->recurrent && i < r->directions * RECURRENT_PARTS; i++) {
+        const struct linear_layer *l = c->node->recurrent[i];
+        const uint64_t bytes = l ? linear_scratch(l, i % RECURRENT_PARTS == RECURRENT_W ? r->steps * r->batch : r->batch, threads) : 0;
+        if (bytes > most) most = bytes;
+    }
+    return whole(most);
+}
+
+static int threads_of(const struct call *c, const struct recurrent *r) { return r->directions > 1 ? 1 : c->threads; }
+
 uint64_t recurrent_f32_scratch(const struct call *c, const struct recurrent *r)
 {
     uint64_t bytes = direction_floats(r), packed = 0;
     if (bytes == UINT64_MAX || !size_mul(bytes, sizeof(float) * (uint64_t)r->directions, &bytes)) return UINT64_MAX;
-    if (!c->node->packed) packed = recurrent_pack_bytes(c->k, c->node, c->in[IN_W]->dims, c->in[IN_R]->dims);
+    if (c->node->recurrent) packed = layers_scratch(c, r, threads_of(c, r)) * (uint64_t)r->directions;
+    else if (!c->node->packed) packed = recurrent_pack_bytes(c->k, c->node, c->in[IN_W]->dims, c->in[IN_R]->dims);
     return size_add(bytes, packed + 64, &bytes) ? bytes : UINT64_MAX;
 }
 
@@ -117,13 +141,21 @@ static void make_bias(struct direction *q)
 {
     const int64_t n = q->r->hidden, columns = q->r->gates * n;
     const float *b = call_input(q->c, IN_B) ? (const float *)q->c->in[IN_B]->data + q->d * 2 * columns : NULL;
-    const bool apart = b && q->r->cell == CELL_GRU && !q->pack.last_columns;
+    const bool apart = b && q->r->cell == CELL_GRU && !q->pack.rows[RECURRENT_LAST].count;
     for (int64_t i = 0; i < columns; i++) {
         const bool beside = apart && i >= 2 * n;
         q->bias[i] = !b ? 0 : beside ? b[i] : b[i] + b[columns + i];
         q->bias_h[i] = beside ? b[columns + i] : 0;
     }
     if (!apart) q->bias_h = NULL;
+}
+
+/* y [rows, the part's rows] = x [rows, ..], ldx apart, by a part of the weights */
+static void product(const struct direction *q, enum recurrent_part part, float *y, const float *x, int64_t ldx, int64_t rows, const struct gemm_epilogue *ep)
+{
+    const int64_t columns = q->pack.rows[part].count, depth = part == RECURRENT_W ? q->r->inputs : q->r->hidden;
+    if (q->layers) linear_run(q->layers[part], y, columns, x, ldx, rows, ep, q->scratch, q->threads);
+    else q->c->k->gemm_f32(y, columns, x, ldx, q->packed + q->pack.at[part], rows, columns, depth, ep, q->threads);
 }
 
 /* Rows [b, b + count) at step t. */
@@ -136,21 +168,21 @@ static void step_rows(struct direction *q, int64_t t, int64_t b, int64_t count)
     float *h = q->h + b * n, *sums = q->sums + b * columns, *next = q->next + b * n;
     struct gemm_epilogue with_x = { .residual = x, .ldr = apart }, with_bias = { .bias = q->bias_h };
     if (r->cell == CELL_LSTM) {
-        k->gemm_f32(sums, columns, h, n, q->packed + q->pack.r, count, columns, n, &with_x, q->threads);
+        product(q, RECURRENT_R, sums, h, n, count, &with_x);
         k->lstm_cell_f32(h, q->cell + b * n, sums, count, n);
     } else if (r->cell == CELL_RNN) {
         with_x.act.kind = simple_curve(q->c->node, q->d);
-        k->gemm_f32(next, n, h, n, q->packed + q->pack.r, count, n, n, &with_x, q->threads);
+        product(q, RECURRENT_R, next, h, n, count, &with_x);
         memcpy(h, next, (size_t)(count * n) * sizeof *h);
-    } else if (!q->pack.last_columns) {
-        k->gemm_f32(sums, columns, h, n, q->packed + q->pack.r, count, columns, n, &with_bias, q->threads);
+    } else if (!q->pack.rows[RECURRENT_LAST].count) {
+        product(q, RECURRENT_R, sums, h, n, count, &with_bias);
         k->gru_cell_f32(h, x, apart, sums, count, n);
     } else {
         with_x.act.kind = ACT_SIGMOID;
-        k->gemm_f32(sums, 2 * n, h, n, q->packed + q->pack.r, count, 2 * n, n, &with_x, q->threads);
+        product(q, RECURRENT_R, sums, h, n, count, &with_x);
         for (int64_t i = 0; i < count; i++) k->mul_f32(sums + (2 * i + 1) * n, sums + (2 * i + 1) * n, h + i * n, n, 1);      /* reset times h */
         struct gemm_epilogue last = { .residual = x + 2 * n, .ldr = apart, .act = { .kind = ACT_TANH } };
-        k->gemm_f32(next, n, sums + n, 2 * n, q->packed + q->pack.last, count, n, n, &last, q->threads);
+        product(q, RECURRENT_LAST, next, sums + n, 2 * n, count, &last);
         k->blend_f32(h, sums, 2 * n, next, count, n);
     }
     float *y = q->c->out[0] ? q->c->out[0]->data : NULL;
@@ -179,11 +211,11 @@ static void run_direction(struct direction *q)
 {
     const struct call *c = q->c;
     const struct recurrent *r = q->r;
-    const int64_t columns = r->gates * r->hidden, rows = r->steps * r->batch;
+    const int64_t rows = r->steps * r->batch;
     const bool back = r->reverse || q->d == 1;
     make_bias(q);
     struct gemm_epilogue ep = { .bias = q->bias };
-    c->k->gemm_f32(q->gates, columns, c->in[IN_X]->data, r->inputs, q->packed + q->pack.w, rows, columns, r->inputs, &ep, q->threads);
+    product(q, RECURRENT_W, q->gates, c->in[IN_X]->data, r->inputs, rows, &ep);
     memset(q->h, 0, (size_t)(r->batch * r->hidden) * sizeof *q->h);
     memset(q->cell, 0, (size_t)(r->batch * r->hidden) * sizeof *q->cell);
     if (call_input(c, IN_H)) copy_state(q, q->h, c->in[IN_H], false);
@@ -209,16 +241,18 @@ void recurrent_f32_eval(struct call *c, const struct recurrent *r)
     const int64_t columns = r->gates * r->hidden;
     float *at = c->scratch;
     const char *packed = c->node->packed;
+    char *own = (char *)(at + (uint64_t)r->directions * direction_floats(r));
+    own += -(uintptr_t)own & 63;
     if (c->out[0] && call_input(c, IN_LENGTHS)) memset(c->out[0]->data, 0, c->out[0]->bytes);
-    if (!packed) {
-        char *own = (char *)(at + (uint64_t)r->directions * direction_floats(r));
-        own += -(uintptr_t)own & 63;
+    if (!packed && !c->node->recurrent) {
         recurrent_pack(c->k, c->node, own, c->in[IN_W]->data, c->in[IN_W]->dims, c->in[IN_R]->data, c->in[IN_R]->dims);
         packed = own;
     }
     const struct pack p = pack_of(c->k, c->node, r->inputs, r->hidden, r->gates);
     for (int d = 0; d < r->directions; d++, at += direction_floats(r)) {
-        q[d] = (struct direction){ .c = c, .r = r, .packed = packed + (uint64_t)d * p.bytes, .pack = p, .d = d, .threads = r->directions > 1 ? 1 : c->threads };
+        q[d] = (struct direction){ .c = c, .r = r, .pack = p, .d = d, .threads = threads_of(c, r) };
+        if (c->node->recurrent) q[d].layers = c->node->recurrent + d * RECURRENT_PARTS, q[d].scratch = own + layers_scratch(c, r, threads_of(c, r)) * (uint64_t)d;
+        else q[d].packed = packed + (uint64_t)d * p.bytes;
         float *mine = at;
         q[d].gates = take(&mine, r->steps * r->batch * columns);
         q[d].sums = take(&mine, r->batch * columns);
