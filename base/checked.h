@@ -34,5 +34,6 @@ void *mem_alloc_array(uint64_t count, uint64_t size);                 /* not cle
 void *mem_calloc_array(uint64_t count, uint64_t size);                /* cleared */
 void *mem_realloc_array(void *p, uint64_t count, uint64_t size);      /* p stays valid on failure */
 void *mem_alloc_aligned(uint64_t bytes, size_t align);                /* align: a power of two; free() releases it */
+void *mem_alloc_huge(uint64_t bytes, size_t align);                   /* the same for what is read again and again from memory, like weights: large blocks lie on huge pages where the system grants them */
 
 #endif

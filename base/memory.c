@@ -7,8 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { CHUNK_FIRST = 4096, CHUNK_MOST = 1 << 20 /* chunks double up to here */, CHUNK_KEEP = 64 << 10 /* what reset keeps at most */, ALIGN_MAX = 4096 };
+enum { CHUNK_FIRST = 4096, CHUNK_MOST = 1 << 20 /* chunks double up to here */, CHUNK_KEEP = 64 << 10 /* what reset keeps at most */, ALIGN_MAX = 4096, HUGE_PAGE = 2 << 20 };
 
 void *mem_alloc_array(uint64_t count, uint64_t size)
 {
@@ -36,6 +37,14 @@ void *mem_alloc_aligned(uint64_t bytes, size_t align)
     uint64_t padded;
     if (!size_add(bytes, align - 1, &padded) || padded > SIZE_MAX / 2) return NULL;
     return aligned_alloc(align, (padded & ~(uint64_t)(align - 1)) + (padded < align ? align : 0));
+}
+
+void *mem_alloc_huge(uint64_t bytes, size_t align)
+{
+    if (bytes < 2 * HUGE_PAGE) return mem_alloc_aligned(bytes, align);
+    void *p = mem_alloc_aligned(bytes, HUGE_PAGE);
+    if (p) madvise(p, bytes & ~(uint64_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    return p;
 }
 
 struct arena_chunk {

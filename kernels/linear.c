@@ -289,7 +289,7 @@ uint64_t linear_open_bytes(const struct linear_spec *spec)
 static enum status pack_weights(struct linear_layer *l)
 {
     const struct linear_spec *s = &l->spec;
-    l->packed = mem_alloc_aligned(l->bytes, ALIGN);
+    l->packed = mem_alloc_huge(l->bytes, ALIGN);
     if (!l->packed) return ST_NO_MEMORY;
     if (l->layout) {
         const int64_t each = panel_bytes(l->layout, s->k);
