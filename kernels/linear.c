@@ -250,12 +250,43 @@ static void bf16_part(void *ctx, int part, int parts)
     w->kernels->multiply(&w->job, w->a, w->lanes + (int64_t)TILES_LANE_BYTES * part, pairs * part / parts * 2, pairs * (part + 1) / parts * 2);
 }
 
+/* Of very many rows each thread takes some, TILES_X at a time, so that those are rounded near where they are used. */
+static bool rows_apart(int64_t m, int threads) { return m >= (int64_t)2 * TILES_X * threads; }
+
+static void bf16_rows_part(void *ctx, int part, int parts)
+{
+    const struct bf16_work *w = ctx;
+    const struct panel_job *all = &w->job;
+    uint16_t *a = w->a + panel_tiles_bytes(all->type, TILES_X, all->k) / sizeof *a * (uint64_t)part;
+    const int64_t blocks = (all->m + TILES_X - 1) / TILES_X, from = blocks * part / parts * TILES_X, stop = blocks * (part + 1) / parts * TILES_X, end = stop < all->m ? stop : all->m;
+    for (int64_t row = from; row < end; row += TILES_X) {
+        struct panel_job j = *all;
+        struct gemm_epilogue ep = *all->ep;
+        j.m = end - row < TILES_X ? end - row : TILES_X;
+        j.x += row * j.ldx;
+        j.y += row * j.ldy;
+        if (ep.residual) ep.residual += row * ep.ldr;
+        j.ep = &ep;
+        w->kernels->round(a, &j, 0, (j.m + 15) / 16);
+        w->kernels->multiply(&j, a, w->lanes + (int64_t)TILES_LANE_BYTES * part, 0, (j.n + 2 * PANEL_ROWS - 1) / (2 * PANEL_ROWS) * 2);
+    }
+}
+
+static uint64_t bf16_rows_bytes(const struct linear_layer *l, int64_t m, int threads)
+{
+    return panel_tiles_bytes(l->spec.type, rows_apart(m, threads) ? (int64_t)2 * TILES_X * threads : m, l->spec.k);
+}
+
 static void bf16_run(const struct linear_job *d, int threads)
 {
     const struct linear_spec *s = &d->l->spec;
-    struct bf16_work w = { .kernels = d->l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512, .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + panel_tiles_bytes(s->type, d->m, s->k) };
+    struct bf16_work w = { .kernels = d->l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512, .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + bf16_rows_bytes(d->l, d->m, threads) };
     w.job = panel_job_of(d);
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
+    if (rows_apart(d->m, threads)) {
+        parallel_for(threads, threads, bf16_rows_part, &w);
+        return;
+    }
     parallel_for(parts, parts, bf16_round_part, &w);
     parallel_for(parts, parts, bf16_part, &w);
 }
@@ -354,7 +385,7 @@ bool        linear_borrows(const struct linear_layer *l) { return !l->packed; }
 uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 {
     if (l->spec.type == BLOCK_F32) return 0;
-    if (by_bf16(l, m)) return panel_tiles_bytes(l->spec.type, m, l->spec.k) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
+    if (by_bf16(l, m)) return bf16_rows_bytes(l, m, threads < 1 ? 1 : threads) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
     if (by_bytes(l, m)) return panel_bytes_rows(m, l->spec.k) + (uint64_t)TILES_BYTES_LANE * (uint64_t)(threads < 1 ? 1 : threads);
     if (by_panels(l, m)) return is_exact(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
     return decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);

@@ -120,7 +120,7 @@ static inline int64_t panel_tiles_k(int64_t k) { return (k + 31) / 32 * 32; }
 static inline uint64_t panel_tiles_part(int64_t m, int64_t k) { return (uint64_t)((m + 15) / 16 * 16) * (uint64_t)panel_tiles_k(k); }
 static inline uint64_t panel_tiles_bytes(int type, int64_t m, int64_t k) { return panel_tiles_part(m, k) * (type == BLOCK_F16 ? 4 : 2); }
 struct panel_bf16_kernels {
-    /* x's rows 16 first .. 16 end (from m on zeros) as tiles a [m / 16][k / 32][16, 32], for quantised weights with the two middle numbers of each 4 changed over; for F16 weights the
+    /* x's rows 16 first .. 16 end (from m on zeros) as multiply wants them: tiles a [m / 16][k / 32][16, 32] (of 8 rows for dot products), for quantised weights with the two middle numbers of each 4 changed over; for F16 weights the
      * lower parts behind them */
     void (*round)(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end);
     /* y's columns of panels [from, to), from even; all rows, epilogue and all; lane: TILES_LANE_BYTES, 64-byte aligned */

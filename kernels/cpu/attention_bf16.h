@@ -63,22 +63,22 @@ static inline void range_begin(const struct lane *l, int64_t count, int64_t dv)
     for (int64_t i = 0; i < count; i++) l->top[i] = -__builtin_inff(), l->sum[i] = 0;
 }
 
-/* scores [rows, KEYS] of `rows` queries [rows, d] (a multiple of 16) with all packed keys */
-static inline void multiply_keys(float *scores, const uint16_t *q, const uint16_t *k, int64_t rows, int64_t keys, int64_t d)
+/* scores [rows, KEYS] of `rows` queries [rows, d] (a multiple of 16), of which head_dim numbers are not 0, with all packed keys */
+static inline void multiply_keys(float *scores, const uint16_t *q, const uint16_t *k, int64_t rows, int64_t keys, int64_t head_dim)
 {
-    const int64_t tiles = up(keys, 16) / 16, steps = d / 32;
+    const int64_t tiles = up(keys, 16) / 16, d = up(head_dim, 32), tile = d / 32 * TILE;
     for (int64_t i = 0; i < rows; i += 32)
         for (int64_t n = 0; n < tiles; n += 2)
-            square_add(scores + i * KEYS + n * 16, KEYS, i + 16 < rows, n + 1 < tiles, q + i * d, d, k + n * steps * TILE, steps * TILE, TILE, steps, 1);
+            square_add(scores + i * KEYS + n * 16, KEYS, i + 16 < rows, n + 1 < tiles, q + i * d, d, k + n * tile, tile, TILE, head_dim, 1);
 }
 
 /* sums [rows, dv] += weights [rows, KEYS] by the packed values */
 static inline void multiply_values(float *sums, const uint16_t *weights, const uint16_t *v, int64_t rows, int64_t keys, int64_t dv)
 {
-    const int64_t steps = up(keys, 32) / 32, across = dv / 16;
+    const int64_t across = dv / 16;
     for (int64_t i = 0; i < rows; i += 32)
         for (int64_t c = 0; c < across; c += 2)
-            square_add(sums + i * dv + c * 16, dv, i + 16 < rows, c + 1 < across, weights + i * KEYS, KEYS, v + c * TILE, TILE, across * TILE, steps, 0);
+            square_add(sums + i * dv + c * 16, dv, i + 16 < rows, c + 1 < across, weights + i * KEYS, KEYS, v + c * TILE, TILE, across * TILE, keys, 0);
 }
 
 /* 2^t for t from -126 to 0, to 1e-4 of its size: weights are rounded to 4e-3 of theirs. */

@@ -116,7 +116,7 @@ static void attend_block(const struct job *j, const struct lane *l, int64_t b, i
         if (l->limit[i] > most) most = l->limit[i];
     }
     if (most == 0) return;
-    multiply_keys(l->scores, l->q + at * d, l->k, up(count, 16), most, d);
+    multiply_keys(l->scores, l->q + at * d, l->k, up(count, 16), most, a->head_dim);
     const bool masked = attention_dense_masked(a);
     if (masked) mask_scores(l, count, most, a, b, h, from + at, key);
     take_block(l, at, count, most, masked ? 1 : a->scale, dv);

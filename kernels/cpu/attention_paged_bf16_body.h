@@ -85,7 +85,7 @@ static void attend_block(const struct attention_job *j, const struct lane *l, co
     }
     if (most == 0) return;
     const int64_t d = up(s->head_dim, 32);
-    multiply_keys(l->scores, l->q + at * d, l->k, up(count, 16), most, d);
+    multiply_keys(l->scores, l->q + at * d, l->k, up(count, 16), most, s->head_dim);
     for (int64_t i = 0; i < count; i++)
         for (int64_t c = 0; c < below[i] && c < l->limit[i]; c++) l->scores[i * KEYS + c] = -__builtin_inff();
     take_block(l, at, count, most, s->scale, up(s->head_dim_v, 16));

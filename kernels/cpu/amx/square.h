@@ -7,9 +7,10 @@
 static inline void squares_begin(void) { tiles_begin(&whole_tiles); }
 static inline void squares_end(void) { tiles_end(); }
 
-/* c [32 or 16, 32 or 16] (`down`, `across` 1: two tiles) += a [.., steps 32] by tiles b, the tile beside b `beside` numbers on and the next step's `next` numbers on */
-static inline void square_add(float *c, int64_t ldc, int down, int across, const uint16_t *a, int64_t lda, const uint16_t *b, int64_t beside, int64_t next, int64_t steps, int begin)
+/* c [32 or 16, 32 or 16] (`down`, `across` 1: two tiles) += a [.., depth] by tiles b, the tile beside b `beside` numbers on and the next step of 32 of depth `next` numbers on; both are zeros up to a whole step */
+static inline void square_add(float *c, int64_t ldc, int down, int across, const uint16_t *a, int64_t lda, const uint16_t *b, int64_t beside, int64_t next, int64_t depth, int begin)
 {
+    const int64_t steps = (depth + 31) / 32;
     float *below = c + 16 * ldc;
     if (begin) {
         TILE_ZERO(0);
