@@ -16,11 +16,12 @@
 #include "kernels/conv_onednn.h"
 #include "kernels/conv_tiles.h"
 #include "kernels/conv_winograd.h"
+#include "kernels/conv_winograd_bf16.h"
 
 enum { BAND_FLOATS = 96 * 1024, BAND_PIXELS_MIN = 14, ALIGN = 64 };
 
-enum conv_kind { CONV_IM2COL, CONV_GEMM1X1, CONV_DEPTHWISE, CONV_WINOGRAD, CONV_TILES, CONV_ONEDNN, CONV_KIND_COUNT };
-static const char *const kind_names[CONV_KIND_COUNT] = { "im2col", "gemm1x1", "depthwise", "winograd4x4", "tiles", "onednn" };
+enum conv_kind { CONV_IM2COL, CONV_GEMM1X1, CONV_DEPTHWISE, CONV_WINOGRAD, CONV_TILES, CONV_WINOGRAD_BF16, CONV_ONEDNN, CONV_KIND_COUNT };
+static const char *const kind_names[CONV_KIND_COUNT] = { "im2col", "gemm1x1", "depthwise", "winograd4x4", "tiles", "winograd2x2:bf16", "onednn" };
 
 struct conv_spare { pthread_mutex_t lock; struct conv_layer *own; };    /* own: NULL until a shape needs it */
 
@@ -45,6 +46,7 @@ struct conv_plan {
     uint64_t lane_bytes;                 /* scratch of one thread */
     struct conv_winograd_blocks blocks;
     struct conv_tiles_plan tiles;
+    struct conv_winograd_bf16_plan winograd_bf16;
     struct conv_onednn_plan *onednn;
     bool rounds_x, widens_x, rounds_y;   /* what is stored otherwise than the kernel takes it goes through scratch */
     uint64_t kernel_scratch, x_scratch, y_scratch;      /* bytes, one behind the other */
@@ -121,6 +123,9 @@ static bool is_quicker_by_own(const struct conv_spec *s, enum conv_kind own, con
     return own == CONV_DEPTHWISE ? s->stride_w == 1 || s->hint_w < LARGE : own == CONV_GEMM1X1 && s->out_c >= 2 * s->in_c;
 }
 
+/* With enough channels for Winograd's transforms beside its products. */
+static bool is_large(const struct conv_spec *s) { return s->in_c >= 64 && s->out_c >= 32; }
+
 /* Our depthwise kernel reads and writes bfloat16 as it does floats. With few products for each number there is nothing in rounding the weights, too, and the error is less. */
 static bool takes_halves(const struct conv_layer *l) { return is_depthwise(&l->spec) && l->spec.x_bf16 && l->spec.y_bf16 && l->kind == CONV_DEPTHWISE; }
 
@@ -142,11 +147,16 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: tiles take bfloat16 layers of stride 1 in one group, on a machine that has them");
         goto close;
     }
+    if (choice == CONV_BY_WINOGRAD_BF16 && !(spec->bf16 && k->bf16 && k->level < CPU_AMX && conv_winograd_bf16_can(spec))) {
+        st = err_set(err, ST_UNSUPPORTED, "convolution: Winograd in bfloat16 takes 3x3 kernels of stride 1 in one group, on a machine that is quick at dot products of bfloat16");
+        goto close;
+    }
     const bool own = choice == CONV_BY_RULE && (takes_halves(l) || is_quicker_by_own(spec, l->kind, k));
-    l->spec.bf16 = spec->bf16 && k->bf16 && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE || choice == CONV_BY_TILES);
+    l->spec.bf16 = spec->bf16 && k->bf16 && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE || choice == CONV_BY_TILES || choice == CONV_BY_WINOGRAD_BF16);
     const bool tiles = choice == CONV_BY_TILES || (choice == CONV_BY_RULE && l->spec.bf16 && k->level >= CPU_AMX && conv_tiles_wanted(spec));
+    const bool rounded = choice == CONV_BY_WINOGRAD_BF16 || (choice == CONV_BY_RULE && l->spec.bf16 && spec->loose && k->level < CPU_AMX && is_large(spec) && conv_winograd_bf16_can(spec));
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
-    if (!tiles && (l->spec.bf16 || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level)))))) {
+    if (!tiles && !rounded && (l->spec.bf16 || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level)))))) {
         st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);
         if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel on tiles: as in f32 */
             conv_layer_close(l);
@@ -169,11 +179,13 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         if (st != ST_UNSUPPORTED || choice == CONV_BY_ONEDNN) goto close;
     }
     if (tiles) l->kind = CONV_TILES;
+    else if (rounded) l->kind = CONV_WINOGRAD_BF16;
     else if (winograd) l->kind = CONV_WINOGRAD;
     snprintf(l->name, sizeof l->name, "%s", kind_names[l->kind]);
     switch (l->kind) {
     case CONV_WINOGRAD:  st = conv_winograd_pack(&l->packed, &l->packed_stride, &l->bytes, spec, weight, k, err); break;
     case CONV_TILES:     st = conv_tiles_pack(&l->packed, &l->bytes, spec, weight, threads, err); break;
+    case CONV_WINOGRAD_BF16: st = conv_winograd_bf16_pack(&l->packed, &l->bytes, spec, weight, threads, err); break;
     case CONV_DEPTHWISE: st = pack_depthwise(l, weight, err); break;
     default:             st = pack_gemm(l, weight, err);
     }
@@ -253,12 +265,12 @@ static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIG
 static void plan_scratch(struct conv_plan *p, const struct conv_spec *given)
 {
     const struct window2d *w = &p->w;
-    const bool tiles = p->l->kind == CONV_TILES, halves = (p->onednn && given->bf16) || takes_halves(p->l);
+    const bool tiles = p->l->kind == CONV_TILES || p->l->kind == CONV_WINOGRAD_BF16, halves = (p->onednn && given->bf16) || takes_halves(p->l);
     const uint64_t in = (uint64_t)(w->n * w->h * w->w * w->c), out = (uint64_t)(w->n * w->out_h * w->out_w * given->out_c);
     p->rounds_x = halves && !given->x_bf16;
     p->widens_x = !halves && !tiles && given->x_bf16;
     p->rounds_y = !halves && !tiles && given->y_bf16;
-    p->kernel_scratch = round_up(tiles ? p->tiles.scratch : p->l->kind == CONV_WINOGRAD ? p->blocks.scratch : p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads);
+    p->kernel_scratch = round_up(p->l->kind == CONV_TILES ? p->tiles.scratch : tiles ? p->winograd_bf16.scratch : p->l->kind == CONV_WINOGRAD ? p->blocks.scratch : p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads);
     p->x_scratch = p->rounds_x ? round_up(in * sizeof(uint16_t)) : p->widens_x ? round_up(in * sizeof(float)) : 0;
     p->y_scratch = p->rounds_y ? round_up(out * sizeof(float)) : 0;
 }
@@ -283,6 +295,7 @@ enum status conv_plan_open(struct conv_plan **out, const struct conv_layer *l, c
         }
     }
     if (l->kind == CONV_WINOGRAD) st = conv_winograd_plan(&p->blocks, &l->spec, w, p->threads, err);
+    if (l->kind == CONV_WINOGRAD_BF16) st = conv_winograd_bf16_plan(&p->winograd_bf16, &l->spec, w, p->threads, err);
     if (l->kind == CONV_TILES) st = conv_tiles_plan(&p->tiles, &l->spec, w, p->threads, err);
     if (st) {
         free(p);
@@ -427,6 +440,9 @@ static void run_own(const struct conv_plan *p, void *y, const void *x, const voi
     } else if (l->kind == CONV_TILES) {
         const struct conv_tiles_run r = { .spec = s, .w = &p->w, .plan = &p->tiles, .packed = l->packed, .bias = l->bias, .y = y, .x = x, .residual = residual, .scratch = scratch };
         conv_tiles_run(&r, p->threads);
+    } else if (l->kind == CONV_WINOGRAD_BF16) {
+        const struct conv_winograd_bf16_run r = { .spec = s, .w = &p->w, .plan = &p->winograd_bf16, .packed = l->packed, .bias = l->bias, .y = y, .x = x, .residual = residual, .scratch = scratch };
+        conv_winograd_bf16_run(&r, p->threads);
     } else {
         struct im2col_job j = { .p = p, .y = y, .x = x, .residual = residual, .scratch = scratch };
         parallel_for(p->threads, p->threads, im2col_part, &j);

@@ -16,6 +16,7 @@ struct conv_spec {
     bool    has_residual;                /* y = act(conv + bias + residual): residual has y's shape */
     struct activation_spec act;
     bool    bf16;                        /* where the machine is quick at it: inputs and weights are rounded to bfloat16, sums are float */
+    bool    loose;                       /* with bf16: the error may be 1.7 times as large where that is much quicker (kernels/conv_winograd_bf16.h) */
     bool    x_bf16, y_bf16;              /* x, y and the residual lie in memory as bfloat16; any layer takes that */
     /* typical spatial size, for choosing a kernel; 0: unknown */
     int64_t hint_h, hint_w, hint_n_max;
@@ -30,7 +31,7 @@ struct conv_plan;        /* for one exact input shape and one instance */
 enum status conv_layer_open(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias,
                             const struct kernels *k, int threads, struct err *err);
 /* The same with the choice made by the caller: tests and benchmarks. ST_UNSUPPORTED when the choice cannot do this layer. */
-enum conv_choice { CONV_BY_RULE, CONV_BY_OWN, CONV_BY_IM2COL, CONV_BY_WINOGRAD, CONV_BY_TILES, CONV_BY_ONEDNN };
+enum conv_choice { CONV_BY_RULE, CONV_BY_OWN, CONV_BY_IM2COL, CONV_BY_WINOGRAD, CONV_BY_TILES, CONV_BY_WINOGRAD_BF16, CONV_BY_ONEDNN };
 enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *spec, const float *weight, const float *bias,
                                const struct kernels *k, int threads, enum conv_choice choice, struct err *err);
 void        conv_layer_close(struct conv_layer *l);

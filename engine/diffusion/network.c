@@ -340,7 +340,7 @@ static enum status open_conv(struct network *b, const struct weight_tensor *t, c
 {
     const struct block_format *f = block_format(t->type);
     const struct conv_spec spec = { .in_c = t->dims[1], .out_c = t->dims[0], .groups = 1, .kh = (int)t->dims[2], .kw = (int)t->dims[3], .stride_h = stride, .stride_w = stride, .dilation_h = 1, .dilation_w = 1,
-                                    .has_residual = residual, .act = act, .bf16 = b->mode != LINEAR_F32, .hint_n_max = b->g->max_rows };
+                                    .has_residual = residual, .act = act, .bf16 = b->mode != LINEAR_F32, .loose = true, .hint_n_max = b->g->max_rows };
     float *w = mem_alloc_array((uint64_t)count_of(t), sizeof *w);
     if (!w) return err_set(b->err, ST_NO_MEMORY, "unpacking a weight");
     f->decode(w, t->data, count_of(t));

@@ -123,7 +123,7 @@ static void check_shape(const struct kernels *k, const struct shape *t, enum con
     struct err err = { 0 };
     struct conv_layer *l;
     enum status st = conv_layer_open_as(&l, &b.s, b.weight, b.bias, k, 2, choice, &err);
-    if (st == ST_UNSUPPORTED && (choice == CONV_BY_ONEDNN || choice == CONV_BY_WINOGRAD || choice == CONV_BY_TILES)) {
+    if (st == ST_UNSUPPORTED && (choice == CONV_BY_ONEDNN || choice == CONV_BY_WINOGRAD || choice == CONV_BY_TILES || choice == CONV_BY_WINOGRAD_BF16)) {
         bench_free(&b);
         return;
     }
@@ -139,7 +139,8 @@ static void check_shape(const struct kernels *k, const struct shape *t, enum con
     /* sums of `depth` products: their size, and what f32 loses of them, grow with its root */
     const int depth = t->in_c / t->groups * t->kh * t->kw;
     /* bfloat16 turns each number by up to 2^-9 of it: five deviations of a sum of such products */
-    const float within = bf16 && k->bf16 ? 5 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
+    const float rounding = choice == CONV_BY_WINOGRAD_BF16 ? 1.7f : 1;
+    const float within = bf16 && k->bf16 ? rounding * 5 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
     reference(&b, want, b.x, t->residual ? b.residual : NULL);
     CHECK_CLOSE(alone, want, b.out, within);
     reference(&b, want, b.x + 2 * b.in, t->residual ? b.residual + 2 * b.out : NULL);
@@ -180,7 +181,7 @@ static void check_storage(const struct kernels *k, const struct shape *t, enum c
     if (conv_layer_open_as(&l, &b.s, b.weight, b.bias, k, 2, choice, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
     else if (run(l, b.w, (int64_t)n, 2, y, x, t->residual ? residual : NULL)) {
         const int depth = t->in_c / t->groups * t->kh * t->kw;
-        const float within = bf16 && k->bf16 ? 4 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
+        const float within = bf16 && k->bf16 ? (choice == CONV_BY_WINOGRAD_BF16 ? 1.7f : 1) * 4 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
         k->widen_bf16(got, y, (int64_t)(n * b.out), 1);
         for (size_t p = 0; p < n; p++) {
             reference(&b, want, b.x + p * b.in, t->residual ? b.residual + p * b.out : NULL);
@@ -227,11 +228,16 @@ TEST(a_picture_has_the_same_bits_alone_and_in_every_batch_at_every_level)
         if (level != CPU_SCALAR) check_storage(&k, shapes + i, CONV_BY_RULE, false);
         if (k.bf16) check_storage(&k, shapes + i, CONV_BY_RULE, true);
         if (level >= CPU_AMX) check_shape(&k, shapes + i, CONV_BY_TILES, true);
+        if (k.bf16 && level < CPU_AMX) check_shape(&k, shapes + i, CONV_BY_WINOGRAD_BF16, true);
         for (int choice = CONV_BY_RULE; choice <= CONV_BY_ONEDNN; choice++) {
             if (choice == CONV_BY_RULE && k.bf16) check_shape(&k, shapes + i, CONV_BY_RULE, true);
             if ((level == CPU_SCALAR || SANITIZED) && choice == CONV_BY_OWN) continue;      /* scalar: what the rule takes */
             check_shape(&k, shapes + i, (enum conv_choice)choice, false);
         }
+    }
+    for (size_t i = 0; k.bf16 && level < CPU_AMX && i < sizeof wide / sizeof *wide; i++) {
+        check_shape(&k, wide + i, CONV_BY_WINOGRAD_BF16, true);
+        if (wide[i].kh == wide[i].kw) check_storage(&k, wide + i, CONV_BY_WINOGRAD_BF16, true);
     }
     for (size_t i = 0; level >= CPU_AMX && i < sizeof wide / sizeof *wide; i++) {
         check_shape(&k, wide + i, CONV_BY_TILES, true);
