@@ -123,8 +123,12 @@ static bool is_quicker_by_own(const struct conv_spec *s, enum conv_kind own, con
     return own == CONV_DEPTHWISE ? s->stride_w == 1 || s->hint_w < LARGE : own == CONV_GEMM1X1 && s->out_c >= 2 * s->in_c;
 }
 
-/* With enough channels for Winograd's transforms beside its products. */
-static bool is_large(const struct conv_spec *s) { return s->in_c >= 64 && s->out_c >= 32; }
+/* With enough channels for Winograd's transforms beside its products, and enough tiles for its weights. */
+static bool is_large(const struct conv_spec *s)
+{
+    const int64_t tiles = ((s->hint_h + 1) / 2) * ((s->hint_w + 1) / 2);
+    return s->in_c >= 64 && s->out_c >= 32 && (tiles == 0 || tiles >= 256);
+}
 
 /* Our depthwise kernel reads and writes bfloat16 as it does floats. With few products for each number there is nothing in rounding the weights, too, and the error is less. */
 static bool takes_halves(const struct conv_layer *l) { return is_depthwise(&l->spec) && l->spec.x_bf16 && l->spec.y_bf16 && l->kind == CONV_DEPTHWISE; }
@@ -216,6 +220,8 @@ void conv_layer_close(struct conv_layer *l)
     free(l->bias);
     free(l);
 }
+
+bool conv_layer_is_loose(const struct conv_layer *l) { return l->kind == CONV_WINOGRAD_BF16; }
 
 uint64_t conv_layer_bytes(const struct conv_layer *l) { return l->bytes; }
 const char *conv_layer_kernel(const struct conv_layer *l) { return l->name; }

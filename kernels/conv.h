@@ -36,6 +36,7 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
                                const struct kernels *k, int threads, enum conv_choice choice, struct err *err);
 void        conv_layer_close(struct conv_layer *l);
 uint64_t    conv_layer_bytes(const struct conv_layer *l);           /* packed weights */
+bool        conv_layer_is_loose(const struct conv_layer *l);        /* took a kernel that spec.loose allowed */
 /* Does the kernel on tiles do this activation as it stores? */
 bool        conv_takes_activation(struct activation_spec act);
 const char *conv_layer_kernel(const struct conv_layer *l);          /* "onednn:jit:avx512_core", "gemm1x1", "depthwise", "im2col" ... for inspect */

@@ -108,6 +108,7 @@ struct graph {
     bool          int8;           /* the quantised patterns of the file become operators on bytes */
     bool          bf16;           /* layers with constant weights round those and what they are given to bfloat16, where the machine is quick at it; sums stay float */
     bool          exact_ends;     /* with bf16: convolutions that read the graph's inputs and products that make its outputs are float all the same */
+    bool          loose;          /* with bf16: convolutions may have an error 1.7 times as large where that is much quicker (conv_spec.loose) */
     uint64_t      memory_max;
     uint64_t      packed_bytes;
     struct gpu_store *gpu;        /* NULL: every node runs on the CPU. Else those that can be said as tasks run there, and their weights are not packed here */

@@ -126,7 +126,7 @@ static enum status pack_conv(struct graph *g, struct node *n, struct err *err)
         .in_c = w->dims[1] * groups, .out_c = w->dims[0], .groups = groups,
         .kh = flat ? 1 : (int)w->dims[2], .kw = (int)w->dims[flat ? 2 : 3], .stride_h = flat || !strides ? 1 : (int)strides[0], .stride_w = strides ? (int)strides[!flat] : 1,
         .dilation_h = flat || !dilations ? 1 : (int)dilations[0], .dilation_w = dilations ? (int)dilations[!flat] : 1,
-        .has_residual = n->residual >= 0, .act = n->act, .bf16 = g->bf16 && !(g->exact_ends && reads_input(g, n)), .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_n_max = g->max_rows,
+        .has_residual = n->residual >= 0, .act = n->act, .bf16 = g->bf16 && !(g->exact_ends && reads_input(g, n)), .loose = g->loose, .x_bf16 = (n->halves & HALVES_IN) != 0, .y_bf16 = (n->halves & HALVES_OUT) != 0, .hint_n_max = g->max_rows,
     };
     give_hints(g, n, &spec);
     enum status st = charge(g, w->bytes, err);

@@ -79,6 +79,7 @@ enum status passes_run(struct graph *g, bool off, struct err *err)
         b->bf16 = g->bf16;
         b->int8 = g->int8;
         b->exact_ends = g->exact_ends;
+        b->loose = g->loose;
         st = passes_run(b, off, err);
         g->packed_bytes += b->packed_bytes;
     }

@@ -17,8 +17,9 @@
 #include "engine/onnx/import.h"
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/onnx/trial.h"
+#include "kernels/conv.h"
 
-enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 3 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
+enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 4 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
 static const double GAIN_MIN = 1.05;
 
 static enum status make_signature(struct engine *e, struct err *err)
@@ -58,8 +59,8 @@ static void engine_close(struct engine *e)
 }
 
 /* ---- precision ---- */
-/* What a file becomes. exact_ends: the layers at the graph's ends stay in float. */
-struct form { enum precision precision; bool exact_ends; };
+/* What a file becomes. exact_ends and loose: as of struct graph. */
+struct form { enum precision precision; bool exact_ends, loose; };
 
 /* The file as a graph that can run. What was there is closed first. */
 static enum status build_graph(struct engine *e, struct form f, struct err *err)
@@ -73,6 +74,7 @@ static enum status build_graph(struct engine *e, struct form f, struct err *err)
     e->import.graph.bf16 = f.precision == PRECISION_BF16 && !e->device.gpu;
     e->import.graph.int8 = f.precision == PRECISION_INT8;
     e->import.graph.exact_ends = f.exact_ends;
+    e->import.graph.loose = f.loose;
     e->import.graph.max_rows = o->max_batch_rows > 0 ? o->max_batch_rows : 1;
     e->precision = (struct signature_precision){ .name = precision_name(f.precision), .error = -1 };
     e->quantised = is_quantised(&e->import.graph);
@@ -87,26 +89,41 @@ static void describe_machine(const struct engine *e, char text[MACHINE_MAX])
     snprintf(text, MACHINE_MAX, "%s; %s; %d threads; %lld rows; trial %d", processor, cpu_level_name(e->device.kernels.level), e->options.threads, (long long)e->options.max_batch_rows, TRIAL_EDITION);
 }
 
-static const char form_within[] = "within";          /* bf16 with exact ends, among choices */
+/* Forms of bf16 among choices: [loose][exact_ends] */
+static const char *const form_names[2][2] = { { "bf16", "within" }, { "loose", "inner" } };
 
 /* "FORM ERROR GAIN", FORM f32 or one of the precision that is tried; anything else is no choice. */
 static bool read_choice(const char *text, enum precision tried, struct form *f, double *error, double *gain)
 {
     char name[8];
     if (sscanf(text, "%7s %lf %lf", name, error, gain) != 3) return false;
-    *f = (struct form){ PRECISION_BF16, strcmp(name, form_within) == 0 };
-    return (f->exact_ends || precision_from_name(name, &f->precision)) && (f->precision == tried || f->precision == PRECISION_F32);
+    *f = (struct form){ .precision = PRECISION_F32 };
+    for (int k = 0; k < 4; k++)
+        if (!strcmp(name, form_names[k / 2][k % 2])) *f = (struct form){ PRECISION_BF16, k % 2, k / 2 };
+    return (f->precision == PRECISION_BF16 || precision_from_name(name, &f->precision)) && (f->precision == tried || f->precision == PRECISION_F32);
 }
 
-/* Builds the graph with everything rounded and compares; where the error is a little too large, without the ends, whose roundings no later layer averages. */
+static bool has_loose_layer(const struct graph *g)
+{
+    for (int i = 0; i < g->node_count; i++)
+        if (!g->nodes[i].dead && g->nodes[i].conv && conv_layer_is_loose(g->nodes[i].conv)) return true;
+    return false;
+}
+
+/* Builds the graph with everything rounded, loosely where that is quicker, and compares. Where the error is a little too large it is built without the ends, whose roundings no later layer averages;
+ * where that is not enough, not loosely. */
 static bool try_forms(struct engine *e, struct trial *t, enum precision tried, double allowed, struct form *f, double *error, double *gain)
 {
-    for (*f = (struct form){ tried, false }; ; f->exact_ends = true) {
+    *f = (struct form){ .precision = tried, .loose = tried == PRECISION_BF16 };
+    for (;;) {
         if (build_graph(e, *f, NULL) || trial_compare(t, &e->import.graph, error, gain, NULL)) return false;
+        f->loose = f->loose && has_loose_layer(&e->import.graph);
         if (*error <= allowed && *gain >= GAIN_MIN) return true;
-        if (tried != PRECISION_BF16 || f->exact_ends || *error > TRIAL_ERROR_NEAR || *gain < GAIN_MIN) break;
+        if (tried == PRECISION_BF16 && !f->exact_ends && *error <= TRIAL_ERROR_NEAR && *gain >= GAIN_MIN) f->exact_ends = true;
+        else if (f->loose && *error <= 2 * TRIAL_ERROR_NEAR) *f = (struct form){ .precision = tried };
+        else break;
     }
-    *f = (struct form){ PRECISION_F32, false };
+    *f = (struct form){ .precision = PRECISION_F32 };
     return true;
 }
 
@@ -127,11 +144,11 @@ static enum status choose_precision(struct engine *e, struct err *err)
         if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
         const bool done = try_forms(e, t, tried, allowed, &f, &error, &gain);
         trial_end(t);
-        if (!done) return build_graph(e, (struct form){ PRECISION_F32, false }, err);       /* nothing was found out, so nothing is kept */
-        snprintf(text, sizeof text, "%s %.3e %.3f", f.exact_ends ? form_within : precision_name(f.precision), error, gain);
+        if (!done) return build_graph(e, (struct form){ .precision = PRECISION_F32 }, err);       /* nothing was found out, so nothing is kept */
+        snprintf(text, sizeof text, "%s %.3e %.3f", f.precision == PRECISION_BF16 ? form_names[f.loose][f.exact_ends] : precision_name(f.precision), error, gain);
         if (choices) choices->keep(choices->ctx, machine, text);
     }
-    const bool stands = strcmp(precision_name(f.precision), e->precision.name) == 0 && e->import.graph.exact_ends == f.exact_ends;
+    const bool stands = strcmp(precision_name(f.precision), e->precision.name) == 0 && e->import.graph.exact_ends == f.exact_ends && e->import.graph.loose == f.loose;
     enum status st = stands ? ST_OK : build_graph(e, f, err);
     e->precision.tried = precision_name(tried);
     e->precision.error_max = allowed;
@@ -205,7 +222,7 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     if (!st && files->directory) e->dirfd = open(files->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     device_cpu_open(&e->device, options->cpu_level, options->threads);
     if (!st && options->gpu) st = use_gpu(e, files, err);
-    if (!st) st = build_graph(e, (struct form){ first_precision(e), false }, err);
+    if (!st) st = build_graph(e, (struct form){ .precision = first_precision(e) }, err);
     if (!st && options->precision == PRECISION_INT8 && !e->quantised) e->precision.name = precision_name(PRECISION_F32);
     if (!st && options->precision == PRECISION_AUTO) st = choose_precision(e, err);
     if (e->dirfd >= 0) close(e->dirfd);

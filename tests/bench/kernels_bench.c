@@ -3,7 +3,7 @@
  * `linear` streams 16 matrices of 4096 x 4096 so that weights come from memory; `attention` decodes and fills a cache of 2048 positions, 32 heads on 8.
  * `memory` is what the memory gives to as many readers as there are threads, the rate that decoding weights is held against.
  * `conv` runs the convolution layers of ResNet-50, MobileNetV2 and AlexNet by each choice (own kernel, oneDNN), which is where the rules in conv.c and conv_onednn.c
- * come from. `tiles` runs convolutions in bfloat16 by conv_tiles.c and by oneDNN in turns: layers of Stable Diffusion 1.5 for 512x512, of ResNet-50 and a U-Net, and products of BERT and ViT. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
+ * come from. `tiles` runs convolutions in bfloat16 by conv_tiles.c (without tiles conv_winograd_bf16.c) and by oneDNN in turns: layers of Stable Diffusion 1.5 for 512x512, of ResNet-50 and a U-Net, and products of BERT and ViT. `chain` runs all layers of a network one after the other, each with weights of its own, so that they come from memory as in a network; of each
  * layer the best time of many rounds counts, own and oneDNN in turns. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,10 +159,12 @@ static void bench_tiles(const struct kernels *k, int threads)
         { 64, 32, 256, 256, 3, 1 }, { 32, 32, 256, 256, 3, 1 }, { 64, 64, 128, 128, 3, 1 }, { 512, 256, 32, 32, 3, 1 },
         { 64, 256, 56, 56, 1, 1 }, { 256, 64, 56, 56, 1, 1 }, { 512, 128, 28, 28, 1, 1 }, { 256, 1024, 14, 14, 1, 1 }, { 2048, 512, 7, 7, 1, 1 }, { 96, 24, 56, 56, 1, 1 }, { 32, 192, 28, 28, 1, 1 },
         { 768, 768, 128, 1, 1, 1 }, { 768, 3072, 128, 1, 1, 1 }, { 3072, 768, 128, 1, 1, 1 }, { 768, 3072, 197, 1, 1, 1 }, { 3072, 768, 197, 1, 1, 1 } };
-    if (k->level < CPU_AMX) return;
+    const bool tiles = k->level >= CPU_AMX;
+    if (!k->bf16) return;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const int64_t in = shapes[i].in_c, out = shapes[i].out_c, high = shapes[i].h, wide = shapes[i].w, pixels = high * wide, n = shapes[i].n;
         const int taps = shapes[i].taps, pad = taps / 2;
+        if (!tiles && taps != 3) continue;
         const struct conv_spec s = { .in_c = in, .out_c = out, .groups = 1, .kh = taps, .kw = taps, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .bf16 = true, .x_bf16 = true, .y_bf16 = true, .hint_h = high, .hint_w = wide, .hint_n_max = n };
         const struct window2d w = { .n = n, .h = high, .w = wide, .c = in, .kh = taps, .kw = taps, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .pad_top = pad, .pad_left = pad, .pad_bottom = pad, .pad_right = pad, .out_h = high, .out_w = wide };
         float *weight = fresh((size_t)(out * in * taps * taps)), *x = fresh((size_t)(n * pixels * in)), *y = fresh((size_t)(n * pixels * out));
@@ -174,7 +176,7 @@ static void bench_tiles(const struct kernels *k, int threads)
         double times[2][9];
         struct err err;
         for (int by = 0; by < 2; by++) {
-            if (conv_layer_open_as(&layer[by], &s, weight, NULL, k, threads, by ? CONV_BY_ONEDNN : CONV_BY_TILES, &err) || conv_plan_open(&plan[by], layer[by], &w, threads, &err)) exit(1);
+            if (conv_layer_open_as(&layer[by], &s, weight, NULL, k, threads, by ? CONV_BY_ONEDNN : tiles ? CONV_BY_TILES : CONV_BY_WINOGRAD_BF16, &err) || conv_plan_open(&plan[by], layer[by], &w, threads, &err)) exit(1);
             scratch[by] = aligned_alloc(64, (conv_plan_scratch(plan[by]) + 127) & ~(uint64_t)63);
         }
         for (int r = 0; r < 9; r++)
@@ -187,7 +189,7 @@ static void bench_tiles(const struct kernels *k, int threads)
             qsort(times[by], 9, sizeof(double), by_time);
             conv_plan_close(plan[by]), conv_layer_close(layer[by]), free(scratch[by]);
         }
-        printf("tiles   threads %d  %lld x %4lld>%4lld %dx%d at %3lldx%3lld  tiles %7.2f ms %6.0f GFLOP/s  onednn %7.2f ms  ratio %.2f\n", threads, (long long)n, (long long)in, (long long)out, taps, taps, (long long)high, (long long)wide, times[0][4] * 1e3,
+        printf("tiles   threads %d  %lld x %4lld>%4lld %dx%d at %3lldx%3lld  %s %7.2f ms %6.0f GFLOP/s  onednn %7.2f ms  ratio %.2f\n", threads, (long long)n, (long long)in, (long long)out, taps, taps, (long long)high, (long long)wide, tiles ? "tiles" : "winograd", times[0][4] * 1e3,
                2e-9 * (double)(n * pixels * out * in * taps * taps) / times[0][4], times[1][4] * 1e3, times[1][4] / times[0][4]);
         free(weight), free(x), free(y), free(halves);
     }

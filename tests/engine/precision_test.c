@@ -290,7 +290,8 @@ static struct signature_precision opened(const char *path, struct memory *m)
     }
     p = onnx_engine.describe(e)->precision;
     CHECK_INT(e->import.graph.bf16, !strcmp(p.name, "bf16"));
-    CHECK_INT(e->import.graph.exact_ends, !strncmp(m->text, "within", 6));
+    CHECK_INT(e->import.graph.exact_ends, !strncmp(m->text, "within", 6) || !strncmp(m->text, "inner", 5));
+    CHECK_INT(e->import.graph.loose, !strncmp(m->text, "loose", 5) || !strncmp(m->text, "inner", 5));
     if (e->import.graph.exact_ends) check_ends(&e->import.graph);
     onnx_engine.close(e);
     return p;
@@ -318,6 +319,10 @@ TEST(a_trial_chooses_and_its_choice_is_remembered)
     strcpy(m.text, "bf16 1.000e-03 2.000");
     CHECK_TEXT(opened(path, &m).name, "bf16");
     strcpy(m.text, "within 9.000e-03 2.000");         /* all but the layers at the ends */
+    CHECK_TEXT(opened(path, &m).name, "bf16");
+    strcpy(m.text, "loose 9.000e-03 2.000");          /* convolutions that are a little less exact, where that is quicker */
+    CHECK_TEXT(opened(path, &m).name, "bf16");
+    strcpy(m.text, "inner 9.000e-03 2.000");          /* both */
     CHECK_TEXT(opened(path, &m).name, "bf16");
     strcpy(m.text, "nonsense");                       /* is no choice: tried anew */
     opened(path, &m);
