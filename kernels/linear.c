@@ -379,6 +379,7 @@ void linear_close(struct linear_layer *l)
 
 uint64_t    linear_bytes(const struct linear_layer *l) { return l->bytes; }
 const char *linear_kernel(const struct linear_layer *l) { return l->name; }
+bool        linear_is_invariant(const struct linear_layer *l) { return !by_bf16(l, INT64_MAX); }
 bool        linear_rounds(const struct linear_layer *l) { return l->spec.mode != LINEAR_F32 && l->layout && l->spec.type != BLOCK_F16; }
 bool        linear_borrows(const struct linear_layer *l) { return !l->packed; }
 

@@ -32,6 +32,7 @@ uint64_t    linear_bytes(const struct linear_layer *l);             /* memory of
 uint64_t    linear_open_bytes(const struct linear_spec *spec);      /* what linear_bytes will say, for a budget; UINT64_MAX when that is no number */
 const char *linear_kernel(const struct linear_layer *l);            /* e.g. "q4_k panels, vnni", for inspect */
 bool        linear_rounds(const struct linear_layer *l);            /* x is rounded, for some numbers of rows at least */
+bool        linear_is_invariant(const struct linear_layer *l);      /* a row's bits depend on neither m nor the other rows, although the mode may be FAST */
 bool        linear_borrows(const struct linear_layer *l);           /* spec.weight is still read by linear_run: keep it mapped */
 
 /* Bytes of scratch (64-byte aligned) for a run of m rows on so many threads. Grows with m. */

@@ -82,6 +82,14 @@ static void print_trace(const struct engine_instance *i)
     for (int t = 0; t < count; t++) printf("%10.1f %5d  %s %s\n", (double)totals[t].ns / 1e3, totals[t].count, totals[t].name, totals[t].kernel);
 }
 
+/* Has a text the same bits in any company? */
+static bool is_invariant(const struct graph *g)
+{
+    for (int i = 0; i < g->linear_count; i++)
+        if (!linear_is_invariant(g->linears[i])) return false;
+    return true;
+}
+
 static enum status repeat(const struct text_bench *b, const struct bench_text_ask *ask, enum status (*what)(const struct text_bench *, double *, struct err *), double *median, struct err *err)
 {
     double times[REPETITIONS_MAX];
@@ -117,7 +125,7 @@ enum status bench_text(const char *model, const struct engine_options *options, 
         struct rusage u;
         getrusage(RUSAGE_SELF, &u);
         double read = read_s > 0 ? b.prompt * b.sequences / read_s : 0, written = write_s > 0 ? b.generate * b.sequences / write_s : 0, load = (double)m.load_ns / 1e6, rss = (double)u.ru_maxrss / 1024;
-        const char *mode = options->precision == PRECISION_F32 ? "f32" : options->batch_invariant || e->graph.device.kernels.level < CPU_AMX ? "batch invariant" : "fast";     /* only tiles have two ways */
+        const char *mode = options->precision == PRECISION_F32 ? "f32" : is_invariant(&e->graph) ? "batch invariant" : "fast";
         if (ask->json)
             printf("{\"prefill_tokens_per_s\":%.2f,\"decode_tokens_per_s\":%.2f,\"mode\":\"%s\",\"threads\":%d,\"prompt\":%d,\"generate\":%d,\"sequences\":%d,\"load_ms\":%.1f,\"peak_rss_mb\":%.1f}\n",
                    read, written, mode, options->threads, b.prompt, b.generate, b.sequences, load, rss);

@@ -52,10 +52,12 @@ static int rope(struct builder *b, int x, int table, int64_t column, int heads)
 /* ---- attention ---- */
 struct qkv { int q, k, v; int64_t q_column, k_column, v_column; bool rounded; };
 
-/* Is v the product of a layer that rounds what it multiplies? F32 and F16 weights do not, so what they made is not rounded later either. */
+/* Is v the product of a layer that rounds what it multiplies to bfloat16 when there are many rows? F32 and F16 weights do not, so what they made is not rounded later either; nor is it where texts are the
+ * same bits in any company so far. */
 static bool was_rounded(const struct builder *b, int v)
 {
-    return v >= 0 && b->o->mode == LINEAR_FAST && linear_rounds(b->g->nodes[b->g->values[v].producer].linear);
+    const struct linear_layer *l = v >= 0 ? b->g->nodes[b->g->values[v].producer].linear : NULL;
+    return l && b->o->mode == LINEAR_FAST && linear_rounds(l) && !linear_is_invariant(l);
 }
 
 static struct qkv project(struct builder *b, int x, int layer)
