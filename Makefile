@@ -51,7 +51,8 @@ NVCC    := $(CUDA_HOME)/bin/nvcc
 CUDA_ARCH ?= -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_90,code=compute_90
 NVFLAGS := -std=c++17 -O3 -I. $(CUDA_ARCH) --Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror
 CUDA_OBJ := $(patsubst %,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu) base/status.c base/memory.c)
-CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcublasLt -lcudnn -lcudart -ldl
+# Its libraries are found where it was built and, once installed, in the folder inferd/ beside it (tools/cuda_toolkit.sh --libraries).
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,'$$ORIGIN/inferd:$(abspath $(CUDA_HOME))/lib64' -lcublasLt -lcudnn -lcudart -ldl
 SRC     := $(filter-out server/main.c,$(foreach d,$(FOLDERS),$(wildcard $(d)/*.c)))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 LIB     := $(B)/libinferd.a
@@ -215,13 +216,14 @@ $(B)/libinferd_cuda_shim.so: $(CUDA_HOST)
 gpu-check: $(B)/gpu-check $(B)/libinferd_cuda.so  ## every CUDA kernel and library call beside its reference on the host, at odd shapes (needs the toolkit and a card)
 	$(B)/gpu-check $(B)/libinferd_cuda.so
 
-docker-check:  ## take the Dockerfile's steps in a clean Debian root and start what it makes (as root, with debootstrap; minutes)
-	@tools/docker_check.py
+docker-check:  ## take the Dockerfile's steps in a clean Debian root and start what it makes (as root, with debootstrap; minutes; DOCKER_TARGET=cuda)
+	@tools/docker_check.py $(or $(DOCKER_TARGET),cpu)
 
 install: all  ## install to PREFIX (/usr/local)
 	install -D -m 755 $(B)/inferd $(DESTDIR)$(PREFIX)/bin/inferd
 	install -d $(DESTDIR)$(PREFIX)/share/inferd/models
 	cp -r models/* $(DESTDIR)$(PREFIX)/share/inferd/models/
+	$(if $(CUDA),install -D -m 644 $(B)/libinferd_cuda.so $(DESTDIR)$(PREFIX)/lib/libinferd_cuda.so)
 
 dist:  ## a source archive of HEAD
 	git archive --prefix=inferd-$(VERSION)/ -o build/inferd-$(VERSION).tar.gz HEAD

@@ -8,20 +8,24 @@
 
 static const char library[] = "libinferd_cuda.so";
 
-/* Beside the program. */
-static void *open_beside(void)
+/* Beside the program (a build) or in the lib beside its bin (an installation). */
+static void *open_near(void)
 {
-    char path[PATH_MAX + sizeof library];
+    static const char *const places[] = { "", "../lib/" };
+    char path[PATH_MAX + sizeof library + 8];
+    void *handle = NULL;
     const ssize_t n = readlink("/proc/self/exe", path, PATH_MAX);
     char *slash = n > 0 ? memrchr(path, '/', (size_t)n) : NULL;
-    if (!slash) return NULL;
-    strcpy(slash + 1, library);
-    return dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    for (size_t i = 0; slash && !handle && i < sizeof places / sizeof *places; i++) {
+        snprintf(slash + 1, sizeof library + 8, "%s%s", places[i], library);
+        handle = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    }
+    return handle;
 }
 
 const struct gpu_api *gpu_library(const char *path, struct err *err)
 {
-    void *handle = path ? NULL : open_beside();
+    void *handle = path ? NULL : open_near();
     if (!handle) handle = dlopen(path ? path : library, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!handle) {
         err_set(err, ST_NOT_FOUND, "the GPU library cannot be opened: %s", dlerror());

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Takes the steps of docker/Dockerfile in clean Debian roots (debootstrap), without a container engine; then starts what the image would start, as its user and without
-capabilities on a read-only root, and asks it something. As root: `make docker-check`. The roots lie under build/docker/; all but the first, bare one are made anew."""
+capabilities on a read-only root, and asks it something. As root: `make docker-check`, or docker_check.py STAGE (cpu). The roots lie under build/docker/; all but the first, bare one are made anew."""
 import os, re, shlex, shutil, subprocess, sys, time, urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -43,17 +43,40 @@ def copy(root, cwd, words, stages):
         sh("cp -aT %s %s" % (os.path.join(source, what.lstrip("/")), target))
 
 
-def build():
-    """-> the last stage: root, user, entrypoint, command"""
-    stages, stage, name = {}, None, None
+def wanted(target):
+    """-> the stages that `target` is made of"""
+    uses, name = {}, None
     for instruction, rest in steps():
         if instruction == "FROM":
             image, _, name = rest.split()
-            assert image.startswith("debian:bookworm"), image
+            uses[name] = {image}
+        elif instruction == "COPY" and rest.startswith("--from="):
+            uses[name].add(rest.split()[0].split("=")[1])
+    found, todo = set(), [target]
+    while todo:
+        name = todo.pop()
+        if name in uses and name not in found:
+            found.add(name)
+            todo += uses[name]
+    return found
+
+
+def build(target):
+    """-> the stage `target`: root, user, entrypoint, command"""
+    stages, stage, needed, skipping = {}, None, wanted(target), False
+    for instruction, rest in steps():
+        if instruction == "FROM":
+            image, _, name = rest.split()
+            skipping = name not in needed
+            if skipping:
+                continue
+            assert image in stages or image.startswith("debian:bookworm"), image
             root = os.path.join(WORK, name)
             shutil.rmtree(root, ignore_errors=True)
-            sh("cp -a %s %s" % (BASE, root))
-            stages[name] = stage = {"root": root, "cwd": "/", "user": None}
+            sh("cp -a %s %s" % (stages[image]["root"] if image in stages else BASE, root))
+            stages[name] = stage = {**stages.get(image, {"cwd": "/", "user": None}), "root": root}
+        elif skipping:
+            continue
         elif instruction == "WORKDIR":
             stage["cwd"] = rest
             os.makedirs(stage["root"] + rest, exist_ok=True)
@@ -63,12 +86,14 @@ def build():
             print("RUN", rest, flush=True)
             subprocess.run(enter(stage["root"], rest, stage["cwd"], stage["user"]), check=True)
         elif instruction == "USER":
-            stage["user"] = rest.split(":")[0]
+            stage["user"] = None if rest == "root" else rest.split(":")[0]
         elif instruction in ("ENTRYPOINT", "CMD"):
             stage[instruction] = eval(rest)
-        elif instruction not in ("VOLUME", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK"):
+        elif instruction not in ("VOLUME", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENV"):
             sys.exit("docker_check: the step %s is not known" % instruction)
-    return stage
+    if target not in stages:
+        sys.exit("docker_check: the Dockerfile has no stage %s" % target)
+    return stages[target]
 
 
 def serve(stage):
@@ -78,6 +103,9 @@ def serve(stage):
     server = subprocess.Popen(enter(root, "exec " + shlex.join(stage["ENTRYPOINT"] + stage["CMD"] + ports), user=user, writable=["store"]), stdout=subprocess.PIPE, text=True)
     try:
         print(server.stdout.readline().strip())
+        if os.path.exists(root + "/usr/local/lib/libinferd_cuda.so"):      # all that it needs is there but the driver
+            missing = subprocess.check_output(["chroot", root, "ldd", "/usr/local/lib/libinferd_cuda.so"], text=True)
+            assert "not found" not in missing, missing
         subprocess.run(enter(root, "inferd health --port %d" % (PORT + 2), user=user, writable=[]), check=True)
         key = open(os.path.join(root, "clients/infer.key")).read()
         picture = open(os.path.join(ROOT, "models/digits/samples/7_0.png"), "rb").read()
@@ -98,7 +126,7 @@ def main():
         sh("debootstrap --variant=minbase bookworm %s >/dev/null" % BASE)
         shutil.copy("/etc/resolv.conf", BASE + "/etc/resolv.conf")
     start = time.time()
-    stage = build()
+    stage = build(sys.argv[1] if len(sys.argv) > 1 else "cpu")
     size = int(subprocess.check_output(["du", "-sm", stage["root"]]).split()[0])
     serve(stage)
     print("docker-check: every step passes, the server answers as user %s on a read-only root; image %d MB, %d s" % (stage["user"], size, time.time() - start))
