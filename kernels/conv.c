@@ -127,7 +127,7 @@ static bool is_quicker_by_own(const struct conv_spec *s, enum conv_kind own, con
 static bool is_large(const struct conv_spec *s)
 {
     const int64_t tiles = ((s->hint_h + 1) / 2) * ((s->hint_w + 1) / 2);
-    return s->in_c >= 64 && s->out_c >= 32 && (tiles == 0 || tiles >= 256);
+    return s->in_c >= 64 && s->out_c >= 32 && (tiles == 0 || tiles >= 48);
 }
 
 /* Our depthwise kernel reads and writes bfloat16 as it does floats. With few products for each number there is nothing in rounding the weights, too, and the error is less. */
