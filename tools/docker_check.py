@@ -7,6 +7,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WORK = os.path.join(ROOT, "build/docker")
 BASE = os.path.join(WORK, "base")
 PORT = 18000
+TRUST = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def sh(command, **kw):
@@ -23,6 +24,8 @@ def steps():
 def enter(root, command, cwd="/", user=None, writable=None):
     """-> the words that run a command in a root with /proc and /dev. `writable` (a list of folders): everything else is read-only, /tmp is fresh."""
     mounts = ["mount --rbind {0} {0}".format(root), "mount -t proc proc %s/proc" % root, "mount --rbind /dev %s/dev" % root]
+    if os.path.exists(root + TRUST) and os.path.exists(TRUST):      # a machine may reach out through something that signs for others: what it trusts, the root does for this command
+        mounts.append("mount --bind {1} {0}{1}".format(root, TRUST))
     if writable is not None:
         mounts += ["mount --bind {0}/{1} {0}/{1}".format(root, folder) for folder in writable]
         mounts += ["mount -t tmpfs tmpfs %s/tmp" % root, "mount -o remount,ro,bind %s" % root]
