@@ -18,7 +18,7 @@ MESSAGE(model_ready_ask, "ModelReadyRequest", ONE(1, "name", STRING), ONE(2, "ve
 MESSAGE(model_ready, "ModelReadyResponse", ONE(1, "ready", BOOL));
 MESSAGE(metadata_ask, "ModelMetadataRequest", ONE(1, "name", STRING), ONE(2, "version", STRING));
 MESSAGE(tensor_metadata, "ModelMetadataResponse.TensorMetadata", ONE(1, "name", STRING), ONE(2, "datatype", STRING), MANY(3, "shape", INT64));
-MESSAGE(metadata, "ModelMetadataResponse", ONE(1, "name", STRING), MANY(2, "versions", STRING), ONE(3, "platform", STRING), HAS_MANY(4, "inputs", tensor_metadata), HAS_MANY(5, "outputs", tensor_metadata));
+MESSAGE(metadata, "ModelMetadataResponse", ONE(1, "name", STRING), MANY(2, "versions", STRING), ONE(3, "platform", STRING), HAS_MANY(4, "inputs", tensor_metadata), HAS_MANY(5, "outputs", tensor_metadata), MAP_TEXT(6, "properties"));
 MESSAGE(config_ask, "ModelConfigRequest", ONE(1, "name", STRING), ONE(2, "version", STRING));
 MESSAGE(config, "ModelConfigResponse", HAS(1, "config", schema_model_config));
 
