@@ -2,7 +2,7 @@
 """Writes ONNX networks with seeded random weights, for benchmarks and comparisons.
 
   make_networks.py --out DIR [NAME...]              mlp lenet resnet18 resnet50 mobilenet_v2 alexnet vgg16 lstm bert_base vit_b16 unet
-                                                    efficientnet_b0 identity identity_picture
+                                                    efficientnet_b0 identity identity_picture gap
   make_networks.py --out DIR --light LIGHT [NAME..] the light_*.onnx graphs of the ONNX backend suite, filled with random weights,
                                                     each as DIR/NAME/model.onnx with test_data_set_0 (outputs by onnxruntime)
 
@@ -93,6 +93,11 @@ class Net:
 
 def identity(n, width=32):
     return n.node("Identity", ["input"]), (width,), (width,)
+
+
+def gap(n):
+    """The least that can be asked of a picture: its mean colour."""
+    return n.node("Flatten", [n.node("GlobalAveragePool", ["input"])]), (3, 224, 224), (3,)
 
 
 def mlp(n):
@@ -264,7 +269,7 @@ def efficientnet_b0(n):
 
 NETWORKS = {
     "lstm": lstm, "bert_base": bert_base, "vit_b16": vit_b16, "unet": unet, "efficientnet_b0": efficientnet_b0,
-    "identity": identity, "identity_picture": lambda n: identity(n, 150528), "mlp": mlp, "lenet": lenet, "alexnet": alexnet, "vgg16": vgg16, "mobilenet_v2": mobilenet_v2,
+    "identity": identity, "identity_picture": lambda n: identity(n, 150528), "gap": gap, "mlp": mlp, "lenet": lenet, "alexnet": alexnet, "vgg16": vgg16, "mobilenet_v2": mobilenet_v2,
     "resnet18": lambda n: resnet(n, (2, 2, 2, 2), False), "resnet50": lambda n: resnet(n, (3, 4, 6, 3), True),
 }
 
