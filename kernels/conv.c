@@ -123,11 +123,14 @@ static bool is_quicker_by_own(const struct conv_spec *s, enum conv_kind own, con
     return own == CONV_DEPTHWISE ? s->stride_w == 1 || s->hint_w < LARGE : own == CONV_GEMM1X1 && s->out_c >= 2 * s->in_c;
 }
 
-/* With enough channels for Winograd's transforms beside its products, and enough tiles for its weights. */
-static bool is_large(const struct conv_spec *s)
+static bool takes_winograd_bf16(const struct conv_spec *s, const struct kernels *k) { return s->bf16 && k->bf16 && k->level < CPU_AMX && conv_winograd_can(s); }
+
+/* With enough channels for its transforms beside its products, and enough tiles for its weights. */
+static bool wants_winograd_bf16(const struct conv_spec *s, const struct kernels *k)
 {
+    enum { TILES_MIN = 48, IN_MIN = 64, OUT_MIN = 32 };
     const int64_t tiles = ((s->hint_h + 1) / 2) * ((s->hint_w + 1) / 2);
-    return s->in_c >= 64 && s->out_c >= 32 && (tiles == 0 || tiles >= 48);
+    return s->loose && takes_winograd_bf16(s, k) && s->in_c >= IN_MIN && s->out_c >= OUT_MIN && (tiles == 0 || tiles >= TILES_MIN);
 }
 
 /* Our depthwise kernel reads and writes bfloat16 as it does floats. With few products for each number there is nothing in rounding the weights, too, and the error is less. */
@@ -151,18 +154,18 @@ enum status conv_layer_open_as(struct conv_layer **out, const struct conv_spec *
         st = err_set(err, ST_UNSUPPORTED, "convolution: tiles take bfloat16 layers of stride 1 in one group, on a machine that has them");
         goto close;
     }
-    if (choice == CONV_BY_WINOGRAD_BF16 && !(spec->bf16 && k->bf16 && k->level < CPU_AMX && conv_winograd_bf16_can(spec))) {
+    if (choice == CONV_BY_WINOGRAD_BF16 && !takes_winograd_bf16(spec, k)) {
         st = err_set(err, ST_UNSUPPORTED, "convolution: Winograd in bfloat16 takes 3x3 kernels of stride 1 in one group, on a machine that is quick at dot products of bfloat16");
         goto close;
     }
     const bool own = choice == CONV_BY_RULE && (takes_halves(l) || is_quicker_by_own(spec, l->kind, k));
     l->spec.bf16 = spec->bf16 && k->bf16 && !own && (choice == CONV_BY_ONEDNN || choice == CONV_BY_RULE || choice == CONV_BY_TILES || choice == CONV_BY_WINOGRAD_BF16);
     const bool tiles = choice == CONV_BY_TILES || (choice == CONV_BY_RULE && l->spec.bf16 && k->level >= CPU_AMX && conv_tiles_wanted(spec));
-    const bool rounded = choice == CONV_BY_WINOGRAD_BF16 || (choice == CONV_BY_RULE && l->spec.bf16 && spec->loose && k->level < CPU_AMX && is_large(spec) && conv_winograd_bf16_can(spec));
+    const bool rounded = choice == CONV_BY_WINOGRAD_BF16 || (choice == CONV_BY_RULE && wants_winograd_bf16(&l->spec, k));
     const bool winograd = choice == CONV_BY_WINOGRAD || (choice == CONV_BY_RULE && conv_winograd_wanted(spec, k->level));
     if (!tiles && !rounded && (l->spec.bf16 || (!winograd && !own && (choice == CONV_BY_ONEDNN || (choice == CONV_BY_RULE && conv_onednn_wanted(spec, k->level)))))) {
         st = conv_onednn_open(&l->onednn, &l->spec, weight, bias, k->level, threads, err);
-        if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel on tiles: as in f32 */
+        if (st == ST_UNSUPPORTED && l->spec.bf16) {      /* no kernel in bfloat16: as in f32 */
             conv_layer_close(l);
             struct conv_spec plain = *spec;
             plain.bf16 = false;
@@ -267,16 +270,27 @@ static bool is_padded(const struct window2d *w) { return w->pad_top || w->pad_le
 
 static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }
 
+static uint64_t kernel_scratch(const struct conv_plan *p)
+{
+    switch (p->l->kind) {
+    case CONV_TILES:         return p->tiles.scratch;
+    case CONV_WINOGRAD_BF16: return p->winograd_bf16.scratch;
+    case CONV_WINOGRAD:      return p->blocks.scratch;
+    case CONV_ONEDNN:        return p->onednn ? conv_onednn_plan_scratch(p->onednn) : 0;
+    default:                 return p->lane_bytes * (uint64_t)p->threads;
+    }
+}
+
 /* What the kernel needs, and room for an input and an output that it takes in another type than they are stored in. */
 static void plan_scratch(struct conv_plan *p, const struct conv_spec *given)
 {
     const struct window2d *w = &p->w;
-    const bool tiles = p->l->kind == CONV_TILES || p->l->kind == CONV_WINOGRAD_BF16, halves = (p->onednn && given->bf16) || takes_halves(p->l);
+    const bool either = p->l->kind == CONV_TILES || p->l->kind == CONV_WINOGRAD_BF16, halves = (p->onednn && given->bf16) || takes_halves(p->l);
     const uint64_t in = (uint64_t)(w->n * w->h * w->w * w->c), out = (uint64_t)(w->n * w->out_h * w->out_w * given->out_c);
     p->rounds_x = halves && !given->x_bf16;
-    p->widens_x = !halves && !tiles && given->x_bf16;
-    p->rounds_y = !halves && !tiles && given->y_bf16;
-    p->kernel_scratch = round_up(p->l->kind == CONV_TILES ? p->tiles.scratch : tiles ? p->winograd_bf16.scratch : p->l->kind == CONV_WINOGRAD ? p->blocks.scratch : p->onednn ? conv_onednn_plan_scratch(p->onednn) : p->lane_bytes * (uint64_t)p->threads);
+    p->widens_x = !halves && !either && given->x_bf16;
+    p->rounds_y = !halves && !either && given->y_bf16;
+    p->kernel_scratch = round_up(kernel_scratch(p));
     p->x_scratch = p->rounds_x ? round_up(in * sizeof(uint16_t)) : p->widens_x ? round_up(in * sizeof(float)) : 0;
     p->y_scratch = p->rounds_y ? round_up(out * sizeof(float)) : 0;
 }

@@ -10,11 +10,6 @@
 enum { ALIGN = 64, WIDTH = WINOGRAD_BF16_WIDTH, POINTS = WINOGRAD_BF16_POINTS, ROWS = WINOGRAD_BF16_ROWS, STEP_NUMBERS = 2 * 16 * 32, BLOCK_APART = 64, BLOCK_TOGETHER = 256 };
 static const int64_t WEIGHTS_NEAR_MAX = 12 << 20;
 
-bool conv_winograd_bf16_can(const struct conv_spec *s)
-{
-    return s->groups == 1 && s->kh == 3 && s->kw == 3 && s->stride_h == 1 && s->stride_w == 1 && s->dilation_h == 1 && s->dilation_w == 1;
-}
-
 static int64_t groups_of(int64_t channels) { return (channels + WIDTH - 1) / WIDTH; }
 
 /* ---- weights ---- */

@@ -10,8 +10,6 @@
 
 enum { WINOGRAD_BF16_POINTS = 16, WINOGRAD_BF16_WIDTH = 32 /* channels of a step and of a pair of vectors */, WINOGRAD_BF16_ROWS = 8 };
 
-bool conv_winograd_bf16_can(const struct conv_spec *s);
-
 /* weight: ONNX order. *packed: [out_c / 32][16 points][in_c / 32][2][16 pairs][16 columns][2], *bytes on the heap. ST_TOO_LARGE, ST_NO_MEMORY. */
 enum status conv_winograd_bf16_pack(void **packed, uint64_t *bytes, const struct conv_spec *s, const float *weight, int threads, struct err *err);
 

@@ -107,6 +107,8 @@ static bool has_loose_layer(const struct graph *g)
 {
     for (int i = 0; i < g->node_count; i++)
         if (!g->nodes[i].dead && g->nodes[i].conv && conv_layer_is_loose(g->nodes[i].conv)) return true;
+    for (const struct graph *b = g->inner; b; b = b->next_inner)
+        if (has_loose_layer(b)) return true;
     return false;
 }
 
@@ -117,7 +119,7 @@ static bool try_forms(struct engine *e, struct trial *t, enum precision tried, d
     *f = (struct form){ .precision = tried, .loose = tried == PRECISION_BF16 };
     for (;;) {
         if (build_graph(e, *f, NULL) || trial_compare(t, &e->import.graph, error, gain, NULL)) return false;
-        f->loose = f->loose && has_loose_layer(&e->import.graph);
+        e->import.graph.loose = f->loose = f->loose && has_loose_layer(&e->import.graph);      /* without such a layer it is the same graph */
         if (*error <= allowed && *gain >= GAIN_MIN) return true;
         if (tried == PRECISION_BF16 && !f->exact_ends && *error <= TRIAL_ERROR_NEAR && *gain >= GAIN_MIN) f->exact_ends = true;
         else if (f->loose && *error <= 2 * TRIAL_ERROR_NEAR) *f = (struct form){ .precision = tried };

@@ -12,7 +12,7 @@ static enum status infer_attention(struct call *c, struct err *err)
 
 static uint64_t rows_bytes(const struct call *c) { return ((uint64_t)c->in[3]->dims[0] * sizeof(struct attention_row) + 63) & ~(uint64_t)63; }
 
-enum { TILES_ROWS_MIN = 16 };            /* of an entry: from here on tiles win */
+enum { BF16_ROWS_MIN = 16 };             /* of an entry: from here on bfloat16 wins */
 
 static bool in_bf16(const struct call *c)
 {
@@ -32,7 +32,7 @@ static int part_entries(struct attention_row *rows, int count)
 {
     int few = 0;
     for (int i = 0; i < count; i++) {
-        if (rows[i].count >= TILES_ROWS_MIN) continue;
+        if (rows[i].count >= BF16_ROWS_MIN) continue;
         const struct attention_row r = rows[i];
         rows[i] = rows[few];
         rows[few++] = r;

@@ -1,6 +1,6 @@
 /* Attention in bfloat16, what the dense and the paged kind share: a range of queries meets blocks of at most KEYS keys with a running maximum. Queries, keys, values and
  * weights are rounded to bfloat16, scores and sums are float. Keys lie as tiles [keys / 16][d / 32], values as tiles [keys / 32][dv / 16]; d is the head's size rounded up to a
- * multiple of 32, dv to one of 16. The including file has its level's square.h before this: a 2 x 2 square of tiles takes 4 loads for 4 products. */
+ * multiple of 32, dv to one of 16. The including file has its level's square.h before this. */
 #ifndef KERNELS_CPU_ATTENTION_BF16_H
 #define KERNELS_CPU_ATTENTION_BF16_H
 

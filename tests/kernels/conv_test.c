@@ -116,6 +116,9 @@ static bool run(const struct conv_layer *l, struct window2d w, int64_t n, int th
     return st == ST_OK;
 }
 
+/* How many times as large as the definition's the error in bfloat16 is. */
+static float rounding_of(enum conv_choice choice) { return choice == CONV_BY_WINOGRAD_BF16 ? 1.7f : 1; }
+
 static void check_shape(const struct kernels *k, const struct shape *t, enum conv_choice choice, bool bf16)
 {
     struct bench b = bench_make(t);
@@ -139,8 +142,7 @@ static void check_shape(const struct kernels *k, const struct shape *t, enum con
     /* sums of `depth` products: their size, and what f32 loses of them, grow with its root */
     const int depth = t->in_c / t->groups * t->kh * t->kw;
     /* bfloat16 turns each number by up to 2^-9 of it: five deviations of a sum of such products */
-    const float rounding = choice == CONV_BY_WINOGRAD_BF16 ? 1.7f : 1;
-    const float within = bf16 && k->bf16 ? rounding * 5 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
+    const float within = bf16 && k->bf16 ? rounding_of(choice) * 5 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
     reference(&b, want, b.x, t->residual ? b.residual : NULL);
     CHECK_CLOSE(alone, want, b.out, within);
     reference(&b, want, b.x + 2 * b.in, t->residual ? b.residual + 2 * b.out : NULL);
@@ -181,7 +183,7 @@ static void check_storage(const struct kernels *k, const struct shape *t, enum c
     if (conv_layer_open_as(&l, &b.s, b.weight, b.bias, k, 2, choice, &err)) test_fail(__FILE__, __LINE__, "%s", err.text);
     else if (run(l, b.w, (int64_t)n, 2, y, x, t->residual ? residual : NULL)) {
         const int depth = t->in_c / t->groups * t->kh * t->kw;
-        const float within = bf16 && k->bf16 ? (choice == CONV_BY_WINOGRAD_BF16 ? 1.7f : 1) * 4 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
+        const float within = bf16 && k->bf16 ? rounding_of(choice) * 4 * 0x1p-9f * 0.47f * sqrtf((float)depth) : 3e-5f * (depth > 100 ? sqrtf((float)depth / 100) : 1);
         k->widen_bf16(got, y, (int64_t)(n * b.out), 1);
         for (size_t p = 0; p < n; p++) {
             reference(&b, want, b.x + p * b.in, t->residual ? b.residual + p * b.out : NULL);

@@ -1,4 +1,4 @@
-/* Attend (attend.h): strides from dimensions, and which kernel. In f32 a query's bits depend on nothing but its row; on tiles neither, but numbers are rounded. Keys and values of
+/* Attend (attend.h): strides from dimensions, and which kernel. In f32 a query's bits depend on nothing but its row; in bfloat16 neither, but numbers are rounded. Keys and values of
  * one row serve every row of the batch, and those of one head every head, as a product of matrices broadcasts them. */
 #include "engine/operators/nn/attend.h"
 

@@ -55,18 +55,12 @@ static void put_tile(const struct conv_tiles_run *r, float *sums, int64_t t, int
             const int64_t place = from + i * s->out_c + v * 16;
             __m512 x = _mm512_load_ps(sum);
             if (r->bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(masks[v], r->bias + column + v * 16));
-            if (r->residual && s->y_bf16) x = _mm512_add_ps(x, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(masks[v], (const uint16_t *)r->residual + place)), 16));
-            else if (r->residual) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(masks[v], (const float *)r->residual + place));
+            if (r->residual) x = _mm512_add_ps(x, either_load(r->residual, place, masks[v], s->y_bf16));
             _mm512_store_ps(sum, x);
         }
     if (s->act.kind != ACT_NONE) activate_span(sums, sums, rows * WIDTH, s->act);
     for (int64_t i = 0; i < rows; i++)
-        for (int v = 0; v < 2; v++) {
-            const __m512 x = _mm512_load_ps(sums + i * WIDTH + v * 16);
-            const int64_t place = from + i * s->out_c + v * 16;
-            if (s->y_bf16) _mm256_mask_storeu_epi16((uint16_t *)r->y + place, masks[v], round_16(x));
-            else _mm512_mask_storeu_ps((float *)r->y + place, masks[v], x);
-        }
+        for (int v = 0; v < 2; v++) either_store(r->y, from + i * s->out_c + v * 16, masks[v], _mm512_load_ps(sums + i * WIDTH + v * 16), s->y_bf16);
 }
 
 /* Where tile t begins. */

@@ -42,10 +42,8 @@ static void sums_add_16(const uint16_t *a, const uint16_t *b, int64_t steps)
     }
 }
 
-/* ---- W's panel as tiles: kernels/cpu/linear_pairs.h ---- */
-
 /* A float as the sum of two bfloat16, as near as two come. */
-static __m512 upper_part(__m512 x) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16); }
+static __m512 upper_part(__m512 x) { return widen_16(round_16(x)); }
 
 /* F16 weights: their upper parts to every second tile from b on, the lower ones to those from `low` on. */
 static void tiles_of_f16(uint16_t *b, uint16_t *low, const uint8_t *panel, int64_t from, int64_t k, int64_t limit)

@@ -9,13 +9,6 @@
 enum { WIDTH = WINOGRAD_BF16_WIDTH, POINTS = WINOGRAD_BF16_POINTS, BLOCK = DOT_ROWS * WIDTH, DEPTH = 10 /* steps of weights at a time: what stays in the first-level cache */ };
 _Static_assert((int)DOT_ROWS == (int)WINOGRAD_BF16_ROWS, "v lies in blocks of as many rows as are multiplied at once");
 
-/* 16 channels from c on of a pixel, as floats; zeros where there is none */
-static inline __m512 pixel_load(const void *x, int64_t at, __mmask16 mask, bool halves)
-{
-    if (halves) return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)x + at)), 16);
-    return _mm512_maskz_loadu_ps(mask, (const float *)x + at);
-}
-
 /* t = B^T d of a column or row */
 static inline void turn_in(__m512 t[4], __m512 a, __m512 b, __m512 c, __m512 d)
 {
@@ -35,7 +28,7 @@ static inline void tile_in(__m512 t[4][4], const struct conv_winograd_bf16_run *
         for (int i = 0; i < 4; i++) {
             const int64_t y = top + i, x = left + j;
             const bool inside = y >= 0 && y < w->h && x >= 0 && x < w->w;
-            d[i] = inside ? pixel_load(r->x, ((picture * w->h + y) * w->w + x) * w->c + c, mask, r->spec->x_bf16) : _mm512_setzero_ps();
+            d[i] = inside ? either_load(r->x, ((picture * w->h + y) * w->w + x) * w->c + c, mask, r->spec->x_bf16) : _mm512_setzero_ps();
         }
         turn_in(half[j], d[0], d[1], d[2], d[3]);
     }
@@ -85,7 +78,7 @@ static void put_tile(const struct conv_winograd_bf16_run *r, const float *m, int
         for (int k = 0; k < 4; k++) {
             __m512 sum = _mm512_add_ps(y[k / 2][k % 2], bias);
             const int64_t at = (begin + k / 2 * w->out_w + k % 2) * s->out_c + column + 16 * v;
-            if (r->residual && top + k / 2 < w->out_h && left + k % 2 < w->out_w) sum = _mm512_add_ps(sum, pixel_load(r->residual, at, masks[v], s->y_bf16));
+            if (r->residual && top + k / 2 < w->out_h && left + k % 2 < w->out_w) sum = _mm512_add_ps(sum, either_load(r->residual, at, masks[v], s->y_bf16));
             _mm512_store_ps(out[k] + 16 * v, sum);
         }
     }
@@ -93,11 +86,7 @@ static void put_tile(const struct conv_winograd_bf16_run *r, const float *m, int
     for (int k = 0; k < 4; k++) {
         if (top + k / 2 >= w->out_h || left + k % 2 >= w->out_w) continue;
         const int64_t at = (begin + k / 2 * w->out_w + k % 2) * s->out_c + column;
-        for (int v = 0; v < 2; v++) {
-            const __m512 x = _mm512_load_ps(out[k] + 16 * v);
-            if (s->y_bf16) _mm256_mask_storeu_epi16((uint16_t *)r->y + at + 16 * v, masks[v], round_16(x));
-            else _mm512_mask_storeu_ps((float *)r->y + at + 16 * v, masks[v], x);
-        }
+        for (int v = 0; v < 2; v++) either_store(r->y, at + 16 * v, masks[v], _mm512_load_ps(out[k] + 16 * v), s->y_bf16);
     }
 }
 
