@@ -234,7 +234,9 @@ static bool by_bf16(const struct linear_layer *l, int64_t m)
     return m >= (is_half(l) ? TILES_HALVES_MIN : TILES_ROWS_MIN);
 }
 
-struct bf16_work { const struct panel_bf16_kernels *kernels; struct panel_job job; uint16_t *a; char *lanes; };
+struct bf16_work { const struct panel_bf16_kernels *kernels; struct panel_job job; uint16_t *a; char *lanes; uint64_t lane_bytes; };
+
+static int64_t pair_count(const struct linear_layer *l) { return (l->spec.n + 2 * PANEL_ROWS - 1) / (2 * PANEL_ROWS); }
 
 static void bf16_round_part(void *ctx, int part, int parts)
 {
@@ -247,7 +249,7 @@ static void bf16_part(void *ctx, int part, int parts)
 {
     const struct bf16_work *w = ctx;
     const int64_t pairs = (w->job.n + 2 * PANEL_ROWS - 1) / (2 * PANEL_ROWS);
-    w->kernels->multiply(&w->job, w->a, w->lanes + (int64_t)TILES_LANE_BYTES * part, pairs * part / parts * 2, pairs * (part + 1) / parts * 2);
+    w->kernels->multiply(&w->job, w->a, w->lanes + w->lane_bytes * (uint64_t)part, pairs * part / parts * 2, pairs * (part + 1) / parts * 2);
 }
 
 /* Of very many rows each thread takes some, TILES_X at a time, so that those are rounded near where they are used. */
@@ -268,7 +270,7 @@ static void bf16_rows_part(void *ctx, int part, int parts)
         if (ep.residual) ep.residual += row * ep.ldr;
         j.ep = &ep;
         w->kernels->round(a, &j, 0, (j.m + 15) / 16);
-        w->kernels->multiply(&j, a, w->lanes + (int64_t)TILES_LANE_BYTES * part, 0, (j.n + 2 * PANEL_ROWS - 1) / (2 * PANEL_ROWS) * 2);
+        w->kernels->multiply(&j, a, w->lanes + w->lane_bytes * (uint64_t)part, 0, (j.n + 2 * PANEL_ROWS - 1) / (2 * PANEL_ROWS) * 2);
     }
 }
 
@@ -277,10 +279,16 @@ static uint64_t bf16_rows_bytes(const struct linear_layer *l, int64_t m, int thr
     return panel_tiles_bytes(l->spec.type, rows_apart(m, threads) ? (int64_t)2 * TILES_X * threads : m, l->spec.k);
 }
 
+static uint64_t bf16_lane_bytes(const struct linear_layer *l, int64_t m, int threads)
+{
+    const int64_t pairs = pair_count(l);
+    return rows_apart(m, threads) ? panel_lane_bytes(TILES_X, l->spec.k, pairs) : panel_lane_bytes(m, l->spec.k, m * l->spec.n * l->spec.k < 4 * PARALLEL_MIN ? pairs : (pairs + threads - 1) / threads);
+}
+
 static void bf16_run(const struct linear_job *d, int threads)
 {
     const struct linear_spec *s = &d->l->spec;
-    struct bf16_work w = { .kernels = d->l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512, .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + bf16_rows_bytes(d->l, d->m, threads) };
+    struct bf16_work w = { .kernels = d->l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512, .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + bf16_rows_bytes(d->l, d->m, threads), .lane_bytes = bf16_lane_bytes(d->l, d->m, threads) };
     w.job = panel_job_of(d);
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
     if (rows_apart(d->m, threads)) {
@@ -386,10 +394,11 @@ bool        linear_borrows(const struct linear_layer *l) { return !l->packed; }
 uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 {
     if (l->spec.type == BLOCK_F32) return 0;
-    if (by_bf16(l, m)) return bf16_rows_bytes(l, m, threads < 1 ? 1 : threads) + (uint64_t)TILES_LANE_BYTES * (uint64_t)(threads < 1 ? 1 : threads);
-    if (by_bytes(l, m)) return panel_bytes_rows(m, l->spec.k) + (uint64_t)TILES_BYTES_LANE * (uint64_t)(threads < 1 ? 1 : threads);
+    if (threads < 1) threads = 1;
+    if (by_bf16(l, m)) return bf16_rows_bytes(l, m, threads) + bf16_lane_bytes(l, m, threads) * (uint64_t)threads;
+    if (by_bytes(l, m)) return panel_bytes_rows(m, l->spec.k) + (uint64_t)TILES_BYTES_LANE * (uint64_t)threads;
     if (by_panels(l, m)) return is_exact(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
-    return decoded_lane_bytes(l) * (uint64_t)(threads < 1 ? 1 : threads);
+    return decoded_lane_bytes(l) * (uint64_t)threads;
 }
 
 void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int threads)

@@ -8,7 +8,7 @@
 
 static const struct panel_layout layouts[BLOCK_TYPE_END] = {
     [BLOCK_F16] = { .low = 16 },
-    [BLOCK_BF16] = { .low = 16 },
+    [BLOCK_BF16] = { .low = 16, .pairs = true },
     [BLOCK_Q4_0] = { .scales = 32, .low = 4, .offset = 8 },
     [BLOCK_Q4_1] = { .scales = 64, .low = 4, .minimum = true },
     [BLOCK_Q5_0] = { .scales = 32, .low = 4, .high = 1, .offset = 16 },
@@ -123,7 +123,7 @@ static void pack_row(uint8_t *panel, int type, const uint8_t *x, int r, int64_t 
     const struct panel_layout *p = layouts + type;
     const struct block_format *f = block_format(type);
     if (p->low == 16) {
-        for (int64_t i = 0; i < k; i++) memcpy(panel + (i * PANEL_ROWS + r) * 2, x + 2 * i, 2);
+        for (int64_t i = 0; i < k; i++) memcpy(panel + (p->pairs ? (i / 2 * PANEL_ROWS + r) * 2 + i % 2 : i * PANEL_ROWS + r) * 2, x + 2 * i, 2);
         return;
     }
     for (int64_t i = 0; i < k; i += PANEL_BLOCK) {

@@ -15,7 +15,7 @@
  *   Q6_K Q3_K  head f16 d; i8 scale of k < 16, i8 scale of the rest: a = d scale
  *   Q2_K       head f16 d, f16 dmin; u8 two scales (low half: k < 16), u8 two minima
  *   IQ4_XS     head f16 d; i8 scale
- * F16 and BF16 are kept as they are, [k, 16]. */
+ * F16 numbers are kept as they are, [k, 16]; BF16 ones pair by pair, [k / 2][16][2] with zeros up to a multiple of 32 of k: the tiles and vectors that dot products of pairs take. */
 #ifndef KERNELS_LINEAR_PANELS_H
 #define KERNELS_LINEAR_PANELS_H
 
@@ -34,15 +34,17 @@ struct panel_layout {
     int offset;
     bool two;                            /* a scale for each 16 */
     bool minimum;
+    bool pairs;                          /* BF16 */
 };
 
 /* NULL: the type has no panels. F16 and BF16 have low 16 and nothing else. */
 const struct panel_layout *panel_layout(int type);
 static inline int64_t panel_block_bytes(const struct panel_layout *p) { return p->scales + (p->low + p->high) * PANEL_BLOCK * PANEL_ROWS / 8; }
+static inline int64_t panel_tiles_k(int64_t k) { return (k + 31) / 32 * 32; }
 /* of one panel of k numbers a row */
 static inline int64_t panel_bytes(const struct panel_layout *p, int64_t k)
 {
-    if (p->low == 16) return k * PANEL_ROWS * 2;
+    if (p->low == 16) return (p->pairs ? panel_tiles_k(k) : k) * PANEL_ROWS * 2;
     return k / PANEL_BLOCK * panel_block_bytes(p) + k / 256 * p->head;
 }
 /* rows [first, first + 16) of W, those from n on as zeros */
@@ -115,15 +117,26 @@ void panel_bytes_multiply(const struct panel_job *j, const struct panel_rows *x,
 /* ---- bfloat16, by tiles (AMX) or dot products: x and W rounded to bfloat16, sums in float. For many rows.
  * F16 weights are not rounded: each is the sum of two bfloat16, exactly, and x of two to 16 bits; of the four products the one of both lower parts is left out. ---- */
 
-enum { TILES_K = 512, TILES_X = 256, TILES_LANE_BYTES = 2 * TILES_K * 32 * 2 + TILES_X * 32 * 4 };      /* k (a multiple of 256) and rows of x at a time; scratch of a thread */
-static inline int64_t panel_tiles_k(int64_t k) { return (k + 31) / 32 * 32; }
+enum { TILES_K = 512, TILES_X = 256, TILES_NEAR = 1 << 20 };       /* k (a multiple of 256) and rows of x at a time; bytes of x that stay in a second-level cache */
+/* How much of k goes by at a time for the rows that do: equal parts, multiples of 256 when there are several. */
+static inline int64_t panel_slab(int64_t m, int64_t k)
+{
+    const int64_t rows = m < TILES_X ? (m + 31) / 32 * 32 : TILES_X, blocks = (k + 255) / 256, slabs = (2 * rows * k + TILES_NEAR - 1) / TILES_NEAR, parts = slabs < blocks ? slabs : blocks;
+    return parts < 2 ? panel_tiles_k(k) : (blocks + parts - 1) / parts * 256;
+}
+/* Scratch of a thread that multiplies so many pairs of panels. */
+static inline uint64_t panel_lane_bytes(int64_t m, int64_t k, int64_t pairs)
+{
+    const int64_t rows = m < TILES_X ? (m + 31) / 32 * 32 : TILES_X;
+    return (uint64_t)(2 * TILES_K * 32 * 2) + (uint64_t)(panel_slab(m, k) < panel_tiles_k(k) ? pairs * TILES_X : rows) * 32 * sizeof(float);
+}
 static inline uint64_t panel_tiles_part(int64_t m, int64_t k) { return (uint64_t)((m + 15) / 16 * 16) * (uint64_t)panel_tiles_k(k); }
 static inline uint64_t panel_tiles_bytes(int type, int64_t m, int64_t k) { return panel_tiles_part(m, k) * (type == BLOCK_F16 ? 4 : 2); }
 struct panel_bf16_kernels {
     /* x's rows 16 first .. 16 end (from m on zeros) as multiply wants them: tiles a [m / 16][k / 32][16, 32] (of 8 rows for dot products), for quantised weights with the two middle numbers of each 4 changed over; for F16 weights the
      * lower parts behind them */
     void (*round)(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end);
-    /* y's columns of panels [from, to), from even; all rows, epilogue and all; lane: TILES_LANE_BYTES, 64-byte aligned */
+    /* y's columns of panels [from, to), from even; all rows, epilogue and all; lane: panel_lane_bytes, 64-byte aligned */
     void (*multiply)(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to);
 };
 /* Only where cpu_level_detect() is CPU_AMX; the other, of BF16 weights alone, only where cpu_is_quick_at_bf16 is so without tiles. */

@@ -116,6 +116,18 @@ VEC_INLINE void quantised_tile(const int type, const int rows, const int panels,
             if (row + r < j->m && panel + v < end) tile_store(j, row + r, (panel + v) * PANEL_ROWS, sum[v][r]);
 }
 
+/* sum += number i + second of each row of x by its weights, which are the first or second of the two at `at` */
+VEC_INLINE void half_add(const int type, const int rows, const int panels, lanes_f sum[EXACT_X][HALF_PANELS], const uint8_t *at, int64_t apart, const float *const x[EXACT_X], int64_t i, const int second)
+{
+    lanes_f w[HALF_PANELS];
+    LANES_UNROLL
+    for (int v = 0; v < panels; v++) w[v] = type == BLOCK_BF16 ? lanes_f_bf16(at + v * apart, second) : lanes_f_f16(at + v * apart + second * PANEL_ROWS * 2);
+    LANES_UNROLL
+    for (int r = 0; r < rows; r++)
+        LANES_UNROLL
+        for (int v = 0; v < panels; v++) sum[r][v] = lanes_f_fma(lanes_f_set(x[r][i + second]), w[v], sum[r][v]);
+}
+
 /* 16-bit weights: each sum takes its k in ascending order, one fused multiply-add each, as gemm_f32. Several panels at once, for as many chains of sums. */
 VEC_INLINE void half_tile(const int type, const int rows, const int panels, const struct panel_job *j, int64_t panel, int64_t row)
 {
@@ -127,19 +139,13 @@ VEC_INLINE void half_tile(const int type, const int rows, const int panels, cons
         x[r] = j->x + (row + r < j->m ? row + r : row) * j->ldx;
         for (int v = 0; v < panels; v++) sum[r][v] = lanes_f_set(0.0f);
     }
-    for (int64_t i = 0; i < j->k; i++) {
-        lanes_f w[HALF_PANELS];
+    for (int64_t i = 0; i < j->k / 2 * 2; i += 2) {
         LANES_UNROLL
-        for (int v = 0; v < panels; v++) {
-            const uint8_t *from = at + v * j->panel_bytes + i * PANEL_ROWS * 2;
-            w[v] = type == BLOCK_BF16 ? lanes_f_bf16(from) : lanes_f_f16(from);
-            if (rows <= 4 && i % 2 == 0) __builtin_prefetch(from + LINEAR_PREFETCH / 2, 0, 3);
-        }
+        for (int v = 0; rows <= 4 && v < panels; v++) __builtin_prefetch(at + v * j->panel_bytes + i * PANEL_ROWS * 2 + LINEAR_PREFETCH / 2, 0, 3);
         LANES_UNROLL
-        for (int r = 0; r < rows; r++)
-            LANES_UNROLL
-            for (int v = 0; v < panels; v++) sum[r][v] = lanes_f_fma(lanes_f_set(x[r][i]), w[v], sum[r][v]);
+        for (int second = 0; second < 2; second++) half_add(type, rows, panels, sum, at + i * PANEL_ROWS * 2, j->panel_bytes, x, i, second);
     }
+    if (j->k % 2) half_add(type, rows, panels, sum, at + (j->k - 1) * PANEL_ROWS * 2, j->panel_bytes, x, j->k - 1, 0);
     LANES_UNROLL
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < panels && row + r < j->m; v++) tile_store(j, row + r, (panel + v) * PANEL_ROWS, sum[r][v]);
@@ -247,7 +253,7 @@ static void decode(float *y, int64_t step, int64_t half, int type, const uint8_t
     const struct panel_layout *p = panel_layout(type);
     if (p->low == 16) {
         for (int64_t i = from; i < from + k; i++, y += step)
-            lanes_f_store_halves(y, y + half, type == BLOCK_BF16 ? lanes_f_bf16(panel + i * PANEL_ROWS * 2) : lanes_f_f16(panel + i * PANEL_ROWS * 2));
+            lanes_f_store_halves(y, y + half, type == BLOCK_BF16 ? lanes_f_bf16(panel + i / 2 * PANEL_ROWS * 4, (int)(i % 2)) : lanes_f_f16(panel + i * PANEL_ROWS * 2));
         return;
     }
     struct panel_walk walk = panel_walk_from(type, panel, from);

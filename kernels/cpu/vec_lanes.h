@@ -44,7 +44,12 @@ VEC_INLINE lanes_f lanes_f_sub(lanes_f a, lanes_f b) { return _mm512_sub_ps(a, b
 VEC_INLINE lanes_f lanes_f_fma(lanes_f a, lanes_f b, lanes_f c) { return _mm512_fmadd_ps(a, b, c); }
 VEC_INLINE lanes_f lanes_f_fnma(lanes_f a, lanes_f b, lanes_f c) { return _mm512_fnmadd_ps(a, b, c); }      /* c - a b */
 VEC_INLINE lanes_f lanes_f_f16(const uint8_t *p) { return vec_load_f16((const uint16_t *)(const void *)p); }
-VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p) { return vec_load_bf16((const uint16_t *)(const void *)p); }
+/* 16 pairs of bfloat16: the first or second number of each */
+VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p, int second)
+{
+    const __m512i both = _mm512_loadu_si512(p);
+    return (__m512)(second ? _mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(both, 16));
+}
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return vec_load_i8((const int8_t *)p); }
 VEC_INLINE lanes_f lanes_f_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 VEC_INLINE lanes_f lanes_f_load(const float *p, int n) { return _mm512_maskz_loadu_ps(vec_mask(n), p); }
@@ -96,7 +101,12 @@ VEC_INLINE lanes_f lanes_f_sub(lanes_f a, lanes_f b) { return LANES_PAIR(lanes_f
 VEC_INLINE lanes_f lanes_f_fma(lanes_f a, lanes_f b, lanes_f c) { return LANES_PAIR(lanes_f, _mm256_fmadd_ps(a.v[h], b.v[h], c.v[h])); }
 VEC_INLINE lanes_f lanes_f_fnma(lanes_f a, lanes_f b, lanes_f c) { return LANES_PAIR(lanes_f, _mm256_fnmadd_ps(a.v[h], b.v[h], c.v[h])); }
 VEC_INLINE lanes_f lanes_f_f16(const uint8_t *p) { return LANES_PAIR(lanes_f, vec_load_f16((const uint16_t *)(const void *)p + 8 * h)); }
-VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p) { return LANES_PAIR(lanes_f, vec_load_bf16((const uint16_t *)(const void *)p + 8 * h)); }
+VEC_INLINE __m256 lanes_half_bf16(const uint8_t *p, int second)
+{
+    const __m256i both = _mm256_loadu_si256((const __m256i *)p);
+    return (__m256)(second ? _mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(both, 16));
+}
+VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p, int second) { return LANES_PAIR(lanes_f, lanes_half_bf16(p + 32 * h, second)); }
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return LANES_PAIR(lanes_f, vec_load_i8((const int8_t *)p + 8 * h)); }
 VEC_INLINE lanes_f lanes_f_u8(const uint8_t *p) { return LANES_PAIR(lanes_f, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * h))))); }
 VEC_INLINE lanes_f lanes_f_load(const float *p, int n) { return LANES_PAIR(lanes_f, vec_load_n(p + 8 * h, n - 8 * h)); }
@@ -130,7 +140,7 @@ VEC_INLINE lanes_f lanes_f_sub(lanes_f a, lanes_f b) { return LANES_EACH(lanes_f
 VEC_INLINE lanes_f lanes_f_fma(lanes_f a, lanes_f b, lanes_f c) { return LANES_EACH(lanes_f, 16, fmaf(a.v[l], b.v[l], c.v[l])); }
 VEC_INLINE lanes_f lanes_f_fnma(lanes_f a, lanes_f b, lanes_f c) { return LANES_EACH(lanes_f, 16, fmaf(-a.v[l], b.v[l], c.v[l])); }
 VEC_INLINE lanes_f lanes_f_f16(const uint8_t *p) { return LANES_EACH(lanes_f, 16, half_load_f16(p + 2 * l)); }
-VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p) { return LANES_EACH(lanes_f, 16, bf16_to_f32_one(half_load_16(p + 2 * l))); }
+VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p, int second) { return LANES_EACH(lanes_f, 16, bf16_to_f32_one(half_load_16(p + 4 * l + 2 * second))); }
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return LANES_EACH(lanes_f, 16, (float)(int8_t)p[l]); }
 VEC_INLINE lanes_f lanes_f_u8(const uint8_t *p) { return LANES_EACH(lanes_f, 16, (float)p[l]); }
 VEC_INLINE lanes_f lanes_f_load(const float *p, int n) { return LANES_EACH(lanes_f, 16, l < n ? p[l] : 0); }

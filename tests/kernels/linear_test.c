@@ -126,11 +126,11 @@ TEST(f32_mode_by_several_slabs_and_a_residual_in_place)
     sample_free(&s);
 }
 
-/* Deep enough that sums are put down and taken up again, with all that an epilogue has. */
+/* Deep enough that sums are put down and taken up again, and that x goes by in slabs of k, with all that an epilogue has. */
 TEST(fast_mode_with_many_rows_a_deep_sum_and_a_residual_in_place)
 {
-    enum { N = 45, K = 2048 + 768, M = 300 };
-    static const int types[] = { BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_BF16 };
+    enum { N = 109, K = 2048 + 768, M = 300 };
+    static const int types[] = { BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_F16, BLOCK_BF16 };
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
         struct sample s = sample_make(types[t], N, K);
         float *x = malloc(M * K * sizeof *x), *want = malloc(M * N * sizeof *want), *got = malloc(M * N * sizeof *got), *residual = malloc(M * N * sizeof *residual), bias[N];

@@ -1,23 +1,26 @@
 /* Products of many rows with bfloat16 tiles: W's panels are turned into tiles two at a time (32 columns of y), TILES_K of k at a time so that they stay in the
- * first-level cache, and meet TILES_X rows of x, which stay in the second-level cache as tiles. A step of 32 of k takes 2 tiles of x, 2 of W and 4 products. Sums
- * of 32 rows and columns wait as tiles until all of k is done.
+ * first-level cache, and meet TILES_X rows of x, which stay in the second-level cache as tiles. Panels of BF16 are tiles already. A step of 32 of k takes 2 tiles of x, 2 of W and 4 products. Sums
+ * of 32 rows and columns wait as tiles until all of k is done; where TILES_X whole rows of x pass the second-level cache, all panels go by for one slab of k before the next.
  *
  * The configuration is loaded by each part and released at its end, so that a parked thread keeps no tile state. */
 #include "kernels/cpu/linear_put.h"
 #include "kernels/cpu/amx/linear_weights.h"
 #include "kernels/cpu/amx/tiles.h"
-#include "kernels/cpu/linear_pairs.h"
+#include "kernels/cpu/bf16_pairs.h"
 
 /* Sums are tiles 0 to 3: rows 0-15 and 16-31 of x by two panels; with 16 rows of x at most, even and odd steps apart, since a tile takes a product every 16 cycles
  * but the same tile only every 52. */
 
-/* += two rows of tiles of x, `apart` numbers apart, by tiles of W [steps][2] */
-static void sums_add_32(const uint16_t *a, int64_t apart, const uint16_t *b, int64_t steps)
+/* Tiles of W: two side by side, `beside` numbers apart, and the next two `next` on. */
+struct right { const uint16_t *at; int64_t beside, next; };
+
+/* += two rows of tiles of x, `apart` numbers apart, by tiles of W */
+static void sums_add_32(const uint16_t *a, int64_t apart, struct right w, int64_t steps)
 {
-    for (int64_t s = 0; s < steps; s++, a += TILE_NUMBERS, b += 2 * TILE_NUMBERS) {
+    for (int64_t s = 0; s < steps; s++, a += TILE_NUMBERS, w.at += w.next) {
         TILE_LOAD(4, a, 64);
-        TILE_LOAD(6, b, 64);
-        TILE_LOAD(7, b + TILE_NUMBERS, 64);
+        TILE_LOAD(6, w.at, 64);
+        TILE_LOAD(7, w.at + w.beside, 64);
         TILE_DOT_BF16(0, 4, 6);
         TILE_LOAD(5, a + apart, 64);
         TILE_DOT_BF16(1, 4, 7);
@@ -25,18 +28,18 @@ static void sums_add_32(const uint16_t *a, int64_t apart, const uint16_t *b, int
         TILE_DOT_BF16(3, 5, 7);
     }
 }
-static void sums_add_16(const uint16_t *a, const uint16_t *b, int64_t steps)
+static void sums_add_16(const uint16_t *a, struct right w, int64_t steps)
 {
-    for (int64_t s = 0; s < steps; s += 2, a += 2 * TILE_NUMBERS, b += 4 * TILE_NUMBERS) {
+    for (int64_t s = 0; s < steps; s += 2, a += 2 * TILE_NUMBERS, w.at += 2 * w.next) {
         TILE_LOAD(4, a, 64);
-        TILE_LOAD(6, b, 64);
-        TILE_LOAD(7, b + TILE_NUMBERS, 64);
+        TILE_LOAD(6, w.at, 64);
+        TILE_LOAD(7, w.at + w.beside, 64);
         TILE_DOT_BF16(0, 4, 6);
         TILE_DOT_BF16(1, 4, 7);
         if (s + 1 == steps) break;
         TILE_LOAD(5, a + TILE_NUMBERS, 64);
-        TILE_LOAD(6, b + 2 * TILE_NUMBERS, 64);
-        TILE_LOAD(7, b + 3 * TILE_NUMBERS, 64);
+        TILE_LOAD(6, w.at + w.next, 64);
+        TILE_LOAD(7, w.at + w.next + w.beside, 64);
         TILE_DOT_BF16(2, 5, 6);
         TILE_DOT_BF16(3, 5, 7);
     }
@@ -58,7 +61,7 @@ static void tiles_of_f16(uint16_t *b, uint16_t *low, const uint8_t *panel, int64
     }
 }
 
-/* A panel beyond the last leaves zeros. The lower parts of F16 weights lie TILES_K * 32 numbers behind. */
+/* A panel of another type than BF16 to every second tile from b on; one beyond the last leaves zeros. The lower parts of F16 weights lie TILES_K * 32 numbers behind. */
 static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int64_t panels, int64_t from, int64_t k)
 {
     const uint8_t *at = j->panels + panel * j->panel_bytes;
@@ -73,8 +76,7 @@ static void tiles_of(const struct panel_job *j, uint16_t *b, int64_t panel, int6
         tiles_of_f16(b, b + TILES_K * 32, at, from, k, j->k);
         return;
     }
-    if (j->type == BLOCK_BF16) tiles_of_bf16(b, at, from, k, j->k);
-    else tiles_of_types[j->type](b, at, j->units + panel * PANEL_ROWS, from, k);
+    tiles_of_types[j->type](b, at, j->units + panel * PANEL_ROWS, from, k);
 }
 
 static void round_tiles(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
@@ -94,54 +96,73 @@ static void round_tiles(uint16_t *a, const struct panel_job *j, int64_t first, i
         }
 }
 
-/* Tiles 0 to 3 += k [from, from + k) of two panels, whose tiles are b, by up to 32 rows of x from `row` on. */
-static void sums_add(const struct panel_job *j, const uint16_t *a, const uint16_t *b, int64_t row, int64_t rows, int64_t from, int64_t k)
+/* Tiles 0 to 3 += k [from, from + k) of two panels by up to 32 rows of x from `row` on. */
+static void sums_add(const struct panel_job *j, const uint16_t *a, struct right b, int64_t row, int64_t rows, int64_t from, int64_t k)
 {
     const int64_t steps = panel_tiles_k(j->k) / 32;
     const uint16_t *tiles = a + (row / 16 * steps + from / 32) * TILE_NUMBERS;
     for (int part = 0; part < (j->type == BLOCK_F16 ? 3 : 1); part++) {      /* upper by upper, upper by lower, lower by upper */
-        const uint16_t *x = part == 2 ? tiles + panel_tiles_part(j->m, j->k) : tiles, *w = part == 1 ? b + TILES_K * 32 : b;
+        const uint16_t *x = part == 2 ? tiles + panel_tiles_part(j->m, j->k) : tiles;
+        struct right w = b;
+        if (part == 1) w.at += TILES_K * 32;
         if (rows > 16) sums_add_32(x, steps * TILE_NUMBERS, w, k / 32);
         else sums_add_16(x, w, k / 32);
     }
 }
 
-/* All of k for rows [row, end) of x and two panels: sums c. As long as there are no more rows than tiles hold, those stay in them. */
-static void pair_multiply(const struct panel_job *j, const uint16_t *a, uint16_t *b, float *c, int64_t panel, int64_t row, int64_t end)
+/* k [at, at + depth) of two panels as tiles: where they lie, or made in b. Beside the last panel stands itself again, whose sums nobody takes. */
+static struct right right_of(const struct panel_job *j, uint16_t *b, int64_t panel, int64_t at, int64_t depth)
 {
-    const int64_t k = panel_tiles_k(j->k), panels = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
+    const int64_t panels = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
+    if (j->type == BLOCK_BF16) return (struct right){ (const uint16_t *)(const void *)(j->panels + panel * j->panel_bytes) + at * PANEL_ROWS, panel + 1 < panels ? j->panel_bytes / 2 : 0, TILE_NUMBERS };
+    tiles_of(j, b, panel, panels, at, depth);
+    tiles_of(j, b + TILE_NUMBERS, panel + 1, panels, at, depth);
+    return (struct right){ b, TILE_NUMBERS, 2 * TILE_NUMBERS };
+}
+
+/* c = or += k [from, to) for rows [row, end) of x and two panels. As long as there are no more rows than tiles hold, sums stay in those. */
+static void pair_multiply(const struct panel_job *j, const uint16_t *a, uint16_t *b, float *c, int64_t panel, int64_t row, int64_t end, int64_t from, int64_t to)
+{
+    const int64_t each = j->type == BLOCK_BF16 ? TILES_K / 2 : TILES_K;      /* of tiles in memory shorter parts are as cheap, and leave more of the first-level cache to x and c */
     const bool few = end - row <= 32;
-    if (few) sums_clear();
-    else memset(c, 0, (size_t)((end - row + 31) / 32 * 32 * 32) * sizeof *c);
-    for (int64_t at = 0; at < k; at += TILES_K) {
-        const int64_t depth = k - at < TILES_K ? k - at : TILES_K;
-        tiles_of(j, b, panel, panels, at, depth);
-        tiles_of(j, b + TILE_NUMBERS, panel + 1, panels, at, depth);
-        if (few) sums_add(j, a, b, row, end - row, at, depth);
-        for (int64_t r = row; !few && r < end; r += 32) {
+    for (int64_t at = from; at < to; at += each) {
+        const int64_t depth = to - at < each ? to - at : each;
+        const struct right w = right_of(j, b, panel, at, depth);
+        for (int64_t r = row; r < end; r += 32) {
             float *sums = c + (r - row) * 32;
-            sums_load(sums);
-            sums_add(j, a, b, r, end - r, at, depth);
-            sums_store(sums);
+            if (at == 0) sums_clear();
+            else if (!few || at == from) sums_load(sums);
+            sums_add(j, a, w, r, end - r, at, depth);
+            if (!few || at + depth == to) sums_store(sums);
         }
     }
-    if (few) sums_store(c);
-    if ((unsigned)((end - row) % 32 - 1) < 16) {     /* even and odd steps of the last 16 rows */
-        c += (end - row) / 32 * 32 * 32;
-        for (int i = 0; i < 16 * 32; i += 16) vec_store(c + i, vec_load(c + i) + vec_load(c + 16 * 32 + i));
-    }
+}
+
+/* The sums of even and odd steps, of the last 16 rows, become one. */
+static void halves_meet(float *c, int64_t rows)
+{
+    if ((unsigned)(rows % 32 - 1) >= 16) return;
+    c += rows / 32 * 32 * 32;
+    for (int i = 0; i < 16 * 32; i += 16) vec_store(c + i, vec_load(c + i) + vec_load(c + 16 * 32 + i));
 }
 
 static void multiply_tiles(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to)
 {
     uint16_t *b = lane;
-    float *c = (float *)(void *)(b + 2 * TILES_K * 32);
+    float *sums = (float *)(void *)(b + 2 * TILES_K * 32);
+    const int64_t k = panel_tiles_k(j->k), slab = panel_slab(j->m, j->k);
     tiles_begin(&whole_tiles);
     for (int64_t row = 0; row < j->m; row += TILES_X) {
         const int64_t end = row + TILES_X < j->m ? row + TILES_X : j->m;
-        for (int64_t panel = from; panel < to; panel += 2) {
-            pair_multiply(j, a, b, c, panel, row, end);
-            sums_put(c, j->units, j, row, end - row, panel * PANEL_ROWS);
+        for (int64_t at = 0; at < k; at += slab) {
+            const int64_t stop = at + slab < k ? at + slab : k;
+            for (int64_t panel = from; panel < to; panel += 2) {
+                float *c = sums + (slab < k ? (panel - from) / 2 * TILES_X * 32 : 0);
+                pair_multiply(j, a, b, c, panel, row, end, at, stop);
+                if (stop < k) continue;
+                halves_meet(c, end - row);
+                sums_put(c, j->units, j, row, end - row, panel * PANEL_ROWS);
+            }
         }
     }
     tiles_end();
