@@ -26,6 +26,11 @@ bool           cpu_level_from_name(const char *name, enum cpu_level *out);
 /* Runs body(ctx, part, parts) on `threads` threads of the calling thread's team and returns when all are done. The only place that
  * knows OpenMP. Parts run in any order. */
 void parallel_for(int threads, int parts, void (*body)(void *ctx, int part, int parts), void *ctx);
+/* Runs body(ctx, part, parts) on the calling thread's team, all parts at once, so that they may wait for each other; parts is the number of threads there really are, at most `threads`. */
+void parallel_team(int threads, void (*body)(void *ctx, int part, int parts), void *ctx);
+/* Where the parts of a team, or some of them, wait until all `parts` have come. Begins as zeros. */
+struct team_gate { _Alignas(64) _Atomic(int32_t) here, round; };
+void team_meet(struct team_gate *gate, int parts);
 /* The calling thread's team ends; its next call makes another. For threads that computed for a while and now wait: where more threads live than there are cores, every team's threads sleep at once when
  * they have nothing to do, and waking them costs a step milliseconds. */
 void parallel_dismiss(void);
@@ -112,13 +117,14 @@ struct kernels {
     void (*taps_f32)(float *y, const float *x, int64_t outer, int64_t in, int64_t out, int64_t inner, const struct axis_tap *taps, int each, int threads);
     void (*pool_any_f32)(float *y, const float *x, const struct pool_any *w, enum pool_kind kind, int threads);
 
-    /* ---- recurrent cells on [rows, hidden]; one thread ---- */
-    /* gates [rows, 4 hidden], the whole sums of i, o, f, c: cell = sigmoid(f) cell + sigmoid(i) tanh(c), h = sigmoid(o) tanh(cell). */
-    void (*lstm_cell_f32)(float *h, float *cell, const float *gates, int64_t rows, int64_t hidden);
-    /* x (rows ldx apart) and sums [rows, 3 hidden], of the input and of h, as z, r, h: z = sigmoid(x + sums), r likewise, n = tanh(x + r sums), h = n + z (h - n). */
-    void (*gru_cell_f32)(float *h, const float *x, int64_t ldx, const float *sums, int64_t rows, int64_t hidden);
-    /* h = n + keep (h - n), rows of keep ldk apart. */
-    void (*blend_f32)(float *h, const float *keep, int64_t ldk, const float *n, int64_t rows, int64_t hidden);
+    /* ---- recurrent cells; one thread ---- */
+    /* n units of each row, whose states lie ldh apart and whose gates lie one behind the other, n numbers each.
+     * gates: the whole sums of i, o, f, c: cell = sigmoid(f) cell + sigmoid(i) tanh(c), h = sigmoid(o) tanh(cell). */
+    void (*lstm_cell_f32)(float *h, float *cell, int64_t ldh, const float *gates, int64_t ldg, int64_t rows, int64_t n);
+    /* x and sums, of the input and of h, as z, r, new: z = sigmoid(x + sums), r likewise, new = tanh(x + r sums), y = new + z (h - new). */
+    void (*gru_cell_f32)(float *y, const float *h, int64_t ldh, const float *x, int64_t ldx, const float *sums, int64_t lds, int64_t rows, int64_t n);
+    /* y = new + keep (h - new); y, h and new lie ldh apart. */
+    void (*blend_f32)(float *y, const float *h, const float *new, int64_t ldh, const float *keep, int64_t ldk, int64_t rows, int64_t n);
 
     /* ---- numbers that lie in memory as bfloat16: kernels/cpu/halves_body.h ---- */
     /* to nearest even; what is no number stays none */

@@ -112,23 +112,32 @@ static uint64_t decoded_lane_bytes(const struct linear_layer *l)
     return (uint64_t)l->slab * (uint64_t)l->spec.k * sizeof(float) + DECODE_BYTES;
 }
 
-static void decoded_part(void *ctx, int part, int parts)
+static struct gemm_epilogue epilogue_from(const struct gemm_epilogue *ep, int64_t column)
 {
-    const struct linear_job *j = ctx;
+    struct gemm_epilogue own = *ep;
+    if (own.bias) own.bias += column;
+    if (own.residual) own.residual += column;
+    return own;
+}
+
+static void decoded_columns(const struct linear_job *j, char *lane, int64_t from, int64_t end)
+{
     const struct linear_layer *l = j->l;
-    const int64_t n = l->spec.n, slab = l->slab, steps = (n + SLAB_STEP - 1) / SLAB_STEP;
-    float *rows = (float *)(void *)(j->scratch + (uint64_t)part * j->lane_bytes), *packed = rows + DECODE_BYTES / (int)sizeof *rows;
-    int64_t end = steps * (part + 1) / parts * SLAB_STEP;
-    if (end > n) end = n;
-    for (int64_t at = steps * part / parts * SLAB_STEP; at < end; at += slab) {
-        const int64_t columns = end - at < slab ? end - at : slab;
-        struct gemm_epilogue ep = *j->ep;
-        if (ep.bias) ep.bias += at;
-        if (ep.residual) ep.residual += at;
+    float *rows = (float *)(void *)lane, *packed = rows + DECODE_BYTES / (int)sizeof *rows;
+    for (int64_t at = from; at < end; at += l->slab) {
+        const int64_t columns = end - at < l->slab ? end - at : l->slab;
+        const struct gemm_epilogue ep = epilogue_from(j->ep, at);
         if (l->layout) decode_panels(l, packed, at, columns);
         else decode_rows(l, packed, rows, at, columns);
         l->k.gemm_f32(j->y + at, j->ldy, j->x, j->ldx, packed, j->m, columns, l->spec.k, &ep, 1);
     }
+}
+
+static void decoded_part(void *ctx, int part, int parts)
+{
+    const struct linear_job *j = ctx;
+    const int64_t n = j->l->spec.n, steps = (n + SLAB_STEP - 1) / SLAB_STEP, end = steps * (part + 1) / parts * SLAB_STEP;
+    decoded_columns(j, j->scratch + (uint64_t)part * j->lane_bytes, steps * part / parts * SLAB_STEP, end < n ? end : n);
 }
 
 static void decoded_run(const struct linear_job *job, int threads)
@@ -230,9 +239,12 @@ static void bytes_run(const struct linear_job *d, int threads)
 static bool by_bf16(const struct linear_layer *l, int64_t m)
 {
     if (!l->k.bf16 || l->spec.mode != LINEAR_FAST || !l->layout) return false;
+    if (l->spec.few_rounded && l->spec.type == BLOCK_BF16) return true;
     if (l->k.level < CPU_AMX) return l->spec.type == BLOCK_BF16 && m >= TILES_HALVES_MIN;
     return m >= (is_half(l) ? TILES_HALVES_MIN : TILES_ROWS_MIN);
 }
+
+static const struct panel_bf16_kernels *bf16_kernels(const struct linear_layer *l, int64_t m) { return m == 1 ? &panel_bf16_one : l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512; }
 
 struct bf16_work { const struct panel_bf16_kernels *kernels; struct panel_job job; uint16_t *a; char *lanes; uint64_t lane_bytes; };
 
@@ -288,7 +300,7 @@ static uint64_t bf16_lane_bytes(const struct linear_layer *l, int64_t m, int thr
 static void bf16_run(const struct linear_job *d, int threads)
 {
     const struct linear_spec *s = &d->l->spec;
-    struct bf16_work w = { .kernels = d->l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512, .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + bf16_rows_bytes(d->l, d->m, threads), .lane_bytes = bf16_lane_bytes(d->l, d->m, threads) };
+    struct bf16_work w = { .kernels = bf16_kernels(d->l, d->m), .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + bf16_rows_bytes(d->l, d->m, threads), .lane_bytes = bf16_lane_bytes(d->l, d->m, threads) };
     w.job = panel_job_of(d);
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
     if (rows_apart(d->m, threads)) {
@@ -413,4 +425,35 @@ void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float
     else if (by_bytes(l, m)) bytes_run(&j, threads);
     else if (by_panels(l, m)) panels_run(&j, threads);
     else decoded_run(&j, threads);
+}
+
+uint64_t linear_columns_scratch(const struct linear_layer *l, int64_t m)
+{
+    if (l->spec.type == BLOCK_F32) return 0;
+    if (by_bf16(l, m)) return panel_tiles_bytes(l->spec.type, m, l->spec.k) + panel_lane_bytes(m, l->spec.k, pair_count(l));
+    if (l->layout) return is_exact(l) ? 0 : panel_rows_bytes(l->panels, m, l->spec.k);
+    return decoded_lane_bytes(l);
+}
+
+void linear_run_columns(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int64_t from, int64_t to)
+{
+    static const struct gemm_epilogue nothing = { .act = { .kind = ACT_NONE } };
+    const int64_t k = l->spec.k, panel = from / PANEL_ROWS, end = (to + PANEL_ROWS - 1) / PANEL_ROWS;
+    if (m < 1 || from >= to) return;
+    const struct linear_job d = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep ? ep : &nothing, .scratch = scratch };
+    if (l->spec.type == BLOCK_F32) {
+        const struct gemm_epilogue own = epilogue_from(d.ep, from);
+        l->k.gemm_f32(y + from, ldy, x, ldx, (const char *)l->packed + l->k.gemm_f32_packed_bytes(k, from), m, to - from, k, &own, 1);
+    } else if (by_bf16(l, m)) {
+        const struct panel_job job = panel_job_of(&d);
+        const struct panel_bf16_kernels *kernels = bf16_kernels(l, m);
+        uint16_t *a = scratch;
+        kernels->round(a, &job, 0, (m + 15) / 16);
+        kernels->multiply(&job, a, (char *)scratch + panel_tiles_bytes(l->spec.type, m, k), panel, (end + 1) / 2 * 2);
+    } else if (l->layout) {
+        struct panel_job job = panel_job_of(&d);
+        job.rows = scratch;
+        if (!is_exact(l)) l->panels->quantise(&job, 0, panel_tiles(l->panels, m));
+        l->panels->multiply(&job, panel, end);
+    } else decoded_columns(&d, scratch, from, to);
 }

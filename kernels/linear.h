@@ -21,6 +21,7 @@ struct linear_spec {
     int64_t          row_bytes;          /* at least k / elements * bytes */
     enum linear_mode mode;
     enum cpu_level   level;              /* cap; the machine's own level if that is lower */
+    bool             few_rounded;        /* FAST, BF16 weights: few rows of x are rounded to bfloat16, too, where the machine is quick at that */
 };
 
 struct linear_layer;                     /* packed weights and choice; immutable, shared by all instances */
@@ -40,5 +41,9 @@ uint64_t    linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 /* y [m, n] row stride ldy; x [m, k] row stride ldx; y may not overlap x. ep: NULL, or bias [n], residual (may be y) and activation. Allocates nothing.
  * A number that is not finite in a row of x makes that row of y not finite too. */
 void        linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int threads);
+
+/* Columns [from, to) of y alone, on the calling thread; from is a multiple of 32, and to as well or n. Threads that share out y so each have scratch of their own. */
+uint64_t    linear_columns_scratch(const struct linear_layer *l, int64_t m);
+void        linear_run_columns(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int64_t from, int64_t to);
 
 #endif

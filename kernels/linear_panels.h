@@ -139,7 +139,7 @@ struct panel_bf16_kernels {
     /* y's columns of panels [from, to), from even; all rows, epilogue and all; lane: panel_lane_bytes, 64-byte aligned */
     void (*multiply)(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to);
 };
-/* Only where cpu_level_detect() is CPU_AMX; the other, of BF16 weights alone, only where cpu_is_quick_at_bf16 is so without tiles. */
-extern const struct panel_bf16_kernels panel_bf16_amx, panel_bf16_avx512;
+/* amx: only where cpu_level_detect() is CPU_AMX. The others, of BF16 weights alone, where cpu_is_quick_at_bf16 is so; one: a single row of x, for which `lane` is not used. */
+extern const struct panel_bf16_kernels panel_bf16_amx, panel_bf16_avx512, panel_bf16_one;
 
 #endif

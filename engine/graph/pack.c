@@ -150,9 +150,9 @@ bool gemm_packable(const struct graph *g, const struct node *n)
 }
 
 /* A layer of bfloat16 weights: rows of k numbers, one for each column of the product. */
-static enum status open_rounded(struct graph *g, const struct node *n, const uint16_t *rows, int64_t columns, int64_t k, struct linear_layer **out, struct err *err)
+static enum status open_rounded(struct graph *g, const struct node *n, const uint16_t *rows, int64_t columns, int64_t k, bool few_rounded, struct linear_layer **out, struct err *err)
 {
-    const struct linear_spec spec = { .type = BLOCK_BF16, .weight = rows, .n = columns, .k = k, .row_bytes = 2 * k, .mode = LINEAR_FAST, .level = g->device.kernels.level };
+    const struct linear_spec spec = { .type = BLOCK_BF16, .weight = rows, .n = columns, .k = k, .row_bytes = 2 * k, .mode = LINEAR_FAST, .level = g->device.kernels.level, .few_rounded = few_rounded };
     enum status st = charge(g, linear_open_bytes(&spec), err);
     if (!st) st = linear_open(out, &spec, err);
     if (st) return st;
@@ -171,7 +171,7 @@ static enum status pack_rounded(struct graph *g, struct node *n, bool turned, in
     if (!st && w->splat) for (int64_t i = 0; i < k * columns; i++) rounded[i] = f32_to_bf16_one(*b);
     else if (!st) g->device.kernels.round_bf16(rounded, b, k * columns, 1);
     if (!st && rows != rounded) g->device.kernels.transpose_2d(rows, rounded, 1, k, columns, sizeof *rows, 1);
-    if (!st) st = open_rounded(g, n, rows, columns, k, &n->linear, err);
+    if (!st) st = open_rounded(g, n, rows, columns, k, false, &n->linear, err);
     if (rows != rounded) free(rows);
     free(rounded);
     free(owned);
@@ -313,11 +313,13 @@ static enum status pack_recurrent(struct graph *g, struct node *n, struct err *e
     void *own_w, *own_r;
     const float *a = borrow_dense(g, n->in[1], &own_w), *b = borrow_dense(g, n->in[2], &own_r);
     n->packed = mem_alloc_aligned(bytes ? bytes : 1, 4096);
-    if (a && b && n->packed) {
-        recurrent_pack(&g->device.kernels, n, n->packed, a, w->dims, b, r->dims);
+    float *room = mem_alloc_array(recurrent_room(w->dims, r->dims), sizeof *room);
+    if (a && b && n->packed && room) {
+        recurrent_pack(&g->device.kernels, n, n->packed, room, a, w->dims, b, r->dims);
         n->packed_bytes = bytes;
         g->packed_bytes += bytes;
     } else st = err_set(err, ST_NO_MEMORY, "packing the weights of node '%s'", n->name);
+    free(room);
     free(own_w);
     free(own_r);
     return st;
@@ -335,11 +337,10 @@ static enum status pack_recurrent_rounded(struct graph *g, struct node *n, struc
     enum status st = from[RECURRENT_W] && from[RECURRENT_R] && rows && n->recurrent ? ST_OK : err_set(err, ST_NO_MEMORY, "packing the weights of node '%s'", n->name);
     for (int64_t i = 0; i < w[0] * RECURRENT_PARTS && !st; i++) {
         const enum recurrent_part part = (enum recurrent_part)(i % RECURRENT_PARTS);
-        const struct recurrent_rows of = recurrent_rows_of(n, part, r[2], gates);
-        const int64_t depth = depths[part];
-        if (!of.count) continue;
-        g->device.kernels.round_bf16(rows, from[part] + (i / RECURRENT_PARTS * w[1] + of.first) * depth, of.count * depth, 1);
-        st = open_rounded(g, n, rows, of.count, depth, &n->recurrent[i], err);
+        const int64_t count = recurrent_rows(n, part, r[2], gates), depth = depths[part];
+        if (!count) continue;
+        for (int64_t k = 0; k < count; k++) g->device.kernels.round_bf16(rows + k * depth, from[part] + (i / RECURRENT_PARTS * w[1] + recurrent_row(n, part, r[2], gates, k)) * depth, depth, 1);
+        st = open_rounded(g, n, rows, count, depth, true, &n->recurrent[i], err);
     }
     free(rows);
     free(own_w);

@@ -11,12 +11,13 @@ extern const struct op ops_cast[], ops_bits[], ops_scatter[], ops_arrange[], ops
 /* Made by passes only. */
 /* RNN, GRU and LSTM with the usual attributes go through recurrent_f32.c; with constant weights (rank 3: dims of W and R) these are packed. */
 enum recurrent_part { RECURRENT_W, RECURRENT_R, RECURRENT_LAST /* of a GRU that resets before the product: R's rows of the last gate */, RECURRENT_PARTS };
-struct recurrent_rows { int64_t first, count; };      /* of a direction of W or R; count 0: there is no such part */
-struct recurrent_rows recurrent_rows_of(const struct node *n, enum recurrent_part part, int64_t hidden, int64_t gates);
+int64_t  recurrent_rows(const struct node *n, enum recurrent_part part, int64_t hidden, int64_t gates);                   /* of a part; 0: there is no such part */
+int64_t  recurrent_row(const struct node *n, enum recurrent_part part, int64_t hidden, int64_t gates, int64_t place);     /* of a direction of W or R: what stands at this place of the part */
 bool     recurrent_is_plain(const struct node *n);
 bool     recurrent_packable(const struct graph *g, const struct node *n);
 uint64_t recurrent_pack_bytes(const struct kernels *k, const struct node *n, const int64_t *w, const int64_t *r);
-void     recurrent_pack(const struct kernels *k, const struct node *n, void *packed, const float *w, const int64_t *w_dims, const float *r, const int64_t *r_dims);
+uint64_t recurrent_room(const int64_t *w, const int64_t *r);     /* floats that packing works in */
+void     recurrent_pack(const struct kernels *k, const struct node *n, void *packed, float *room, const float *w, const int64_t *w_dims, const float *r, const int64_t *r_dims);
 /* What kernels call this node, ACT_NONE where they do not know it. */
 struct activation_spec activation_of_node(const struct node *n);
 extern const struct op op_reorder, op_shuffle, op_scale_shift, op_silu, op_mean_pixels, op_scale_pixels;

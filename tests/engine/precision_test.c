@@ -220,7 +220,7 @@ TEST(products_of_many_rows_take_and_give_bfloat16)
     onnx_engine.close(e);
 }
 
-enum { STEPS = 72, WIDTH = 24, HIDDEN = 40 };
+enum { STEPS = 72, WIDTH = 24, HIDDEN = 72 };
 
 /* [batch, STEPS, WIDTH] by one recurrent operator in both directions: [batch, STEPS, 2, HIDDEN] */
 static void write_recurrent(const char *path, const char *op, int64_t gates, const char *more)
@@ -230,7 +230,7 @@ static void write_recurrent(const char *path, const char *op, int64_t gates, con
     int x = writer_input(&w, 1, (int64_t[]){ -1, 3, WIDTH, WIDTH }, 4), rows = writer_node(&w, "Reshape", (int[]){ x, writer_ints(&w, (int64_t[]){ 0, STEPS, WIDTH }, 3) }, 2, NULL);
     int weight = writer_floats(&w, (int64_t[]){ 2, gates * HIDDEN, WIDTH }, 3, -0.3f, 0.3f), own = writer_floats(&w, (int64_t[]){ 2, gates * HIDDEN, HIDDEN }, 3, -0.3f, 0.3f);
     int bias = writer_floats(&w, (int64_t[]){ 2, 2 * gates * HIDDEN }, 2, -0.1f, 0.1f);
-    int y = writer_node(&w, op, (int[]){ rows, weight, own, bias }, 4, (const char *const[]){ "hidden_size=40", "layout=1", "direction=sbidirectional", more, NULL });
+    int y = writer_node(&w, op, (int[]){ rows, weight, own, bias }, 4, (const char *const[]){ "hidden_size=72", "layout=1", "direction=sbidirectional", more, NULL });
     writer_output(&w, y, 1, (int64_t[]){ -1, STEPS, 2, HIDDEN }, 4);
     writer_save(&w, path);
 }

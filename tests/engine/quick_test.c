@@ -91,7 +91,7 @@ static void run_all(const struct one_case *cases, size_t count)
         for (int conv = 0; conv <= cases[i].behind_conv; conv++) {
             write_case(&cases[i], conv, path);
             for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++)
-                for (int threads = 1; threads <= 2; threads++) run_case(&cases[i], conv, level, threads, path);
+                for (int t = 0; t < 3; t++) run_case(&cases[i], conv, level, (const int[]){ 1, 2, 5 }[t], path);
         }
 }
 #define RUN(cases) run_all(cases, sizeof cases / sizeof cases[0])
@@ -99,6 +99,7 @@ static void run_all(const struct one_case *cases, size_t count)
 TEST(recurrent_networks_agree_with_their_definition)
 {
     static const char *const plain[] = { "hidden_size=37", NULL }, *const both[] = { "hidden_size=37", "direction=sbidirectional", NULL }, *const back[] = { "hidden_size=37", "direction=sreverse", NULL }, *const linear[] = { "hidden_size=37", "linear_before_reset=1", NULL },
+        *const wide[] = { "hidden_size=70", NULL }, *const wide_linear[] = { "hidden_size=70", "linear_before_reset=1", NULL }, *const wide_both[] = { "hidden_size=70", "direction=sbidirectional", NULL }, *const wider[] = { "hidden_size=130", NULL },
         *const turned[] = { "hidden_size=37", "layout=1", NULL }, *const linear_both[] = { "hidden_size=37", "linear_before_reset=1", "direction=sbidirectional", NULL };
     static const struct one_case cases[] = {
         { "LSTM", plain, 17, { 3, { 9, 3, 21 } }, { { 3, { 1, 148, 21 } }, { 3, { 1, 148, 37 } }, { 2, { 1, 296 } } }, 3, false, false, 2e-6f },
@@ -110,6 +111,12 @@ TEST(recurrent_networks_agree_with_their_definition)
         { "GRU", linear, 17, { 3, { 9, 3, 21 } }, { { 3, { 1, 111, 21 } }, { 3, { 1, 111, 37 } }, { 2, { 1, 222 } }, { 0 }, { 3, { 1, 3, 37 } } }, 5, false, false, 2e-6f },
         { "GRU", linear_both, 17, { 3, { 9, 2, 21 } }, { { 3, { 2, 111, 21 } }, { 3, { 2, 111, 37 } } }, 2, false, false, 2e-6f },
         { "GRU", back, 17, { 3, { 9, 2, 21 } }, { { 3, { 1, 111, 21 } }, { 3, { 1, 111, 37 } } }, 2, false, false, 2e-6f },
+        { "LSTM", wide, 17, { 3, { 7, 3, 21 } }, { { 3, { 1, 280, 21 } }, { 3, { 1, 280, 70 } }, { 2, { 1, 560 } } }, 3, false, false, 2e-6f },       /* from here on threads share out one direction */
+        { "LSTM", wide_both, 17, { 3, { 6, 2, 21 } }, { { 3, { 2, 280, 21 } }, { 3, { 2, 280, 70 } } }, 2, false, true, 2e-6f },
+        { "GRU", wide, 17, { 3, { 7, 3, 21 } }, { { 3, { 1, 210, 21 } }, { 3, { 1, 210, 70 } }, { 2, { 1, 420 } } }, 3, false, false, 3e-6f },
+        { "GRU", wide_both, 17, { 3, { 6, 4, 21 } }, { { 3, { 2, 210, 21 } }, { 3, { 2, 210, 70 } } }, 2, false, false, 3e-6f },
+        { "GRU", wide_linear, 17, { 3, { 7, 3, 21 } }, { { 3, { 1, 210, 21 } }, { 3, { 1, 210, 70 } }, { 2, { 1, 420 } } }, 3, false, false, 3e-6f },
+        { "RNN", wider, 17, { 3, { 4, 2, 21 } }, { { 3, { 1, 130, 21 } }, { 3, { 1, 130, 130 } }, { 2, { 1, 260 } } }, 3, false, false, 1e-4f },
         { "RNN", back, 17, { 3, { 9, 2, 21 } }, { { 3, { 1, 37, 21 } }, { 3, { 1, 37, 37 } }, { 2, { 1, 74 } } }, 3, false, false, 3e-5f },      /* its weights amplify what a step was off */
     };
     RUN(cases);

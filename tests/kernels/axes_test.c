@@ -150,22 +150,21 @@ TEST(recurrent_cells_match_plain_loops)
         test_fill(was_cell, ROWS * N, -2, 2);
         memcpy(h, was_h, sizeof h);
         memcpy(cell, was_cell, sizeof cell);
-        k.lstm_cell_f32(h, cell, gates, ROWS, N);
+        k.lstm_cell_f32(h, cell, N, gates, 4 * N, ROWS, N);
         for (int i = 0; i < ROWS * N; i++) {
             const float *g = gates + i / N * 4 * N + i % N;
             const double c = sigmoid(g[2 * N]) * was_cell[i] + sigmoid(g[0]) * tanh(g[3 * N]);
             CHECK(fabs(cell[i] - c) <= 1e-6);
             CHECK(fabs(h[i] - sigmoid(g[N]) * tanh(c)) <= 1e-6);
         }
-        memcpy(h, was_h, sizeof h);
-        k.gru_cell_f32(h, x, 4 * N, gates, ROWS, N);
+        k.gru_cell_f32(h, was_h, N, x, 4 * N, gates, 3 * N, ROWS, N);
         for (int i = 0; i < ROWS * N; i++) {
             const float *a = x + i / N * 4 * N + i % N, *b = gates + i / N * 3 * N + i % N;
             const double z = sigmoid((double)a[0] + b[0]), r = sigmoid((double)a[N] + b[N]), n = tanh(a[2 * N] + r * b[2 * N]);
             CHECK(fabs(h[i] - ((1 - z) * n + z * was_h[i])) <= 1e-6);
         }
         memcpy(h, was_h, sizeof h);
-        k.blend_f32(h, x, 4 * N, cell, ROWS, N);
+        k.blend_f32(h, h, cell, N, x, 4 * N, ROWS, N);
         for (int i = 0; i < ROWS * N; i++) CHECK(fabs(h[i] - (cell[i] + (double)x[i / N * 4 * N + i % N] * ((double)was_h[i] - cell[i]))) <= 1e-5);
     }
 }

@@ -267,6 +267,42 @@ TEST(invariant_mode_among_very_many_rows)
     free(x), free(alone), free(among), free(residual);
 }
 
+/* Columns by the span, as threads share them out, have the bits of the whole; few rows of x with BF16 weights are near the definition when they are rounded, too. */
+TEST(columns_by_the_span_have_the_bits_of_the_whole)
+{
+    enum { N = 141, K = 512, M = 40 };
+    static const int types[] = { BLOCK_F32, BLOCK_F16, BLOCK_BF16, BLOCK_BF16, BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_IQ1_S };
+    static const int64_t some[] = { 1, 2, 3, 8, 9, 16, M }, ends[] = { 0, 32, 96, N };
+    float *x = malloc(M * K * sizeof *x), *want = malloc(M * N * sizeof *want), *whole = malloc(M * N * sizeof *whole), *parts = malloc(M * N * sizeof *parts), *residual = malloc(M * N * sizeof *residual), bias[N];
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        struct sample s = sample_make(types[t], N, K);
+        test_fill(x, M * K, -1, 1);
+        test_fill(residual, M * N, -1, 1);
+        test_fill(bias, N, -1, 1);
+        const struct gemm_epilogue ep = { .bias = bias, .residual = residual, .ldr = N, .act = { .kind = ACT_RELU } };
+        reference(want, &s, x, K, M, &ep);
+        for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+            const struct linear_spec spec = { .type = types[t], .weight = s.packed + 1, .n = N, .k = K, .row_bytes = s.row_bytes, .mode = LINEAR_FAST, .level = (enum cpu_level)level, .few_rounded = t == 3 };
+            struct linear_layer *l = NULL;
+            struct err err = { 0 };
+            REQUIRE_OK(linear_open(&l, &spec, &err), err);
+            for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+                const int64_t m = some[i];
+                const uint64_t bytes = linear_columns_scratch(l, m);
+                char *scratch = aligned_alloc(64, (bytes + 63) & ~(uint64_t)63);
+                run(l, whole, N, x, K, m, &ep, 2);
+                for (int p = 0; p < 3; p++) linear_run_columns(l, parts, N, x, K, m, &ep, scratch, ends[p], ends[p + 1]);
+                if (memcmp(whole, parts, (size_t)(m * N) * sizeof *parts)) test_fail(__FILE__, __LINE__, "%s: %lld rows by columns differ from the whole", linear_kernel(l), (long long)m);
+                if (t == 3) CHECK_CLOSE(whole, want, m * N, 0.1f);            /* 512 terms, each off by up to 2^-8 */
+                free(scratch);
+            }
+            linear_close(l);
+        }
+        sample_free(&s);
+    }
+    free(x), free(want), free(whole), free(parts), free(residual);
+}
+
 TEST(what_is_not_finite_shows)
 {
     static const int types[] = { BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_BF16, BLOCK_F16 };

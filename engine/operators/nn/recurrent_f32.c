@@ -2,10 +2,13 @@
  *
  * What the inputs give to the gates is one product for all steps of all rows; a step is then one product of the states by the packed recurrent weights, to which the
  * inputs' part is added, and the cell's kernel. Both go through gemm_f32, so a row's bits depend neither on the others nor on threads; in a graph in bfloat16 they are linear layers on rounded weights. Rows step together while they
- * have no lengths of their own; with them each row goes by itself. Two directions share out two threads.
+ * have no lengths of their own; with them each row goes by itself.
  *
- * Packed weights of a direction lie one behind the other: W [inputs, gates * hidden], then R [hidden, gates * hidden], of which a GRU that resets before
- * the product keeps the last gate apart. They were packed at load, or are packed into scratch where they are no constants. */
+ * A team of threads shares out the hidden units: each takes the gates and the cells of its own, and all meet once a step (a GRU that resets before the product twice). So the rows of W and R
+ * are put in another order: BLOCK units at a time, all gates of those side by side, which also makes the columns of a thread one span. The last gate of a GRU that resets before the product comes behind
+ * all blocks; of R it is a part of its own. Two directions go by at once, each with its half of the team.
+ *
+ * Packed weights of a direction lie one behind the other: W [inputs, gates * hidden], then R [hidden, gates * hidden]. They were packed at load, or are packed into scratch where they are no constants. */
 #include <string.h>
 #include <strings.h>
 
@@ -13,25 +16,38 @@
 #include "engine/operators/nn/recurrent.h"
 #include "kernels/linear.h"
 
-struct pack { struct recurrent_rows rows[RECURRENT_PARTS]; uint64_t at[RECURRENT_PARTS], bytes; };      /* offsets, and the size of one direction */
+struct pack { int64_t columns[RECURRENT_PARTS]; uint64_t at[RECURRENT_PARTS], bytes; };      /* offsets, and the size of one direction */
+
+enum { BLOCK = 32 };                     /* units: whole panels at every level, whatever the number of gates */
+static const int64_t TEAM_MIN = 32768;   /* multiply-adds of a step from which on threads gain more than meeting costs */
 
 static uint64_t whole(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
 
-struct recurrent_rows recurrent_rows_of(const struct node *n, enum recurrent_part part, int64_t hidden, int64_t gates)
+static bool last_apart(const struct node *n) { return n->op->code == CELL_GRU && !node_int(n, "linear_before_reset", 0); }
+static int64_t gates_together(const struct node *n, int64_t gates) { return last_apart(n) ? 2 : gates; }
+
+int64_t recurrent_rows(const struct node *n, enum recurrent_part part, int64_t hidden, int64_t gates)
 {
-    const bool apart = n->op->code == CELL_GRU && !node_int(n, "linear_before_reset", 0);
-    if (part == RECURRENT_W) return (struct recurrent_rows){ 0, gates * hidden };
-    if (part == RECURRENT_R) return (struct recurrent_rows){ 0, (apart ? 2 : gates) * hidden };
-    return (struct recurrent_rows){ 2 * hidden, apart ? hidden : 0 };
+    if (part == RECURRENT_LAST) return last_apart(n) ? hidden : 0;
+    return (part == RECURRENT_W ? gates : gates_together(n, gates)) * hidden;
+}
+
+int64_t recurrent_row(const struct node *n, enum recurrent_part part, int64_t hidden, int64_t gates, int64_t place)
+{
+    const int64_t together = gates_together(n, gates);
+    if (part == RECURRENT_LAST) return 2 * hidden + place;
+    if (place >= together * hidden) return place;
+    const int64_t first = place / (BLOCK * together) * BLOCK, units = hidden - first < BLOCK ? hidden - first : BLOCK, within = place - first * together;
+    return within / units * hidden + first + within % units;
 }
 
 static struct pack pack_of(const struct kernels *k, const struct node *n, int64_t inputs, int64_t hidden, int64_t gates)
 {
     struct pack p = { .bytes = 0 };
     for (enum recurrent_part i = 0; i < RECURRENT_PARTS; i++) {
-        p.rows[i] = recurrent_rows_of(n, i, hidden, gates);
+        p.columns[i] = recurrent_rows(n, i, hidden, gates);
         p.at[i] = p.bytes;
-        if (p.rows[i].count) p.bytes += whole(k->gemm_f32_packed_bytes(i == RECURRENT_W ? inputs : hidden, p.rows[i].count));
+        if (p.columns[i]) p.bytes += whole(k->gemm_f32_packed_bytes(i == RECURRENT_W ? inputs : hidden, p.columns[i]));
     }
     return p;
 }
@@ -72,15 +88,23 @@ uint64_t recurrent_pack_bytes(const struct kernels *k, const struct node *n, con
     return (uint64_t)w[0] * pack_of(k, n, w[2], r[2], w[1] / r[2]).bytes;
 }
 
-void recurrent_pack(const struct kernels *k, const struct node *n, void *packed, const float *w, const int64_t *w_dims, const float *r, const int64_t *r_dims)
+uint64_t recurrent_room(const int64_t *w, const int64_t *r)
 {
-    const int64_t inputs = w_dims[2], hidden = r_dims[2], columns = w_dims[1];
-    const struct pack p = pack_of(k, n, inputs, hidden, columns / hidden);
+    uint64_t floats;
+    return size_mul((uint64_t)w[1], (uint64_t)(w[2] > r[2] ? w[2] : r[2]), &floats) ? floats : UINT64_MAX;
+}
+
+void recurrent_pack(const struct kernels *k, const struct node *n, void *packed, float *room, const float *w, const int64_t *w_dims, const float *r, const int64_t *r_dims)
+{
+    const int64_t inputs = w_dims[2], hidden = r_dims[2], rows = w_dims[1], gates = rows / hidden;
+    const struct pack p = pack_of(k, n, inputs, hidden, gates);
     for (int64_t d = 0; d < w_dims[0]; d++)
         for (enum recurrent_part i = 0; i < RECURRENT_PARTS; i++) {
             const int64_t depth = i == RECURRENT_W ? inputs : hidden;
-            const float *from = (i == RECURRENT_W ? w : r) + (d * columns + p.rows[i].first) * depth;
-            if (p.rows[i].count) k->gemm_f32_pack((char *)packed + (uint64_t)d * p.bytes + p.at[i], from, 1, depth, depth, p.rows[i].count);
+            const float *from = (i == RECURRENT_W ? w : r) + d * rows * depth;
+            if (!p.columns[i]) continue;
+            for (int64_t c = 0; c < p.columns[i]; c++) memcpy(room + c * depth, from + recurrent_row(n, i, hidden, gates, c) * depth, (size_t)depth * sizeof *room);
+            k->gemm_f32_pack((char *)packed + (uint64_t)d * p.bytes + p.at[i], room, 1, depth, depth, p.columns[i]);
         }
 }
 
@@ -90,43 +114,63 @@ struct direction {
     const struct recurrent *r;
     const char *packed;
     struct linear_layer *const *layers;  /* in place of `packed`, or NULL */
-    void   *scratch;                     /* theirs */
     struct pack pack;
-    int     d, threads;
+    int     d;
     float  *gates;                       /* [steps * batch, gates * hidden] what the inputs give, in the order of X's rows */
-    float  *sums, *h, *cell, *next;      /* [batch, gates * hidden]; [batch, hidden] each */
+    float  *sums;                        /* [batch, the columns of R] */
+    float  *h[2], *cell;                 /* [batch, hidden] each; a step reads one h and writes the other */
+    float  *reset, *next;                /* [batch, hidden] each, of a GRU that resets before the product */
     float  *bias, *bias_h;               /* [gates * hidden] of the input's product; of the state's, or NULL */
+    struct team_gate gate;
 };
 
 static uint64_t direction_floats(const struct recurrent *r)
 {
     uint64_t rows, all, columns = (uint64_t)r->gates * (uint64_t)r->hidden, state;
     if (!size_mul((uint64_t)r->steps, (uint64_t)r->batch, &rows) || !size_add(rows, (uint64_t)r->batch + 2, &rows) || !size_mul(rows, columns, &all)) return UINT64_MAX;
-    if (!size_mul((uint64_t)r->batch, (uint64_t)r->hidden * 3, &state) || !size_add(all, state, &all) || !size_add(all, 7 * 15, &all)) return UINT64_MAX;
+    if (!size_mul((uint64_t)r->batch, (uint64_t)r->hidden * 5, &state) || !size_add(all, state, &all) || !size_add(all, 9 * 15, &all)) return UINT64_MAX;
     return all;
 }
 
-/* What the layers of a direction work in. */
-static uint64_t layers_scratch(const struct call *c, const struct recurrent *r, int threads)
+static int team_of(const struct call *c, const struct recurrent *r)
+{
+    const int64_t blocks = (r->hidden + BLOCK - 1) / BLOCK, step = r->batch * r->hidden * r->gates * r->hidden;
+    const int64_t most = c->threads < r->directions * blocks ? c->threads : r->directions * blocks;
+    if (step >= TEAM_MIN) return (int)most;
+    return r->directions > 1 && most > 1 && step * r->steps >= TEAM_MIN ? 2 : 1;
+}
+
+/* What the layers of a part of the team work in, and all of it: the inputs' product comes before the steps. */
+static uint64_t part_scratch(const struct call *c, const struct recurrent *r)
 {
     uint64_t most = 0;
     for (int i = 0; c->node->recurrent && i < r->directions * RECURRENT_PARTS; i++) {
         const struct linear_layer *l = c->node->recurrent[i];
-        const uint64_t bytes = l ? linear_scratch(l, i % RECURRENT_PARTS == RECURRENT_W ? r->steps * r->batch : r->batch, threads) : 0;
+        const uint64_t bytes = l && i % RECURRENT_PARTS != RECURRENT_W ? linear_columns_scratch(l, r->batch) : 0;
+        if (bytes > most) most = bytes;
+    }
+    return whole(most);
+}
+static uint64_t layers_scratch(const struct call *c, const struct recurrent *r)
+{
+    uint64_t most = part_scratch(c, r) * (uint64_t)team_of(c, r);
+    for (int d = 0; c->node->recurrent && d < r->directions; d++) {
+        const uint64_t bytes = linear_scratch(c->node->recurrent[d * RECURRENT_PARTS + RECURRENT_W], r->steps * r->batch, c->threads);
         if (bytes > most) most = bytes;
     }
     return whole(most);
 }
 
-static int threads_of(const struct call *c, const struct recurrent *r) { return r->directions > 1 ? 1 : c->threads; }
-
 uint64_t recurrent_f32_scratch(const struct call *c, const struct recurrent *r)
 {
-    uint64_t bytes = direction_floats(r), packed = 0;
+    uint64_t bytes = direction_floats(r), packed = 0, room = 0;
     if (bytes == UINT64_MAX || !size_mul(bytes, sizeof(float) * (uint64_t)r->directions, &bytes)) return UINT64_MAX;
-    if (c->node->recurrent) packed = layers_scratch(c, r, threads_of(c, r)) * (uint64_t)r->directions;
-    else if (!c->node->packed) packed = recurrent_pack_bytes(c->k, c->node, c->in[IN_W]->dims, c->in[IN_R]->dims);
-    return size_add(bytes, packed + 64, &bytes) ? bytes : UINT64_MAX;
+    if (c->node->recurrent) packed = layers_scratch(c, r);
+    else if (!c->node->packed) {
+        packed = recurrent_pack_bytes(c->k, c->node, c->in[IN_W]->dims, c->in[IN_R]->dims);
+        if (!size_mul(recurrent_room(c->in[IN_W]->dims, c->in[IN_R]->dims), sizeof(float), &room)) return UINT64_MAX;
+    }
+    return size_add(bytes, packed + 64, &bytes) && size_add(bytes, room, &bytes) ? bytes : UINT64_MAX;
 }
 
 static float *take(float **at, int64_t n)
@@ -136,58 +180,90 @@ static float *take(float **at, int64_t n)
     return p;
 }
 
-/* A GRU that resets after the product keeps its last gate's recurrent bias beside that product; else all biases go in with the inputs. */
+/* In the order of the columns. A GRU that resets after the product keeps its last gate's recurrent bias beside that product; else all biases go in with the inputs. */
 static void make_bias(struct direction *q)
 {
+    const struct node *node = q->c->node;
     const int64_t n = q->r->hidden, columns = q->r->gates * n;
     const float *b = call_input(q->c, IN_B) ? (const float *)q->c->in[IN_B]->data + q->d * 2 * columns : NULL;
-    const bool apart = b && q->r->cell == CELL_GRU && !q->pack.rows[RECURRENT_LAST].count;
+    const bool apart = b && q->r->cell == CELL_GRU && !last_apart(node);
     for (int64_t i = 0; i < columns; i++) {
-        const bool beside = apart && i >= 2 * n;
-        q->bias[i] = !b ? 0 : beside ? b[i] : b[i] + b[columns + i];
-        q->bias_h[i] = beside ? b[columns + i] : 0;
+        const int64_t row = recurrent_row(node, RECURRENT_W, n, q->r->gates, i);
+        const bool beside = apart && row >= 2 * n;
+        q->bias[i] = !b ? 0 : beside ? b[row] : b[row] + b[columns + row];
+        q->bias_h[i] = beside ? b[columns + row] : 0;
     }
     if (!apart) q->bias_h = NULL;
 }
 
-/* y [rows, the part's rows] = x [rows, ..], ldx apart, by a part of the weights */
-static void product(const struct direction *q, enum recurrent_part part, float *y, const float *x, int64_t ldx, int64_t rows, const struct gemm_epilogue *ep)
-{
-    const int64_t columns = q->pack.rows[part].count, depth = part == RECURRENT_W ? q->r->inputs : q->r->hidden;
-    if (q->layers) linear_run(q->layers[part], y, columns, x, ldx, rows, ep, q->scratch, q->threads);
-    else q->c->k->gemm_f32(y, columns, x, ldx, q->packed + q->pack.at[part], rows, columns, depth, ep, q->threads);
-}
-
-/* Rows [b, b + count) at step t. */
-static void step_rows(struct direction *q, int64_t t, int64_t b, int64_t count)
+/* What the inputs give to all gates of all steps. */
+static void input_product(const struct direction *q, void *scratch)
 {
     const struct recurrent *r = q->r;
+    const struct gemm_epilogue ep = { .bias = q->bias };
+    const int64_t columns = q->pack.columns[RECURRENT_W], rows = r->steps * r->batch;
+    const float *x = q->c->in[IN_X]->data;
+    if (q->layers) linear_run(q->layers[RECURRENT_W], q->gates, columns, x, r->inputs, rows, &ep, scratch, q->c->threads);
+    else q->c->k->gemm_f32(q->gates, columns, x, r->inputs, q->packed + q->pack.at[RECURRENT_W], rows, columns, r->inputs, &ep, q->c->threads);
+}
+
+/* ---- a thread's share of it: hidden units [from, to), from whole blocks ---- */
+struct share { struct direction *q; int parts; int64_t from, to; void *scratch; };
+
+/* y = x [rows, hidden] by the share's columns of a part of R; ep: of all columns */
+static void product(const struct share *s, enum recurrent_part part, float *y, const float *x, int64_t rows, const struct gemm_epilogue *ep)
+{
+    const struct direction *q = s->q;
     const struct kernels *k = q->c->k;
-    const int64_t n = r->hidden, columns = r->gates * n, apart = r->batch_first ? r->steps * columns : columns;
-    const float *x = q->gates + (r->batch_first ? b * r->steps + t : t * r->batch + b) * columns;
-    float *h = q->h + b * n, *sums = q->sums + b * columns, *next = q->next + b * n;
-    struct gemm_epilogue with_x = { .residual = x, .ldr = apart }, with_bias = { .bias = q->bias_h };
-    if (r->cell == CELL_LSTM) {
-        product(q, RECURRENT_R, sums, h, n, count, &with_x);
-        k->lstm_cell_f32(h, q->cell + b * n, sums, count, n);
-    } else if (r->cell == CELL_RNN) {
+    const int64_t columns = q->pack.columns[part], n = q->r->hidden, each = columns / n, from = s->from * each, to = s->to * each;
+    if (from >= to) return;              /* more threads than blocks */
+    if (q->layers) {
+        linear_run_columns(q->layers[part], y, columns, x, n, rows, ep, s->scratch, from, to);
+        return;
+    }
+    struct gemm_epilogue own = *ep;
+    if (own.bias) own.bias += from;
+    if (own.residual) own.residual += from;
+    k->gemm_f32(y + from, columns, x, n, q->packed + q->pack.at[part] + k->gemm_f32_packed_bytes(n, from), rows, to - from, n, &own, 1);
+}
+
+/* Rows [b, b + count) at step t: from h[now] to the other one. */
+static void step_rows(const struct share *s, int64_t t, int64_t b, int64_t count, int now)
+{
+    const struct direction *q = s->q;
+    const struct recurrent *r = q->r;
+    const struct kernels *k = q->c->k;
+    const int64_t n = r->hidden, columns = r->gates * n, ldr = q->pack.columns[RECURRENT_R], apart = r->batch_first ? r->steps * columns : columns;
+    const float *x = q->gates + (r->batch_first ? b * r->steps + t : t * r->batch + b) * columns, *h = q->h[now] + b * n;
+    float *sums = q->sums + b * ldr, *to = q->h[!now] + b * n, *reset = q->reset + b * n, *next = q->next + b * n;
+    struct gemm_epilogue with_x = { .residual = x, .ldr = apart };
+    const struct gemm_epilogue with_bias = { .bias = q->bias_h };
+    if (r->cell == CELL_RNN) {
         with_x.act.kind = simple_curve(q->c->node, q->d);
-        product(q, RECURRENT_R, next, h, n, count, &with_x);
-        memcpy(h, next, (size_t)(count * n) * sizeof *h);
-    } else if (!q->pack.rows[RECURRENT_LAST].count) {
-        product(q, RECURRENT_R, sums, h, n, count, &with_bias);
-        k->gru_cell_f32(h, x, apart, sums, count, n);
-    } else {
+        product(s, RECURRENT_R, to, h, count, &with_x);
+    } else if (r->cell == CELL_LSTM) product(s, RECURRENT_R, sums, h, count, &with_x);
+    else if (!q->pack.columns[RECURRENT_LAST]) product(s, RECURRENT_R, sums, h, count, &with_bias);
+    else {
         with_x.act.kind = ACT_SIGMOID;
-        product(q, RECURRENT_R, sums, h, n, count, &with_x);
-        for (int64_t i = 0; i < count; i++) k->mul_f32(sums + (2 * i + 1) * n, sums + (2 * i + 1) * n, h + i * n, n, 1);      /* reset times h */
-        struct gemm_epilogue last = { .residual = x + 2 * n, .ldr = apart, .act = { .kind = ACT_TANH } };
-        product(q, RECURRENT_LAST, next, sums + n, 2 * n, count, &last);
-        k->blend_f32(h, sums, 2 * n, next, count, n);
+        product(s, RECURRENT_R, sums, h, count, &with_x);
+    }
+    for (int64_t u = s->from; r->cell != CELL_RNN && u < s->to; u += BLOCK) {
+        const int64_t units = s->to - u < BLOCK ? s->to - u : BLOCK;
+        if (r->cell == CELL_LSTM) k->lstm_cell_f32(to + u, q->cell + b * n + u, n, sums + 4 * u, ldr, count, units);
+        else if (!q->pack.columns[RECURRENT_LAST]) k->gru_cell_f32(to + u, h + u, n, x + 3 * u, apart, sums + 3 * u, ldr, count, units);
+        else
+            for (int64_t i = 0; i < count; i++) k->mul_f32(reset + i * n + u, sums + i * ldr + 2 * u + units, h + i * n + u, units, 1);
+    }
+    if (q->pack.columns[RECURRENT_LAST]) {
+        const struct gemm_epilogue last = { .residual = x + 2 * n, .ldr = apart, .act = { .kind = ACT_TANH } };
+        team_meet(&s->q->gate, s->parts);
+        product(s, RECURRENT_LAST, next, reset, count, &last);
+        for (int64_t u = s->from; u < s->to; u += BLOCK) k->blend_f32(to + u, h + u, next + u, n, sums + 2 * u, ldr, count, s->to - u < BLOCK ? s->to - u : BLOCK);
     }
     float *y = q->c->out[0] ? q->c->out[0]->data : NULL;
     for (int64_t i = b; y && i < b + count; i++)
-        memcpy(y + (r->batch_first ? (i * r->steps + t) * r->directions + q->d : (t * r->directions + q->d) * r->batch + i) * n, q->h + i * n, (size_t)n * sizeof *y);
+        memcpy(y + (r->batch_first ? (i * r->steps + t) * r->directions + q->d : (t * r->directions + q->d) * r->batch + i) * n + s->from, q->h[!now] + i * n + s->from, (size_t)(s->to - s->from) * sizeof *y);
+    team_meet(&s->q->gate, s->parts);
 }
 
 static int64_t length_of(const struct direction *q, int64_t b)
@@ -207,61 +283,71 @@ static void copy_state(const struct direction *q, float *own, struct operand *o,
     }
 }
 
-static void run_direction(struct direction *q)
+/* Afterwards the last states are in h[0]. */
+static void run_share(const struct share *s)
 {
-    const struct call *c = q->c;
+    const struct direction *q = s->q;
     const struct recurrent *r = q->r;
-    const int64_t rows = r->steps * r->batch;
-    const bool back = r->reverse || q->d == 1;
-    make_bias(q);
-    struct gemm_epilogue ep = { .bias = q->bias };
-    product(q, RECURRENT_W, q->gates, c->in[IN_X]->data, r->inputs, rows, &ep);
-    memset(q->h, 0, (size_t)(r->batch * r->hidden) * sizeof *q->h);
-    memset(q->cell, 0, (size_t)(r->batch * r->hidden) * sizeof *q->cell);
-    if (call_input(c, IN_H)) copy_state(q, q->h, c->in[IN_H], false);
-    if (r->cell == CELL_LSTM && call_input(c, IN_C)) copy_state(q, q->cell, c->in[IN_C], false);
-    if (!call_input(c, IN_LENGTHS))
-        for (int64_t k = 0; k < r->steps; k++) step_rows(q, back ? r->steps - 1 - k : k, 0, r->batch);
-    else
-        for (int64_t b = 0; b < r->batch; b++)
-            for (int64_t k = 0, length = length_of(q, b); k < length; k++) step_rows(q, back ? length - 1 - k : k, b, 1);
-    if (c->out_count > 1 && c->out[1]) copy_state(q, q->h, c->out[1], true);
-    if (c->out_count > 2 && c->out[2]) copy_state(q, q->cell, c->out[2], true);
+    const bool back = r->reverse || q->d == 1, together = !call_input(q->c, IN_LENGTHS);
+    for (int64_t b = 0; b < r->batch; b += together ? r->batch : 1) {
+        const int64_t length = together ? r->steps : length_of(q, b), count = together ? r->batch : 1;
+        for (int64_t k = 0; k < length; k++) step_rows(s, back ? length - 1 - k : k, b, count, k % 2);
+        for (int64_t i = b; length % 2 && i < b + count; i++) memcpy(q->h[0] + i * r->hidden + s->from, q->h[1] + i * r->hidden + s->from, (size_t)(s->to - s->from) * sizeof *q->h[0]);
+    }
 }
 
-static void direction_part(void *ctx, int part, int parts)
+struct whole_team { struct direction *q; int directions; char *scratch; uint64_t part_bytes; };
+
+static void team_part(void *ctx, int part, int parts)
 {
-    (void)parts;
-    run_direction((struct direction *)ctx + part);
+    const struct whole_team *w = ctx;
+    const bool alone = parts < w->directions;        /* for both directions */
+    for (int d = 0; d < w->directions; d++) {
+        if (!alone && part % w->directions != d) continue;
+        const int of = alone ? 1 : (parts - d + w->directions - 1) / w->directions, place = alone ? 0 : part / w->directions;
+        const int64_t n = w->q[d].r->hidden, blocks = (n + BLOCK - 1) / BLOCK, from = blocks * place / of * BLOCK, to = blocks * (place + 1) / of * BLOCK;
+        const struct share s = { .q = w->q + d, .parts = of, .from = from, .to = to < n ? to : n, .scratch = w->scratch + w->part_bytes * (uint64_t)part };
+        run_share(&s);
+    }
 }
 
 void recurrent_f32_eval(struct call *c, const struct recurrent *r)
 {
     struct direction q[2];
-    const int64_t columns = r->gates * r->hidden;
+    const int64_t columns = r->gates * r->hidden, state = r->batch * r->hidden;
     float *at = c->scratch;
     const char *packed = c->node->packed;
     char *own = (char *)(at + (uint64_t)r->directions * direction_floats(r));
     own += -(uintptr_t)own & 63;
     if (c->out[0] && call_input(c, IN_LENGTHS)) memset(c->out[0]->data, 0, c->out[0]->bytes);
     if (!packed && !c->node->recurrent) {
-        recurrent_pack(c->k, c->node, own, c->in[IN_W]->data, c->in[IN_W]->dims, c->in[IN_R]->data, c->in[IN_R]->dims);
+        float *room = (float *)(void *)(own + recurrent_pack_bytes(c->k, c->node, c->in[IN_W]->dims, c->in[IN_R]->dims));
+        recurrent_pack(c->k, c->node, own, room, c->in[IN_W]->data, c->in[IN_W]->dims, c->in[IN_R]->data, c->in[IN_R]->dims);
         packed = own;
     }
     const struct pack p = pack_of(c->k, c->node, r->inputs, r->hidden, r->gates);
     for (int d = 0; d < r->directions; d++, at += direction_floats(r)) {
-        q[d] = (struct direction){ .c = c, .r = r, .pack = p, .d = d, .threads = threads_of(c, r) };
-        if (c->node->recurrent) q[d].layers = c->node->recurrent + d * RECURRENT_PARTS, q[d].scratch = own + layers_scratch(c, r, threads_of(c, r)) * (uint64_t)d;
+        q[d] = (struct direction){ .c = c, .r = r, .pack = p, .d = d };
+        if (c->node->recurrent) q[d].layers = c->node->recurrent + d * RECURRENT_PARTS;
         else q[d].packed = packed + (uint64_t)d * p.bytes;
         float *mine = at;
         q[d].gates = take(&mine, r->steps * r->batch * columns);
         q[d].sums = take(&mine, r->batch * columns);
         q[d].bias = take(&mine, columns);
         q[d].bias_h = take(&mine, columns);
-        q[d].h = take(&mine, r->batch * r->hidden);
-        q[d].cell = take(&mine, r->batch * r->hidden);
-        q[d].next = take(&mine, r->batch * r->hidden);
+        float **const states[] = { &q[d].h[0], &q[d].h[1], &q[d].cell, &q[d].reset, &q[d].next };
+        for (int i = 0; i < 5; i++) *states[i] = take(&mine, state);
+        make_bias(q + d);
+        input_product(q + d, own);
+        memset(q[d].h[0], 0, (size_t)state * sizeof *q[d].h[0]);
+        memset(q[d].cell, 0, (size_t)state * sizeof *q[d].cell);
+        if (call_input(c, IN_H)) copy_state(q + d, q[d].h[0], c->in[IN_H], false);
+        if (r->cell == CELL_LSTM && call_input(c, IN_C)) copy_state(q + d, q[d].cell, c->in[IN_C], false);
     }
-    if (r->directions > 1) parallel_for(c->threads, 2, direction_part, q);
-    else run_direction(q);
+    struct whole_team w = { .q = q, .directions = r->directions, .scratch = own, .part_bytes = part_scratch(c, r) };
+    parallel_team(team_of(c, r), team_part, &w);
+    for (int d = 0; d < r->directions; d++) {
+        if (c->out_count > 1 && c->out[1]) copy_state(q + d, q[d].h[0], c->out[1], true);
+        if (c->out_count > 2 && c->out[2]) copy_state(q + d, q[d].cell, c->out[2], true);
+    }
 }

@@ -146,13 +146,46 @@ static void halves_meet(float *c, int64_t rows)
     for (int i = 0; i < 16 * 32; i += 16) vec_store(c + i, vec_load(c + i) + vec_load(c + 16 * 32 + i));
 }
 
+/* BF16 weights by 16 rows of x at most: four panels at a time, whose sums are tiles 0 to 3, all of k. */
+static void multiply_few(const struct panel_job *j, const uint16_t *a, float *c, int64_t from, int64_t to)
+{
+    const int64_t steps = panel_tiles_k(j->k) / 32, panels = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
+    for (int64_t panel = from; panel < to; panel += 4) {
+        const uint16_t *x = a, *w[4];
+        for (int v = 0; v < 4; v++) w[v] = (const uint16_t *)(const void *)(j->panels + (panel + v < panels ? panel + v : panel) * j->panel_bytes);     /* beyond the last: sums that nobody takes */
+        sums_clear();
+        for (int64_t s = 0; s < steps; s++, x += TILE_NUMBERS) {
+            const int64_t at = s * TILE_NUMBERS;
+            TILE_LOAD(4, x, 64);
+            TILE_LOAD(5, w[0] + at, 64);
+            TILE_LOAD(6, w[1] + at, 64);
+            TILE_DOT_BF16(0, 4, 5);
+            TILE_LOAD(7, w[2] + at, 64);
+            TILE_DOT_BF16(1, 4, 6);
+            TILE_LOAD(5, w[3] + at, 64);
+            TILE_DOT_BF16(2, 4, 7);
+            TILE_DOT_BF16(3, 4, 5);
+        }
+        TILE_STORE(0, c, SUMS_STRIDE);
+        TILE_STORE(1, c + 16, SUMS_STRIDE);
+        TILE_STORE(2, c + 16 * 32, SUMS_STRIDE);
+        TILE_STORE(3, c + 16 * 32 + 16, SUMS_STRIDE);
+        sums_put(c, NULL, j, 0, j->m, panel * PANEL_ROWS);
+        if (panel + 2 < to) sums_put(c + 16 * 32, NULL, j, 0, j->m, (panel + 2) * PANEL_ROWS);
+    }
+}
+
 static void multiply_tiles(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to)
 {
     uint16_t *b = lane;
     float *sums = (float *)(void *)(b + 2 * TILES_K * 32);
     const int64_t k = panel_tiles_k(j->k), slab = panel_slab(j->m, j->k);
-    tiles_begin(&whole_tiles);
-    for (int64_t row = 0; row < j->m; row += TILES_X) {
+    const bool few = j->type == BLOCK_BF16 && j->m <= 16;
+    struct tile_config config = whole_tiles;
+    for (int t = 0; few && t < 5; t++) config.rows[t] = (uint8_t)j->m;
+    tiles_begin(&config);
+    if (few) multiply_few(j, a, sums, from, to);
+    else for (int64_t row = 0; row < j->m; row += TILES_X) {
         const int64_t end = row + TILES_X < j->m ? row + TILES_X : j->m;
         for (int64_t at = 0; at < k; at += slab) {
             const int64_t stop = at + slab < k ? at + slab : k;

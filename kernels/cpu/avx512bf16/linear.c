@@ -3,7 +3,7 @@
 #include "kernels/cpu/avx512bf16/dots.h"
 #include "kernels/cpu/linear_put.h"
 
-enum { DEPTH = 320, BLOCK = DOT_ROWS * 32, NEAR_BYTES = 512 << 10, ROWS_MIN = 64 };
+enum { DEPTH = 320, BLOCK = DOT_ROWS * 32, NEAR_BYTES = 512 << 10, ROWS_MIN = 64, ONE_PANELS = 4 };
 
 static void round_rows(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
 {
@@ -40,3 +40,43 @@ static void multiply(const struct panel_job *j, const uint16_t *a, void *lane, i
 }
 
 const struct panel_bf16_kernels panel_bf16_avx512 = { round_rows, multiply };
+
+/* ---- one row ---- */
+
+static void round_one(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
+{
+    if (first > 0 || end < 1) return;
+    for (int64_t i = 0; i < panel_tiles_k(j->k); i += 16) {
+        const int64_t left = j->k - i;
+        _mm256_storeu_si256((__m256i *)(a + i), (__m256i)_mm512_cvtneps_pbh(left > 0 ? vec_load_n(j->x + i, left < 16 ? (int)left : 16) : vec_set(0.0f)));
+    }
+}
+
+/* Pairs go by turns into two sums of each panel, since a sum takes a product only every few cycles. */
+static inline __attribute__((always_inline)) void multiply_panels(const int panels, const struct panel_job *j, const uint16_t *a, int64_t panel)
+{
+    const uint16_t *b = (const uint16_t *)(const void *)(j->panels + panel * j->panel_bytes);
+    const int64_t apart = j->panel_bytes / 2;
+    __m512 sum[ONE_PANELS][2];
+    float c[ONE_PANELS * PANEL_ROWS + PANEL_ROWS] = { 0 };
+    for (int v = 0; v < panels; v++) sum[v][0] = sum[v][1] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < panel_tiles_k(j->k); i += 4, a += 4, b += 2 * 32)
+#pragma GCC unroll 4
+        for (int v = 0; v < panels; v++)
+#pragma GCC unroll 2
+            for (int t = 0; t < 2; t++) sum[v][t] = _mm512_dpbf16_ps(sum[v][t], pair_of_row(a + 2 * t), (__m512bh)_mm512_loadu_si512(b + v * apart + t * 32));
+    for (int v = 0; v < panels; v++) _mm512_storeu_ps(c + v * PANEL_ROWS, sum[v][0] + sum[v][1]);
+    for (int v = 0; v < panels; v += 2) sums_put(c + v * PANEL_ROWS, NULL, j, 0, 1, (panel + v) * PANEL_ROWS);
+}
+
+static void multiply_one(const struct panel_job *j, const uint16_t *a, void *lane, int64_t from, int64_t to)
+{
+    (void)lane;
+    const int64_t end = (j->n + PANEL_ROWS - 1) / PANEL_ROWS;
+    if (to > end) to = end;
+    for (; from + ONE_PANELS <= to; from += ONE_PANELS) multiply_panels(ONE_PANELS, j, a, from);
+    for (; from + 2 <= to; from += 2) multiply_panels(2, j, a, from);
+    if (from < to) multiply_panels(1, j, a, from);
+}
+
+const struct panel_bf16_kernels panel_bf16_one = { round_one, multiply_one };
