@@ -105,6 +105,7 @@ struct linear_job {
     const struct gemm_epilogue *ep;
     char *scratch;
     uint64_t lane_bytes;
+    bool x_halves, y_halves;
 };
 
 static uint64_t decoded_lane_bytes(const struct linear_layer *l)
@@ -185,7 +186,7 @@ static struct panel_job panel_job_of(const struct linear_job *d)
 {
     const struct linear_spec *s = &d->l->spec;
     return (struct panel_job){ .type = s->type, .panels = d->l->packed, .panel_bytes = panel_bytes(d->l->layout, s->k), .n = s->n, .k = s->k, .m = d->m, .exact = is_exact(d->l), .units = d->l->units,
-                               .y = d->y, .ldy = d->ldy, .x = d->x, .ldx = d->ldx, .ep = d->ep };
+                               .y = d->y, .ldy = d->ldy, .x = d->x, .ldx = d->ldx, .ep = d->ep, .x_halves = d->x_halves, .y_halves = d->y_halves };
 }
 
 static void panels_run(const struct linear_job *d, int threads)
@@ -267,6 +268,8 @@ static void bf16_part(void *ctx, int part, int parts)
 /* Of very many rows each thread takes some, TILES_X at a time, so that those are rounded near where they are used. */
 static bool rows_apart(int64_t m, int threads) { return m >= (int64_t)2 * TILES_X * threads; }
 
+static const float *numbers_on(const float *from, int64_t numbers, bool halves) { return (const float *)(const void *)((const char *)from + numbers * (halves ? 2 : 4)); }
+
 static void bf16_rows_part(void *ctx, int part, int parts)
 {
     const struct bf16_work *w = ctx;
@@ -277,9 +280,9 @@ static void bf16_rows_part(void *ctx, int part, int parts)
         struct panel_job j = *all;
         struct gemm_epilogue ep = *all->ep;
         j.m = end - row < TILES_X ? end - row : TILES_X;
-        j.x += row * j.ldx;
-        j.y += row * j.ldy;
-        if (ep.residual) ep.residual += row * ep.ldr;
+        j.x = numbers_on(j.x, row * j.ldx, j.x_halves);
+        j.y = (float *)(void *)((char *)j.y + row * j.ldy * (j.y_halves ? 2 : 4));
+        if (ep.residual) ep.residual = numbers_on(ep.residual, row * ep.ldr, j.y_halves);
         j.ep = &ep;
         w->kernels->round(a, &j, 0, (j.m + 15) / 16);
         w->kernels->multiply(&j, a, w->lanes + w->lane_bytes * (uint64_t)part, 0, (j.n + 2 * PANEL_ROWS - 1) / (2 * PANEL_ROWS) * 2);
@@ -297,10 +300,10 @@ static uint64_t bf16_lane_bytes(const struct linear_layer *l, int64_t m, int thr
     return rows_apart(m, threads) ? panel_lane_bytes(TILES_X, l->spec.k, pairs) : panel_lane_bytes(m, l->spec.k, m * l->spec.n * l->spec.k < 4 * PARALLEL_MIN ? pairs : (pairs + threads - 1) / threads);
 }
 
-static void bf16_run(const struct linear_job *d, int threads)
+static void bf16_run(const struct linear_job *d, const struct panel_bf16_kernels *kernels, int threads)
 {
     const struct linear_spec *s = &d->l->spec;
-    struct bf16_work w = { .kernels = bf16_kernels(d->l, d->m), .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + bf16_rows_bytes(d->l, d->m, threads), .lane_bytes = bf16_lane_bytes(d->l, d->m, threads) };
+    struct bf16_work w = { .kernels = kernels, .a = (uint16_t *)(void *)d->scratch, .lanes = d->scratch + bf16_rows_bytes(d->l, d->m, threads), .lane_bytes = bf16_lane_bytes(d->l, d->m, threads) };
     w.job = panel_job_of(d);
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
     if (rows_apart(d->m, threads)) {
@@ -421,10 +424,18 @@ void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float
     if (!ep) ep = &nothing;
     const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep, .scratch = scratch };
     if (l->spec.type == BLOCK_F32) l->k.gemm_f32(y, ldy, x, ldx, l->packed, m, l->spec.n, l->spec.k, ep, threads);
-    else if (by_bf16(l, m)) bf16_run(&j, threads);
+    else if (by_bf16(l, m)) bf16_run(&j, bf16_kernels(l, m), threads);
     else if (by_bytes(l, m)) bytes_run(&j, threads);
     else if (by_panels(l, m)) panels_run(&j, threads);
     else decoded_run(&j, threads);
+}
+
+void linear_run_halves(const struct linear_layer *l, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t m, struct linear_halves halves, const struct gemm_epilogue *ep, void *scratch, int threads)
+{
+    static const struct gemm_epilogue nothing = { .act = { .kind = ACT_NONE } };
+    if (m < 1) return;
+    const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep ? ep : &nothing, .scratch = scratch, .x_halves = halves.x, .y_halves = halves.y };
+    bf16_run(&j, l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512, threads < 1 ? 1 : threads);
 }
 
 uint64_t linear_columns_scratch(const struct linear_layer *l, int64_t m)

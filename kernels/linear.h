@@ -42,6 +42,11 @@ uint64_t    linear_scratch(const struct linear_layer *l, int64_t m, int threads)
  * A number that is not finite in a row of x makes that row of y not finite too. */
 void        linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int threads);
 
+/* As linear_run where x lies in memory as bfloat16 (x_halves), y and the residual do (y_halves), or neither, for a layer of few_rounded on a machine that is quick at bfloat16, whatever m.
+ * With tiles a row's bits depend neither on m nor on the other rows. */
+struct linear_halves { bool x, y; };
+void        linear_run_halves(const struct linear_layer *l, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t m, struct linear_halves halves, const struct gemm_epilogue *ep, void *scratch, int threads);
+
 /* Columns [from, to) of y alone, on the calling thread; from is a multiple of 32, and to as well or n. Threads that share out y so each have scratch of their own. */
 uint64_t    linear_columns_scratch(const struct linear_layer *l, int64_t m);
 void        linear_run_columns(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int64_t from, int64_t to);

@@ -75,6 +75,7 @@ struct panel_job {
     const float *x;
     int64_t ldx;
     const struct gemm_epilogue *ep;
+    bool x_halves, y_halves;             /* x; y and the residual lie in memory as bfloat16: kernels of bfloat16 with BF16 weights alone */
 };
 
 struct panel_kernels {

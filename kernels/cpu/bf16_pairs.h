@@ -30,4 +30,12 @@ static inline void either_store(void *y, int64_t at, __mmask16 mask, __m512 x, b
     else _mm512_mask_storeu_ps((float *)y + at, mask, x);
 }
 
+/* Numbers [at, at + 32) of such a row of n, rounded; zeros beyond. */
+static inline __m512i either_pairs(const void *x, int64_t at, int64_t n, bool halves)
+{
+    const int64_t left = n - at;
+    if (halves) return _mm512_maskz_loadu_epi16(left >= 32 ? 0xffffffffu : left <= 0 ? 0 : (1u << left) - 1, (const uint16_t *)x + at);
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(first(left - 16), (const float *)x + at + 16), _mm512_maskz_loadu_ps(first(left), (const float *)x + at));
+}
+
 #endif

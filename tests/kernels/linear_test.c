@@ -303,6 +303,57 @@ TEST(columns_by_the_span_have_the_bits_of_the_whole)
     free(x), free(want), free(whole), free(parts), free(residual);
 }
 
+/* x, y and the residual as bfloat16 in memory, on a machine that is quick at it: what floats give, rounded once. With tiles a row has the same bits alone and among others. */
+TEST(numbers_may_lie_as_bfloat16)
+{
+    enum { N = 141, K = 1100, M = 1040, SHOWN = 70 };          /* more rows than two threads take apart, and k that is no whole step */
+    static const int64_t some[] = { 2, 9, 16, 17, 45, SHOWN, M };
+    struct kernels k;
+    kernels_fill(&k, CPU_AMX);
+    if (!k.bf16) return;
+    struct sample s = sample_make(BLOCK_BF16, N, K);
+    const struct linear_spec spec = { .type = BLOCK_BF16, .weight = s.packed + 1, .n = N, .k = K, .row_bytes = s.row_bytes, .mode = LINEAR_FAST, .level = CPU_AMX, .few_rounded = true };
+    struct linear_layer *l = NULL;
+    struct err err = { 0 };
+    REQUIRE_OK(linear_open(&l, &spec, &err), err);
+    float *x = malloc(M * K * sizeof *x), *residual = malloc(M * N * sizeof *residual), *want = malloc(M * N * sizeof *want), *y = malloc(M * N * sizeof *y), *alone = malloc(N * sizeof *alone), bias[N];
+    uint16_t *x16 = malloc(M * K * sizeof *x16), *residual16 = malloc(M * N * sizeof *residual16), *y16 = malloc(M * N * sizeof *y16), *want16 = malloc(M * N * sizeof *want16);
+    test_fill(x, M * K, -1, 1);
+    test_fill(residual, M * N, -1, 1);
+    test_fill(bias, N, -1, 1);
+    k.round_bf16(x16, x, M * K, 1), k.widen_bf16(x, x16, M * K, 1);
+    k.round_bf16(residual16, residual, M * N, 1), k.widen_bf16(residual, residual16, M * N, 1);
+    const struct gemm_epilogue ep = { .bias = bias, .residual = residual, .ldr = N, .act = { .kind = ACT_RELU } };
+    struct gemm_epilogue ep16 = ep;
+    ep16.residual = (const float *)(const void *)residual16;
+    reference(want, &s, x, K, SHOWN, &ep);
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++)
+        for (int threads = 1; threads <= 2; threads++) {
+            const int64_t m = some[i], shown = m < SHOWN ? m : SHOWN;
+            void *scratch = aligned_alloc(64, (linear_scratch(l, m, threads) + 63) & ~(uint64_t)63);
+            linear_run_halves(l, y, N, x, K, m, (struct linear_halves){ 0 }, &ep, scratch, threads);
+            CHECK_CLOSE(y, want, shown * N, 0.01f);
+            k.round_bf16(want16, y, m * N, 1);
+            linear_run_halves(l, y16, N, x16, K, m, (struct linear_halves){ .x = true, .y = true }, &ep16, scratch, threads);
+            CHECK(memcmp(y16, want16, (size_t)(m * N) * sizeof *y16) == 0);
+            memset(y16, 0, (size_t)(m * N) * sizeof *y16);
+            linear_run_halves(l, y16, N, x, K, m, (struct linear_halves){ .y = true }, &ep16, scratch, threads);
+            CHECK(memcmp(y16, want16, (size_t)(m * N) * sizeof *y16) == 0);
+            if (k.level < CPU_AMX) {
+                free(scratch);
+                continue;
+            }
+            struct gemm_epilogue last = ep;
+            last.residual += (m - 1) * N;
+            linear_run_halves(l, alone, N, x16 + (m - 1) * K, K, 1, (struct linear_halves){ .x = true }, &last, scratch, 1);
+            CHECK(memcmp(alone, y + (m - 1) * N, N * sizeof *alone) == 0);
+            free(scratch);
+        }
+    linear_close(l);
+    sample_free(&s);
+    free(x), free(residual), free(want), free(y), free(alone), free(x16), free(residual16), free(y16), free(want16);
+}
+
 TEST(what_is_not_finite_shows)
 {
     static const int types[] = { BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_BF16, BLOCK_F16 };

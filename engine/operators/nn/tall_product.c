@@ -5,6 +5,7 @@
 
 #include "engine/operators/operators.h"
 #include "kernels/conv.h"
+#include "kernels/linear.h"
 
 static enum status infer_product(struct call *c, struct err *err)
 {
@@ -35,12 +36,21 @@ static enum status prepare_product(struct call *c, struct err *err)
 
 static void release_product(void *state) { conv_plan_close(state); }
 
-static uint64_t scratch_product(const struct call *c) { return c->state ? conv_plan_scratch(c->state) : 0; }
+static int64_t rows_of(const struct call *c) { return dims_product(c->in[0]->dims, 0, c->in[0]->rank - 1); }
+
+static uint64_t scratch_product(const struct call *c) { return c->state ? conv_plan_scratch(c->state) : c->node->linear ? linear_scratch(c->node->linear, rows_of(c), c->threads) : 0; }
 
 static enum status eval_product(struct call *c, struct err *err)
 {
     if (c->out[0]->bytes == 0) return ST_OK;
     const void *sum = c->node->residual >= 0 ? c->in[c->node->residual]->data : NULL;
+    if (c->node->linear) {
+        const struct tall_product_spec *s = c->node->spec;
+        const struct linear_halves halves = { .x = (c->node->halves & HALVES_IN) != 0, .y = (c->node->halves & HALVES_OUT) != 0 };
+        const struct gemm_epilogue ep = { .bias = c->node->bias, .residual = sum, .ldr = s->n, .act = c->node->act };
+        linear_run_halves(c->node->linear, c->out[0]->data, s->n, c->in[0]->data, s->k, rows_of(c), halves, &ep, c->scratch, c->threads);
+        return ST_OK;
+    }
     return conv_plan_run(c->state, c->out[0]->data, c->in[0]->data, sum, c->scratch, err);
 }
 

@@ -1,5 +1,5 @@
 /* TallProduct: y = act(x W + bias + sum) of many rows in a graph that is in bfloat16, where W is constant: what graph/make_products.c makes of MatMul, Gemm and a sum behind them. x, y and the sum
- * may lie in memory as bfloat16 (node.halves; the sum as y does). A 1x1 convolution of a picture as high as there are rows: node.conv holds the layer. */
+ * may lie in memory as bfloat16 (node.halves; the sum as y does). With tiles a linear layer (node.linear, and node.bias the bias), elsewhere a 1x1 convolution of a picture as high as there are rows: node.conv holds the layer. */
 #ifndef ENGINE_OPERATORS_NN_TALL_PRODUCT_H
 #define ENGINE_OPERATORS_NN_TALL_PRODUCT_H
 

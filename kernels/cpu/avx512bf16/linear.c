@@ -5,15 +5,13 @@
 
 enum { DEPTH = 320, BLOCK = DOT_ROWS * 32, NEAR_BYTES = 512 << 10, ROWS_MIN = 64, ONE_PANELS = 4 };
 
-static void round_rows(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
+static void round_rows(uint16_t *a, const struct panel_job *j, int64_t begin, int64_t end)
 {
     const int64_t steps = panel_tiles_k(j->k) / 32;
-    for (int64_t row = first * 16; row < end * 16; row++)
+    for (int64_t row = begin * 16; row < end * 16; row++)
         for (int64_t s = 0; s < steps; s++) {
-            const int64_t left = row < j->m ? j->k - s * 32 : 0;
-            const float *x = j->x + row * j->ldx + s * 32;
-            const __m512 low = left > 0 ? vec_load_n(x, left < 16 ? (int)left : 16) : vec_set(0.0f), high = left > 16 ? vec_load_n(x + 16, left < 32 ? (int)left - 16 : 16) : vec_set(0.0f);
-            _mm512_storeu_si512(a + (row / DOT_ROWS * steps + s) * BLOCK + row % DOT_ROWS * 32, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+            const int64_t at = row * j->ldx + s * 32;
+            _mm512_storeu_si512(a + (row / DOT_ROWS * steps + s) * BLOCK + row % DOT_ROWS * 32, either_pairs(j->x, at, at + (row < j->m ? j->k - s * 32 : 0), j->x_halves));
         }
 }
 
@@ -43,13 +41,10 @@ const struct panel_bf16_kernels panel_bf16_avx512 = { round_rows, multiply };
 
 /* ---- one row ---- */
 
-static void round_one(uint16_t *a, const struct panel_job *j, int64_t first, int64_t end)
+static void round_one(uint16_t *a, const struct panel_job *j, int64_t begin, int64_t end)
 {
-    if (first > 0 || end < 1) return;
-    for (int64_t i = 0; i < panel_tiles_k(j->k); i += 16) {
-        const int64_t left = j->k - i;
-        _mm256_storeu_si256((__m256i *)(a + i), (__m256i)_mm512_cvtneps_pbh(left > 0 ? vec_load_n(j->x + i, left < 16 ? (int)left : 16) : vec_set(0.0f)));
-    }
+    if (begin > 0 || end < 1) return;
+    for (int64_t i = 0; i < panel_tiles_k(j->k); i += 32) _mm512_storeu_si512(a + i, either_pairs(j->x, i, j->k, j->x_halves));
 }
 
 /* Pairs go by turns into two sums of each panel, since a sum takes a product only every few cycles. */
