@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Figures of the whole server, each printed with what it must reach: bench_serving.py [front] [grpc] [batching] [overhead] [memory].
+"""Figures of the whole server, each printed with what it must reach: bench_serving.py [front] [grpc] [batching] [overhead] [steps].
 
   front     requests/s of a 128-byte identity model, the server pinned to one core (scheduler, worker, metrics and access log on), wrk on the other
   grpc      the same over gRPC by our own driver; of 602 KB pictures (one GlobalAveragePool); and of 602 KB that come back as many
   batching  throughput with 64 closed-loop clients against max_batch_size 1: AlexNet, VGG-16 (weights outgrow the caches), ResNet-50
   overhead  ResNet-50 over HTTP with a binary tensor against the library call (`inferd bench`) in the same minute
+  steps     eight requests for pictures of the demo model with samplers, steps and guidance of their own, one after the other and within a tenth of a second; in f32 the bytes must be the same
 Needs wrk for `front`; networks come from tools/make_networks.py into build/networks."""
-import json, os, re, shutil, struct, subprocess, sys, tempfile, time
+import json, os, random, re, shutil, struct, subprocess, sys, tempfile, threading, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests/e2e"))
@@ -37,7 +38,6 @@ def binary_request(shape, name, output):
     for d in shape:
         n *= d
     j = json.dumps({"inputs": [{"name": name, "shape": shape, "datatype": "FP32", "parameters": {"binary_data_size": 4 * n}}], "outputs": [{"name": output, "parameters": {"binary_data": True}}]}).encode()
-    import random
     random.seed(1)
     return j + struct.pack("<%df" % n, *(random.random() for _ in range(n))), len(j)
 
@@ -82,7 +82,6 @@ def field(number, data):
 
 def rpc_messages(s, model, shape):
     """A ModelInferRequest of one FP32 tensor, and the ModelInferResponse that must come: its tensor is what HTTP answers."""
-    import random
     random.seed(1)
     n = 1
     for d in shape:
@@ -172,8 +171,42 @@ def overhead():
     print("overhead: ResNet-50 over HTTP %.2f ms, library call %.2f ms: %+.2f ms; within the server %.2f ms were computing   (at most 0.5 ms more)" % (h, l, d, compute))
 
 
+def steps():
+    rng = random.Random(3)
+    jobs = [json.dumps({"model": "shapes", "prompt": "a large %s circle in the center on a white background" % color, "seed": i, "steps": rng.randrange(15, 40), "sampler": rng.choice(["ddim", "euler", "lms", "unipc"]), "guidance": 3 + i % 3, "size": "64x64"})
+            for i, color in enumerate(["red", "blue", "green", "yellow", "red", "blue", "green", "black"])]
+    store = tempfile.mkdtemp(prefix="inferd-bench-")
+    shutil.copytree(os.path.join(ROOT, "models/shapes"), os.path.join(store, "shapes"))
+    for precision, want in (("f32", "1.1"), ("auto", "none")):
+        s = Server("--precision", precision, store=store)
+        draw = lambda job: s.json("POST", "/v1/images/generations", job)[1]["data"][0]["b64_json"]
+        pictures = [draw(job) for job in jobs]
+
+        def later(i, among, delay):
+            time.sleep(delay)
+            among[i] = draw(jobs[i])
+        ratios, same = [], True
+        for _ in range(5):
+            start = time.time()
+            for job in jobs:
+                draw(job)
+            serial, among = time.time() - start, [None] * len(jobs)
+            threads = [threading.Thread(target=later, args=(i, among, rng.random() / 10)) for i in range(len(jobs))]
+            start = time.time()
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            ratios.append(serial / (time.time() - start))
+            same = same and among == pictures
+        s.stop()
+        print("steps: %-4s eight requests together %.2f x as quick as one by one (%.2f to %.2f), bytes %s   (at least %s)" % (precision, sorted(ratios)[2], min(ratios), max(ratios), "the same" if same else "not the same", want))
+        sys.stdout.flush()
+    shutil.rmtree(store)
+
+
 if __name__ == "__main__":
     which = sys.argv[1:] or ["front", "batching", "overhead"]
     for w in which:
-        {"front": front, "grpc": grpc, "batching": batching, "overhead": overhead}[w]()
+        {"front": front, "grpc": grpc, "batching": batching, "overhead": overhead, "steps": steps}[w]()
         sys.stdout.flush()
