@@ -50,6 +50,7 @@ static enum status check_spec(const struct linear_spec *s, const struct block_fo
     if (s->row_bytes < s->k / f->elements * f->bytes)
         return err_set(err, ST_BAD_INPUT, "linear layer: rows %lld bytes apart are shorter than %lld %s numbers", (long long)s->row_bytes, (long long)s->k, f->name);
     if ((unsigned)s->mode >= LINEAR_MODE_COUNT) return err_set(err, ST_BAD_INPUT, "linear layer: no such mode");
+    if (s->gated && (s->n % (2 * PANEL_ROWS) || !s->few_rounded || s->type != BLOCK_BF16 || s->mode != LINEAR_FAST)) return err_set(err, ST_UNSUPPORTED, "linear layer: gates beside what they gate take bfloat16 weights of a multiple of 32 rows and rounded x");
     *format = f;
     return ST_OK;
 }
@@ -186,7 +187,7 @@ static struct panel_job panel_job_of(const struct linear_job *d)
 {
     const struct linear_spec *s = &d->l->spec;
     return (struct panel_job){ .type = s->type, .panels = d->l->packed, .panel_bytes = panel_bytes(d->l->layout, s->k), .n = s->n, .k = s->k, .m = d->m, .exact = is_exact(d->l), .units = d->l->units,
-                               .y = d->y, .ldy = d->ldy, .x = d->x, .ldx = d->ldx, .ep = d->ep, .x_halves = d->x_halves, .y_halves = d->y_halves };
+                               .y = d->y, .ldy = d->ldy, .x = d->x, .ldx = d->ldx, .ep = d->ep, .x_halves = d->x_halves, .y_halves = d->y_halves, .gated = s->gated };
 }
 
 static void panels_run(const struct linear_job *d, int threads)
@@ -350,7 +351,7 @@ static enum status pack_weights(struct linear_layer *l)
         if (has_units(l)) l->units = (float *)(void *)((uint8_t *)l->packed + each * panel_count(l));
         for (int64_t p = 0; p < panel_count(l); p++) {
             uint8_t *panel = (uint8_t *)l->packed + p * each;
-            panel_pack(panel, s->type, s->weight, s->row_bytes, p * PANEL_ROWS, s->n, s->k);
+            panel_pack(panel, s->type, s->weight, s->row_bytes, s->gated ? p % 2 * (s->n / 2) + p / 2 * PANEL_ROWS : p * PANEL_ROWS, s->n, s->k);
             if (l->units) panel_units(l->units + p * PANEL_ROWS, s->type, panel, s->k);
         }
         return ST_OK;
@@ -380,6 +381,10 @@ enum status linear_open(struct linear_layer **out, const struct linear_spec *spe
     l->spec = *spec;
     l->format = format;
     kernels_fill(&l->k, spec->level);
+    if (spec->gated && !l->k.bf16) {
+        free(l);
+        return err_set(err, ST_UNSUPPORTED, "linear layer: gates beside what they gate need a machine that is quick at bfloat16");
+    }
     l->layout = panel_layout(spec->type);
     l->panels = panel_kernels(spec->level);
     l->slab = slab_columns(spec->k);

@@ -21,6 +21,7 @@ struct linear_spec {
     int64_t          row_bytes;          /* at least k / elements * bytes */
     enum linear_mode mode;
     enum cpu_level   level;              /* cap; the machine's own level if that is lower */
+    bool             gated;              /* with few_rounded on a machine that is quick at bfloat16 (kernels.bf16): of the n rows, a multiple of 32, the second half are gates: y [m, n / 2] = (the first half's sums) * activation(the second's), bias [n], no residual */
     bool             few_rounded;        /* FAST, BF16 weights: few rows of x are rounded to bfloat16, too, where the machine is quick at that */
 };
 

@@ -75,7 +75,8 @@ struct panel_job {
     const float *x;
     int64_t ldx;
     const struct gemm_epilogue *ep;
-    bool x_halves, y_halves;             /* x; y and the residual lie in memory as bfloat16: kernels of bfloat16 with BF16 weights alone */
+    bool x_halves, y_halves;             /* x; y and the residual lie in memory as bfloat16: kernels of bfloat16 with BF16 weights alone, and so is the next */
+    bool gated;                          /* every second panel holds the gates of the one before: a pair makes 16 columns of y */
 };
 
 struct panel_kernels {

@@ -66,7 +66,6 @@ static int cross(struct unet *u, int x, int from, int residual, int heads, int64
 static int transformer_block(struct unet *u, int x, int heads, int64_t channels, const char *name)
 {
     struct network *b = &u->b;
-    const struct gate_spec geglu = { .kind = GATE_GELU, .up_first = true };
     char part[NETWORK_NAME_MAX];
     int h = network_layer_norm(b, x, channels, 1e-5, "%s.norm1", name);
     snprintf(part, sizeof part, "%s.attn1", name);
@@ -77,8 +76,7 @@ static int transformer_block(struct unet *u, int x, int heads, int64_t channels,
         x = cross(u, h, u->context, x, heads, channels, part);
     }
     h = network_layer_norm(b, x, channels, 1e-5, "%s.norm3", name);
-    h = network_linear(b, h, -1, NETWORK_PLAIN, "%s.ff.net.0.proj", name);
-    h = network_add(b, &op_gate, &h, 1, &geglu, sizeof geglu, NULL);
+    h = network_geglu(b, h, "%s.ff.net.0.proj", name);
     return network_linear(b, h, x, NETWORK_PLAIN, "%s.ff.net.2", name);
 }
 

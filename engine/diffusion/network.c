@@ -252,10 +252,12 @@ static bool charge(struct network *b, uint64_t bytes)
 }
 
 /* The layer of these rows. Where bfloat16 will do and the machine is quick at it, f16 and f32 weights are rounded to it: one product each instead of three, or of none on tiles. */
+static bool is_rounded(const struct network *b, int type) { return b->mode == LINEAR_FAST && b->g->device.kernels.bf16 && (type == BLOCK_F16 || type == BLOCK_F32); }
+
 static enum status open_linear(struct network *b, const struct linear_spec *spec, struct linear_layer **out)
 {
     const struct block_format *from = block_format(spec->type), *to = block_format(BLOCK_BF16);
-    if (spec->mode == LINEAR_F32 || !b->g->device.kernels.bf16 || (spec->type != BLOCK_F16 && spec->type != BLOCK_F32)) return linear_open(out, spec, b->err);
+    if (!is_rounded(b, spec->type)) return linear_open(out, spec, b->err);
     struct linear_spec own = *spec;
     float *row = mem_alloc_array((uint64_t)spec->k, sizeof *row);
     uint8_t *rounded = mem_alloc_array((uint64_t)spec->n * (uint64_t)spec->k, (uint64_t)to->bytes);
@@ -277,11 +279,11 @@ static enum status open_linear(struct network *b, const struct linear_spec *spec
     return st;
 }
 
-static int linear_of(struct network *b, int x, int residual, struct activation_spec act, const struct weight_tensor *t, int64_t first, int64_t count, const float *bias)
+static int linear_of(struct network *b, int x, int residual, struct activation_spec act, const struct weight_tensor *t, int64_t first, int64_t count, bool gated, const float *bias)
 {
     const struct block_format *f = block_format(t->type);
     const int64_t k = count_of(t) / t->dims[0];
-    const struct linear_spec spec = { .type = t->type, .weight = t->data + first * k * f->bytes, .n = count, .k = k, .row_bytes = k * f->bytes, .mode = b->mode, .level = b->g->device.kernels.level };
+    const struct linear_spec spec = { .type = t->type, .weight = t->data + first * k * f->bytes, .n = count, .k = k, .row_bytes = k * f->bytes, .mode = b->mode, .level = b->g->device.kernels.level, .gated = gated, .few_rounded = gated };
     struct linear_layer *l;
     struct node *n;
     if (!charge(b, (uint64_t)count * (uint64_t)k * (uint64_t)f->bytes)) return -1;
@@ -290,7 +292,7 @@ static int linear_of(struct network *b, int x, int residual, struct activation_s
     b->g->packed_bytes += linear_bytes(l);
     if (!linear_borrows(l) && t->name != TURNED) let_go(spec.weight, (uint64_t)count * (uint64_t)spec.row_bytes);
     if (!graph_own_linear(b->g, l)) return network_no_memory(b);
-    const struct linear_op_spec own = { .n = count, .k = k };
+    const struct linear_op_spec own = { .n = gated ? count / 2 : count, .k = k };
     int y = network_add(b, &op_linear, (int[]){ x, residual }, 2, &own, sizeof own, &n);
     if (y < 0) return -1;
     n->linear = l;
@@ -307,7 +309,20 @@ int network_linear(struct network *b, int x, int residual, struct activation_spe
     const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
     if (!t) return -1;
     if (t->rank < 2) return network_refuse(b, ST_BAD_INPUT, "tensor '%s' is no matrix", t->name);
-    return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
+    return linear_of(b, x, residual, act, t, 0, t->dims[0], false, bias);
+}
+
+int network_geglu(struct network *b, int x, const char *format, ...)
+{
+    NAME_FROM(name, "")
+    const float *bias;
+    const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
+    const struct gate_spec geglu = { .kind = GATE_GELU, .up_first = true };
+    if (!t) return -1;
+    if (t->rank < 2) return network_refuse(b, ST_BAD_INPUT, "tensor '%s' is no matrix", t->name);
+    const bool gated = t->dims[0] % 32 == 0 && (is_rounded(b, t->type) || (t->type == BLOCK_BF16 && b->mode == LINEAR_FAST && b->g->device.kernels.bf16));
+    const int h = linear_of(b, x, -1, gated ? (struct activation_spec){ .kind = ACT_GELU } : NETWORK_PLAIN, t, 0, t->dims[0], gated, bias);
+    return gated ? h : network_add(b, &op_gate, &h, 1, &geglu, sizeof geglu, NULL);
 }
 
 int network_linear_turned(struct network *b, int x, const char *format, ...)
@@ -322,7 +337,7 @@ int network_linear_turned(struct network *b, int x, const char *format, ...)
     if (!x_kn || !turned) return b->st ? -1 : network_no_memory(b);
     b->g->device.kernels.transpose_2d(turned, x_kn, 1, k, n, sizeof *turned, 1);
     const struct weight_tensor own = { .name = TURNED, .type = BLOCK_F32, .rank = 2, .dims = { n, k }, .data = (const uint8_t *)turned, .bytes = (uint64_t)(n * k) * sizeof *turned };
-    return linear_of(b, x, -1, NETWORK_PLAIN, &own, 0, n, NULL);
+    return linear_of(b, x, -1, NETWORK_PLAIN, &own, 0, n, false, NULL);
 }
 
 int network_linear_rows(struct network *b, int x, int64_t first, int64_t count, const char *format, ...)
@@ -332,7 +347,7 @@ int network_linear_rows(struct network *b, int x, int64_t first, int64_t count, 
     const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
     if (!t) return -1;
     if (t->rank < 2 || first + count > t->dims[0]) return network_refuse(b, ST_BAD_INPUT, "tensor '%s' has fewer than %lld rows", t->name, (long long)(first + count));
-    return linear_of(b, x, -1, NETWORK_PLAIN, t, first, count, bias ? bias + first : NULL);
+    return linear_of(b, x, -1, NETWORK_PLAIN, t, first, count, false, bias ? bias + first : NULL);
 }
 
 /* The weights as floats for as long as packing takes. */
@@ -356,10 +371,10 @@ int network_conv(struct network *b, int x, int residual, int stride, int low, in
     const float *bias;
     const struct weight_tensor *t = layer_weight(b, name, &bias, 0);
     if (!t) return -1;
-    if (t->rank == 2) return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
+    if (t->rank == 2) return linear_of(b, x, residual, act, t, 0, t->dims[0], false, bias);
     if (t->rank != 4 || t->dims[2] != t->dims[3] || t->dims[2] < 1 || t->dims[2] > 64 || t->dims[0] > INT32_MAX || t->dims[1] > INT32_MAX)
         return network_refuse(b, ST_BAD_INPUT, "tensor '%s' is no window of a convolution", t->name);
-    if (t->dims[2] == 1 && stride == 1 && !low && !high) return linear_of(b, x, residual, act, t, 0, t->dims[0], bias);
+    if (t->dims[2] == 1 && stride == 1 && !low && !high) return linear_of(b, x, residual, act, t, 0, t->dims[0], false, bias);
     if (!charge(b, (uint64_t)count_of(t) * sizeof(float))) return -1;
     struct conv_layer *l = NULL;
     enum status st = open_conv(b, t, bias, residual >= 0, stride, act, &l);

@@ -354,6 +354,47 @@ TEST(numbers_may_lie_as_bfloat16)
     free(x), free(residual), free(want), free(y), free(alone), free(x16), free(residual16), free(y16), free(want16);
 }
 
+/* A layer with its gates beside what they gate is the plain layer, then the gates. */
+TEST(gates_beside_what_they_gate)
+{
+    enum { N = 2 * 80, HALF = N / 2, K = 200, M = 70 };
+    static const int64_t some[] = { 1, 2, 16, 17, M };
+    struct kernels k;
+    struct linear_layer *plain = NULL, *gated = NULL;
+    struct err err = { 0 };
+    kernels_fill(&k, CPU_AMX);
+    struct sample s = sample_make(BLOCK_BF16, N, K);
+    struct linear_spec spec = { .type = BLOCK_BF16, .weight = s.packed + 1, .n = N, .k = K, .row_bytes = s.row_bytes, .mode = LINEAR_FAST, .level = CPU_AMX, .few_rounded = true };
+    REQUIRE_OK(linear_open(&plain, &spec, &err), err);
+    spec.gated = true;
+    if (k.bf16) REQUIRE_OK(linear_open(&gated, &spec, &err), err);
+    else CHECK(linear_open(&gated, &spec, &err) == ST_UNSUPPORTED);
+    struct linear_spec odd = spec;
+    odd.n = N - 16;
+    CHECK(linear_open(&(struct linear_layer *){ NULL }, &odd, &err) == ST_UNSUPPORTED);
+    odd = spec;
+    odd.few_rounded = false;
+    CHECK(linear_open(&(struct linear_layer *){ NULL }, &odd, &err) == ST_UNSUPPORTED);
+    float *x = malloc(M * K * sizeof *x), *both = malloc(M * N * sizeof *both), *want = malloc(M * HALF * sizeof *want), *y = malloc(M * HALF * sizeof *y), bias[N];
+    test_fill(x, M * K, -1, 1);
+    test_fill(bias, N, -1, 1);
+    for (size_t i = 0; gated && i < sizeof some / sizeof *some; i++)
+        for (int threads = 1; threads <= 2; threads++) {
+            const int64_t m = some[i];
+            const struct gemm_epilogue ep = { .bias = bias }, gates = { .bias = bias, .act = { .kind = ACT_GELU } };
+            run(plain, both, N, x, K, m, &ep, 1);
+            for (int64_t r = 0; r < m; r++) {
+                k.activate_f32(both + r * N + HALF, both + r * N + HALF, HALF, gates.act, 1);
+                for (int64_t c = 0; c < HALF; c++) want[r * HALF + c] = both[r * N + c] * both[r * N + HALF + c];
+            }
+            run(gated, y, HALF, x, K, m, &gates, threads);
+            CHECK(memcmp(y, want, (size_t)(m * HALF) * sizeof *y) == 0);
+        }
+    linear_close(plain), linear_close(gated);
+    sample_free(&s);
+    free(x), free(both), free(want), free(y);
+}
+
 TEST(what_is_not_finite_shows)
 {
     static const int types[] = { BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_BF16, BLOCK_F16 };
