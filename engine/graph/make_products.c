@@ -1,4 +1,4 @@
-/* Products of many rows in a graph in bfloat16 become TallProduct nodes (operators/nn/tall_product.h), which run as convolutions in bfloat16 do, take and give numbers that are bfloat16 already, and
+/* Products of many rows in a graph in bfloat16 become TallProduct nodes (operators/nn/tall_product.h), which run on tiles, or as convolutions in bfloat16 do, take and give numbers that are bfloat16 already, and
  * take the sum with another value of the same shape along. Few rows (a classifier's last layer) stay MatMul or Gemm: their weights are read once and kept as rows want them.
  *
  * A transposed convolution whose windows do not overlap is such a product, too: it becomes a Spread node (operators/nn/spread.h), and takes the concatenation behind it along, which a U-Net has there. */
