@@ -124,7 +124,7 @@ static bool is_quicker_by_own(const struct conv_spec *s, enum conv_kind own, con
     return own == CONV_DEPTHWISE ? s->stride_w == 1 || s->hint_w < LARGE : own == CONV_GEMM1X1 && s->out_c >= 2 * s->in_c;
 }
 
-/* Its exponentials are several times as slow as ours even beside the way through memory: 0.56 ms of the 0.66 of a first layer with SiLU. Depthwise kernels of oneDNN do as well as ours. */
+/* oneDNN's exponentials are several times as slow as ours even beside the way through memory: 0.56 ms of the 0.66 of a first layer with SiLU. Its depthwise kernels do as well as ours. */
 static bool acts_apart(const struct conv_spec *s, const struct kernels *k)
 {
     return k->level >= CPU_AVX512 && !s->bf16 && !s->y_bf16 && !is_depthwise(s) && (s->act.kind == ACT_SILU || s->act.kind == ACT_SIGMOID);

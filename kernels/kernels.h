@@ -44,6 +44,14 @@ struct gemm_epilogue {
     int64_t      ldr;
     struct activation_spec act;
 };
+/* The same for y's columns from `column` on. */
+static inline struct gemm_epilogue gemm_epilogue_from(const struct gemm_epilogue *ep, int64_t column)
+{
+    struct gemm_epilogue own = *ep;
+    if (own.bias) own.bias += column;
+    if (own.residual) own.residual += column;
+    return own;
+}
 
 enum pool_kind { POOL_MAX, POOL_AVERAGE /* padding not counted */, POOL_AVERAGE_PADDED /* padding counted */ };
 

@@ -24,6 +24,7 @@ enum {
     EXACT_ROWS = 8                       /* of x: up to here weights become floats as they are used, in registers */
 };
 static const int64_t PARALLEL_MIN = 150000;      /* multiply-adds below which waking a team costs more than it saves */
+static const struct gemm_epilogue nothing = { .act = { .kind = ACT_NONE } };
 static const uint64_t NUMBERS_MAX = (uint64_t)1 << 44;
 
 struct linear_layer {
@@ -114,21 +115,13 @@ static uint64_t decoded_lane_bytes(const struct linear_layer *l)
     return (uint64_t)l->slab * (uint64_t)l->spec.k * sizeof(float) + DECODE_BYTES;
 }
 
-static struct gemm_epilogue epilogue_from(const struct gemm_epilogue *ep, int64_t column)
-{
-    struct gemm_epilogue own = *ep;
-    if (own.bias) own.bias += column;
-    if (own.residual) own.residual += column;
-    return own;
-}
-
 static void decoded_columns(const struct linear_job *j, char *lane, int64_t from, int64_t end)
 {
     const struct linear_layer *l = j->l;
     float *rows = (float *)(void *)lane, *packed = rows + DECODE_BYTES / (int)sizeof *rows;
     for (int64_t at = from; at < end; at += l->slab) {
         const int64_t columns = end - at < l->slab ? end - at : l->slab;
-        const struct gemm_epilogue ep = epilogue_from(j->ep, at);
+        const struct gemm_epilogue ep = gemm_epilogue_from(j->ep, at);
         if (l->layout) decode_panels(l, packed, at, columns);
         else decode_rows(l, packed, rows, at, columns);
         l->k.gemm_f32(j->y + at, j->ldy, j->x, j->ldx, packed, j->m, columns, l->spec.k, &ep, 1);
@@ -246,7 +239,9 @@ static bool by_bf16(const struct linear_layer *l, int64_t m)
     return m >= (is_half(l) ? TILES_HALVES_MIN : TILES_ROWS_MIN);
 }
 
-static const struct panel_bf16_kernels *bf16_kernels(const struct linear_layer *l, int64_t m) { return m == 1 ? &panel_bf16_one : l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512; }
+/* whatever m; for m rows */
+static const struct panel_bf16_kernels *bf16_any(const struct linear_layer *l) { return l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512; }
+static const struct panel_bf16_kernels *bf16_kernels(const struct linear_layer *l, int64_t m) { return m == 1 ? &panel_bf16_one : bf16_any(l); }
 
 struct bf16_work { const struct panel_bf16_kernels *kernels; struct panel_job job; uint16_t *a; char *lanes; uint64_t lane_bytes; };
 
@@ -423,7 +418,6 @@ uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
 
 void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int threads)
 {
-    static const struct gemm_epilogue nothing = { .act = { .kind = ACT_NONE } };
     if (m < 1) return;
     if (threads < 1) threads = 1;
     if (!ep) ep = &nothing;
@@ -437,10 +431,9 @@ void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float
 
 void linear_run_halves(const struct linear_layer *l, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t m, struct linear_halves halves, const struct gemm_epilogue *ep, void *scratch, int threads)
 {
-    static const struct gemm_epilogue nothing = { .act = { .kind = ACT_NONE } };
     if (m < 1) return;
     const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep ? ep : &nothing, .scratch = scratch, .x_halves = halves.x, .y_halves = halves.y };
-    bf16_run(&j, l->k.level >= CPU_AMX ? &panel_bf16_amx : &panel_bf16_avx512, threads < 1 ? 1 : threads);
+    bf16_run(&j, bf16_any(l), threads < 1 ? 1 : threads);
 }
 
 uint64_t linear_columns_scratch(const struct linear_layer *l, int64_t m)
@@ -453,12 +446,11 @@ uint64_t linear_columns_scratch(const struct linear_layer *l, int64_t m)
 
 void linear_run_columns(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int64_t from, int64_t to)
 {
-    static const struct gemm_epilogue nothing = { .act = { .kind = ACT_NONE } };
     const int64_t k = l->spec.k, panel = from / PANEL_ROWS, end = (to + PANEL_ROWS - 1) / PANEL_ROWS;
     if (m < 1 || from >= to) return;
     const struct linear_job d = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep ? ep : &nothing, .scratch = scratch };
     if (l->spec.type == BLOCK_F32) {
-        const struct gemm_epilogue own = epilogue_from(d.ep, from);
+        const struct gemm_epilogue own = gemm_epilogue_from(d.ep, from);
         l->k.gemm_f32(y + from, ldy, x, ldx, (const char *)l->packed + l->k.gemm_f32_packed_bytes(k, from), m, to - from, k, &own, 1);
     } else if (by_bf16(l, m)) {
         const struct panel_job job = panel_job_of(&d);

@@ -120,17 +120,18 @@ void panel_bytes_multiply(const struct panel_job *j, const struct panel_rows *x,
  * F16 weights are not rounded: each is the sum of two bfloat16, exactly, and x of two to 16 bits; of the four products the one of both lower parts is left out. ---- */
 
 enum { TILES_K = 512, TILES_X = 256, TILES_NEAR = 1 << 20 };       /* k (a multiple of 256) and rows of x at a time; bytes of x that stay in a second-level cache */
+/* whole blocks of 32 */
+static inline int64_t panel_rows_at_once(int64_t m) { return m < TILES_X ? (m + 31) / 32 * 32 : TILES_X; }
 /* How much of k goes by at a time for the rows that do: equal parts, multiples of 256 when there are several. */
 static inline int64_t panel_slab(int64_t m, int64_t k)
 {
-    const int64_t rows = m < TILES_X ? (m + 31) / 32 * 32 : TILES_X, blocks = (k + 255) / 256, slabs = (2 * rows * k + TILES_NEAR - 1) / TILES_NEAR, parts = slabs < blocks ? slabs : blocks;
+    const int64_t blocks = (k + 255) / 256, slabs = (2 * panel_rows_at_once(m) * k + TILES_NEAR - 1) / TILES_NEAR, parts = slabs < blocks ? slabs : blocks;
     return parts < 2 ? panel_tiles_k(k) : (blocks + parts - 1) / parts * 256;
 }
 /* Scratch of a thread that multiplies so many pairs of panels. */
 static inline uint64_t panel_lane_bytes(int64_t m, int64_t k, int64_t pairs)
 {
-    const int64_t rows = m < TILES_X ? (m + 31) / 32 * 32 : TILES_X;
-    return (uint64_t)(2 * TILES_K * 32 * 2) + (uint64_t)(panel_slab(m, k) < panel_tiles_k(k) ? pairs * TILES_X : rows) * 32 * sizeof(float);
+    return (uint64_t)(2 * TILES_K * 32 * 2) + (uint64_t)(panel_slab(m, k) < panel_tiles_k(k) ? pairs * TILES_X : panel_rows_at_once(m)) * 32 * sizeof(float);
 }
 static inline uint64_t panel_tiles_part(int64_t m, int64_t k) { return (uint64_t)((m + 15) / 16 * 16) * (uint64_t)panel_tiles_k(k); }
 static inline uint64_t panel_tiles_bytes(int type, int64_t m, int64_t k) { return panel_tiles_part(m, k) * (type == BLOCK_F16 ? 4 : 2); }

@@ -251,9 +251,11 @@ static bool charge(struct network *b, uint64_t bytes)
     return false;
 }
 
-/* The layer of these rows. Where bfloat16 will do and the machine is quick at it, f16 and f32 weights are rounded to it: one product each instead of three, or of none on tiles. */
-static bool is_rounded(const struct network *b, int type) { return b->mode == LINEAR_FAST && b->g->device.kernels.bf16 && (type == BLOCK_F16 || type == BLOCK_F32); }
+/* Will bfloat16 do, and is the machine quick at it? */
+static bool in_bf16(const struct network *b) { return b->mode == LINEAR_FAST && b->g->device.kernels.bf16; }
+static bool is_rounded(const struct network *b, int type) { return in_bf16(b) && (type == BLOCK_F16 || type == BLOCK_F32); }
 
+/* The layer of these rows. Where bfloat16 will do, f16 and f32 weights are rounded to it: one product each instead of three, or of none on tiles. */
 static enum status open_linear(struct network *b, const struct linear_spec *spec, struct linear_layer **out)
 {
     const struct block_format *from = block_format(spec->type), *to = block_format(BLOCK_BF16);
@@ -320,7 +322,7 @@ int network_geglu(struct network *b, int x, const char *format, ...)
     const struct gate_spec geglu = { .kind = GATE_GELU, .up_first = true };
     if (!t) return -1;
     if (t->rank < 2) return network_refuse(b, ST_BAD_INPUT, "tensor '%s' is no matrix", t->name);
-    const bool gated = t->dims[0] % 32 == 0 && (is_rounded(b, t->type) || (t->type == BLOCK_BF16 && b->mode == LINEAR_FAST && b->g->device.kernels.bf16));
+    const bool gated = t->dims[0] % 32 == 0 && (is_rounded(b, t->type) || (t->type == BLOCK_BF16 && in_bf16(b)));
     const int h = linear_of(b, x, -1, gated ? (struct activation_spec){ .kind = ACT_GELU } : NETWORK_PLAIN, t, 0, t->dims[0], gated, bias);
     return gated ? h : network_add(b, &op_gate, &h, 1, &geglu, sizeof geglu, NULL);
 }

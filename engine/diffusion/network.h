@@ -61,9 +61,9 @@ extern const struct activation_spec NETWORK_PLAIN, NETWORK_SILU;
 enum status network_activation(const char *name, struct activation_spec *out, struct err *err);
 
 /* NAME.weight [n, k] (or [n, k, 1, 1]) and NAME.bias, which may be absent. residual -1: none. */
-/* GEGLU: the first half of a layer's rows times gelu of the second; one node where the kernels have it so. */
-int  network_geglu(struct network *b, int x, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int  network_linear(struct network *b, int x, int residual, struct activation_spec act, const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* GEGLU: the first half of such a layer's columns times gelu of the second; one node where the kernels have it so. */
+int  network_geglu(struct network *b, int x, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The same for a matrix that is stored the other way round, [k, n]. */
 int  network_linear_turned(struct network *b, int x, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Rows [first, first + count) of the same. */

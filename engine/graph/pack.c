@@ -161,7 +161,7 @@ static enum status open_rounded(struct graph *g, const struct node *n, const uin
     return ST_OK;
 }
 
-static enum status pack_rounded(struct graph *g, struct node *n, bool turned, int64_t k, int64_t columns, struct err *err)
+static enum status pack_rounded(struct graph *g, struct node *n, bool turned, int64_t k, int64_t columns, bool few_rounded, struct err *err)
 {
     void *owned = NULL;
     const struct operand *w = &g->values[n->in[1]].type;
@@ -171,7 +171,7 @@ static enum status pack_rounded(struct graph *g, struct node *n, bool turned, in
     if (!st && w->splat) for (int64_t i = 0; i < k * columns; i++) rounded[i] = f32_to_bf16_one(*b);
     else if (!st) g->device.kernels.round_bf16(rounded, b, k * columns, 1);
     if (!st && rows != rounded) g->device.kernels.transpose_2d(rows, rounded, 1, k, columns, sizeof *rows, 1);
-    if (!st) st = open_rounded(g, n, rows, columns, k, false, &n->linear, err);
+    if (!st) st = open_rounded(g, n, rows, columns, k, few_rounded, &n->linear, err);
     if (rows != rounded) free(rows);
     free(rounded);
     free(owned);
@@ -200,7 +200,7 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
     const struct operand *w = &g->values[n->in[1]].type;
     bool gemm = strcmp(n->op->name, "Gemm") == 0, turned = gemm && node_int(n, "transB", 0);
     int64_t k = w->dims[turned], columns = w->dims[!turned];
-    if (g->bf16 && !(g->exact_ends && makes_output(g, n)) && !(gemm && node_int(n, "transA", 0))) return pack_rounded(g, n, turned, k, columns, err);
+    if (g->bf16 && !(g->exact_ends && makes_output(g, n)) && !(gemm && node_int(n, "transA", 0))) return pack_rounded(g, n, turned, k, columns, false, err);
     uint64_t bytes = g->device.kernels.gemm_f32_packed_bytes(k, columns);
     enum status st = charge(g, bytes, err);
     if (st) return st;
@@ -220,17 +220,18 @@ static enum status pack_gemm(struct graph *g, struct node *n, struct err *err)
     return st;
 }
 
-/* With tiles our own product is quicker than oneDNN's. weight [n, k]; bias [n] or NULL. */
-static enum status pack_tall_layer(struct graph *g, struct node *n, const float *weight, const float *bias, struct err *err)
+/* With tiles our own product is quicker than oneDNN's. */
+static enum status pack_tall_layer(struct graph *g, struct node *n, struct err *err)
 {
     const struct tall_product_spec *p = n->spec;
-    uint16_t *rows = mem_alloc_array((uint64_t)p->k, (uint64_t)p->n * sizeof *rows);
-    float *own = bias && bias != n->bias ? arena_alloc(g->arena, (uint64_t)p->n * sizeof *own, sizeof *own) : NULL;
-    enum status st = rows && (own || !bias || bias == n->bias) ? ST_OK : err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
-    if (!st) g->device.kernels.round_bf16(rows, weight, p->k * p->n, 1);
-    if (!st) st = open_rounded(g, n, rows, p->n, p->k, true, &n->linear, err);
-    if (!st && own) n->bias = memcpy(own, bias, (size_t)p->n * sizeof *own);
-    free(rows);
+    enum status st = pack_rounded(g, n, p->turned, p->k, p->n, true, err);
+    if (st || n->in_count < 3 || n->in[2] < 0) return st;
+    void *owned;
+    const float *bias = borrow_dense(g, n->in[2], &owned);
+    float *own = arena_alloc(g->arena, (uint64_t)p->n * sizeof *own, sizeof *own);
+    if (bias && own) n->bias = memcpy(own, bias, (size_t)p->n * sizeof *own);
+    else st = err_set(err, ST_NO_MEMORY, "packing the bias of node '%s'", n->name);
+    free(owned);
     return st;
 }
 
@@ -250,12 +251,11 @@ static enum status pack_product(struct graph *g, struct node *n, struct err *err
     const float *weight = borrow_dense(g, n->in[1], &own_w), *vector = bias >= 0 ? borrow_dense(g, bias, &own_b) : n->bias;
     if (weight && !p->turned && (turned = mem_alloc_array((uint64_t)p->k, (uint64_t)p->n * sizeof *turned))) g->device.kernels.transpose_2d(turned, weight, 1, p->k, p->n, sizeof *turned, 1);
     if (!weight || (bias >= 0 && !vector) || (!p->turned && !turned)) st = err_set(err, ST_NO_MEMORY, "packing the weight of node '%s'", n->name);
-    else if (g->device.kernels.level >= CPU_AMX) st = pack_tall_layer(g, n, turned ? turned : weight, vector, err);
     else st = conv_layer_open(&n->conv, &spec, turned ? turned : weight, vector, &g->device.kernels, g->device.threads, err);
     free(turned);
     free(own_w);
     free(own_b);
-    if (!st && n->conv) g->packed_bytes += conv_layer_bytes(n->conv);
+    if (!st) g->packed_bytes += conv_layer_bytes(n->conv);
     return st ? err_prefix(err, "node '%s' (TallProduct)", n->name) : ST_OK;
 }
 
@@ -415,7 +415,7 @@ enum status pack_weights(struct graph *g, struct err *err)
         else if (columns_packable(g, n)) st = pack_columns(g, n, err);
         else if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
         else if (n->op == &op_spread) st = pack_spread(g, n, err);
-        else if (n->op == &op_tall_product) st = pack_product(g, n, err);
+        else if (n->op == &op_tall_product) st = g->device.kernels.level >= CPU_AMX ? pack_tall_layer(g, n, err) : pack_product(g, n, err);
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
         else if (recurrent_packable(g, n)) st = g->bf16 ? pack_recurrent_rounded(g, n, err) : pack_recurrent(g, n, err);
         if (st) return st;

@@ -6,7 +6,7 @@
 #include "kernels/cpu/vec_math.h"
 #include "kernels/linear_panels.h"
 
-/* The same of a panel and its gates: 16 columns of y. */
+/* What sums_put does with a panel and its gates: 16 columns of y. */
 VEC_INLINE void gated_put(const float *sums, const struct panel_job *j, int64_t row, int64_t rows, int64_t column)
 {
     const float *bias = j->ep->bias ? j->ep->bias + column / 2 : NULL;

@@ -221,9 +221,7 @@ static void product(const struct share *s, enum recurrent_part part, float *y, c
         linear_run_columns(q->layers[part], y, columns, x, n, rows, ep, s->scratch, from, to);
         return;
     }
-    struct gemm_epilogue own = *ep;
-    if (own.bias) own.bias += from;
-    if (own.residual) own.residual += from;
+    const struct gemm_epilogue own = gemm_epilogue_from(ep, from);
     k->gemm_f32(y + from, columns, x, n, q->packed + q->pack.at[part] + k->gemm_f32_packed_bytes(n, from), rows, to - from, n, &own, 1);
 }
 

@@ -13,16 +13,10 @@ enum { WIDTH = 32, TILE_NUMBERS = 16 * WIDTH, STEP_NUMBERS = 2 * TILE_NUMBERS, S
 static void write_line(uint16_t *to, const struct conv_tiles_run *r, const char *line, int64_t left, int64_t count, int64_t plane)
 {
     const int64_t w = r->w->w, c = r->w->c, most = c - plane * WIDTH;
-    const __mmask16 low = first(most), high = first(most - 16);
-    const __mmask32 both = most >= WIDTH ? 0xffffffffu : (__mmask32)((1u << most) - 1);
     for (int64_t i = 0; i < count; i++, to += WIDTH) {
         const int64_t at = left + i;
         __m512i v = _mm512_setzero_si512();
-        if (line && at >= 0 && at < w) {
-            const int64_t from = at * c + plane * WIDTH;
-            if (r->spec->x_bf16) v = _mm512_maskz_loadu_epi16(both, (const uint16_t *)(const void *)line + from);
-            else v = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, (const float *)(const void *)line + from + 16), _mm512_maskz_loadu_ps(low, (const float *)(const void *)line + from));
-        }
+        if (line && at >= 0 && at < w) v = either_pairs(line, at * c + plane * WIDTH, at * c + plane * WIDTH + most, r->spec->x_bf16);
         _mm512_store_si512(to, v);
     }
 }
