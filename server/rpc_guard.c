@@ -7,16 +7,18 @@
 #include "server/acceptor.h"
 
 #include <arpa/inet.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCAN_NS = 500 * 1000 * 1000,
+enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCAN_NS = 500 * 1000 * 1000, STALLED_SCANS = RPC_STALL_MS / 500,
        FLOOD_BYTES_MIN = 256 << 10 /* whoever sent less was not it */ };
 
 struct rpc_connection {
@@ -26,6 +28,8 @@ struct rpc_connection {
     uint64_t        since_ns, window_ns;
     uint32_t        resets;              /* since window_ns */
     uint64_t        marked_bytes;        /* received when rpc_guard_mark was called */
+    uint64_t        sent, read;          /* at the last scan: bytes its client has acknowledged, bytes that the library has taken */
+    unsigned        stalled;             /* scans since which nothing moved though bytes were waiting */
     bool            silent;              /* no request has been seen on it yet */
 };
 
@@ -54,6 +58,34 @@ static uint64_t bytes_received(int fd)
     struct tcp_info i = { 0 };
     socklen_t length = sizeof i;
     return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &length) ? 0 : i.tcpi_bytes_received;
+}
+
+/* Bytes wait on the socket, in either direction, and none has moved since the scan before. Scans are counted, not time: a process that was stopped finds its clients waiting. */
+static bool is_stalled(struct rpc_connection *c, int fd)
+{
+    struct tcp_info i = { 0 };
+    socklen_t length = sizeof i;
+    int unsent = 0, unread = 0;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &length) || ioctl(fd, SIOCOUTQ, &unsent) || ioctl(fd, SIOCINQ, &unread)) return false;
+    uint64_t sent = i.tcpi_bytes_acked, read = i.tcpi_bytes_received - (uint64_t)unread;
+    bool moved = sent != c->sent || read != c->read;
+    c->sent = sent;
+    c->read = read;
+    c->stalled = moved || (!unsent && !unread) ? 0 : c->stalled + 1;
+    return c->stalled >= STALLED_SCANS;
+}
+
+static void end_stalled(struct rpc_guard *g)
+{
+    struct linger at_once = { .l_onoff = 1 };
+    for (int fd = 0; fd < g->fd_top; fd++) {
+        struct rpc_connection *c = &g->connections[fd];
+        if (!c->cookie || !is_stalled(c, fd)) continue;
+        log_write(g->log, LOG_WARNING, "rpc", "a connection was closed: bytes waited on it for %d s and none moved", RPC_STALL_MS / 1000);
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);      /* a client that reads nothing would keep the socket's memory past its close */
+        shutdown(fd, SHUT_RDWR);
+        c->stalled = 0;
+    }
 }
 
 static void forget_closed(struct rpc_guard *g, uint64_t now)
@@ -108,7 +140,10 @@ void rpc_guard_tick(struct rpc_guard *g)
 {
     uint64_t now = clock_ns();
     pthread_mutex_lock(&g->lock);
-    if (now - g->scanned_ns > SCAN_NS) forget_closed(g, now);
+    if (now - g->scanned_ns > SCAN_NS) {
+        forget_closed(g, now);
+        end_stalled(g);
+    }
     pthread_mutex_unlock(&g->lock);
 }
 

@@ -13,7 +13,7 @@ uint16_t    rpc_guard_port(const struct rpc_guard *g);
 uint32_t    rpc_guard_connections(const struct rpc_guard *g);
 void        rpc_guard_stop(struct rpc_guard *g);        /* no new connections */
 void        rpc_guard_free(struct rpc_guard *g);        /* NULL is allowed */
-/* Looks for connections that closed and for those that never said a word. Now and then, from one thread. */
+/* Looks for connections that closed, that never said a word, and on which nothing moves. Now and then, from any thread. */
 void        rpc_guard_tick(struct rpc_guard *g);
 /* A call of this peer ("fd:17" as the library names it, or "ipv4:127.0.0.1:4711" within TLS) was reset: too many of them in a short time and its connection is shut down. */
 void        rpc_guard_reset(struct rpc_guard *g, const char *peer);

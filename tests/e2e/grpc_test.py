@@ -1,7 +1,7 @@
 # not thread: ThreadSanitizer cannot see how the gRPC core, which is not instrumented, orders what it hands to us, and slows it beyond its own time limits
 """The stock tritonclient[grpc], grpcio's health and reflection clients, and hand-made calls against a server: nothing of the clients is adapted."""
 # needs: numpy tritonclient.grpc tritonclient.http grpc_health grpc_reflection
-import hashlib, json, os, queue, resource, signal, socket, subprocess, tempfile, time
+import errno, hashlib, json, os, queue, resource, select, signal, socket, subprocess, tempfile, time
 
 import grpc
 import numpy as np
@@ -554,9 +554,38 @@ def test_floods_and_broken_frames_close_their_connection_only():
         except (ConnectionResetError, BrokenPipeError):
             pass
         except socket.timeout:
-            assert name == "DATA on no stream", name + " went on"      # the stream is unknown, which closes nothing
+            queues = [line.split()[1:5] for line in open("/proc/net/tcp") if "%04X " % s.getsockname()[1] in line]      # both ends: addresses, state, bytes unsent:unread
+            assert name == "DATA on no stream", "%s went on: %s" % (name, queues)      # the stream is unknown, which closes nothing
         s.close()
         assert client.is_server_live(), name      # by a connection that was open all the time
+
+
+def frame(kind, flags, number, payload):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big") + payload
+
+
+def test_a_client_that_takes_nothing_is_let_go():
+    """An answer of 60 KB for a client whose HTTP/2 window is open, whose socket takes a few KB, and who never reads it."""
+    message = service_pb2.ModelInferRequest(model_name="same_uint8", raw_input_contents=[bytes(60000)])
+    message.inputs.add(name="x", datatype="UINT8", shape=[1, 60000])
+    body = message.SerializeToString()
+    head = b"".join(b"\0" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in
+                    ((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/inference.GRPCInferenceService/ModelInfer"), (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers")))
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+    s.connect(("127.0.0.1", int(server.grpc.rsplit(":", 1)[1])))
+    open_window = frame(4, 0, 0, bytes([0, 4]) + (1 << 30).to_bytes(4, "big")) + frame(8, 0, 0, (1 << 30).to_bytes(4, "big"))
+    data = b"\0" + len(body).to_bytes(4, "big") + body
+    pieces = [data[i:i + 16384] for i in range(0, len(data), 16384)]
+    s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + open_window + frame(1, 4, 1, head) + b"".join(frame(0, p is pieces[-1], 1, p) for p in pieces))
+    start = time.time()
+    poll = select.poll()
+    poll.register(s, 0)      # errors only
+    assert not poll.poll(5000), "it was closed after %.1f s" % (time.time() - start)
+    assert poll.poll(15000), "it was not closed"
+    assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+    s.close()
+    assert client.is_server_live()
 
 
 def alive(c):
