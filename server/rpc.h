@@ -14,7 +14,7 @@
 
 enum {
     RPC_METADATA_MAX = 16 << 10, RPC_STREAMS_MAX = 128, RPC_CONNECTIONS_MAX = 2500, RPC_ANSWER_HEADERS_MAX = 4, RPC_IDLE_MS = 300000, RPC_HANDSHAKE_MS = 10000,
-    RPC_STALL_MS = 10000,             /* a connection on which bytes wait and none moves */
+    RPC_STALL_MS = 10000, RPC_UNREAD_MS = 30000,      /* bytes that a connection's client does not take, or that the library does not */
     RPC_RESETS_MAX = 200, RPC_RESETS_MS = 10000,
     RPC_FD_SHARE = 5                  /* one descriptor in five may be a gRPC connection, the others are for HTTP and files */
 };

@@ -18,7 +18,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCAN_NS = 500 * 1000 * 1000, STALLED_SCANS = RPC_STALL_MS / 500,
+enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCAN_NS = 500 * 1000 * 1000,
        FLOOD_BYTES_MIN = 256 << 10 /* whoever sent less was not it */ };
 
 struct rpc_connection {
@@ -60,7 +60,8 @@ static uint64_t bytes_received(int fd)
     return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &length) ? 0 : i.tcpi_bytes_received;
 }
 
-/* Bytes wait on the socket, in either direction, and none has moved since the scan before. Scans are counted, not time: a process that was stopped finds its clients waiting. */
+/* Bytes wait on the socket and none has moved for so many scans: bytes that its client does not take, or that the library does not, which gets longer, because a busy process is nobody's fault.
+ * Scans are counted, not time: a process that was stopped finds its clients waiting. */
 static bool is_stalled(struct rpc_connection *c, int fd)
 {
     struct tcp_info i = { 0 };
@@ -72,7 +73,7 @@ static bool is_stalled(struct rpc_connection *c, int fd)
     c->sent = sent;
     c->read = read;
     c->stalled = moved || (!unsent && !unread) ? 0 : c->stalled + 1;
-    return c->stalled >= STALLED_SCANS;
+    return c->stalled >= (unsent ? RPC_STALL_MS : RPC_UNREAD_MS) / (SCAN_NS / 1000000);
 }
 
 static void end_stalled(struct rpc_guard *g)
@@ -81,7 +82,7 @@ static void end_stalled(struct rpc_guard *g)
     for (int fd = 0; fd < g->fd_top; fd++) {
         struct rpc_connection *c = &g->connections[fd];
         if (!c->cookie || !is_stalled(c, fd)) continue;
-        log_write(g->log, LOG_WARNING, "rpc", "a connection was closed: bytes waited on it for %d s and none moved", RPC_STALL_MS / 1000);
+        log_write(g->log, LOG_WARNING, "rpc", "a connection was closed: bytes waited on it for %u s and none moved", c->stalled * (SCAN_NS / 1000000) / 1000);
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);      /* a client that reads nothing would keep the socket's memory past its close */
         shutdown(fd, SHUT_RDWR);
         c->stalled = 0;
