@@ -108,26 +108,18 @@ static void block_decode_mxfp4(float *y, const uint8_t *x)
     for (int i = 0; i < BLOCK_SMALL; i++) y[i] = d * (float)block_values_mxfp4[nibble(x + 1, i)];
 }
 
-/* A byte b stands for the fraction b / 256 in base 3, whose first digits are numbers: multiplying by 3^n moves digit n in front of the point. 32 bytes of 5 digits,
- * 16 of 5, 4 of 4, d. */
+/* 52 bytes of digits, d */
 static void block_decode_tq1_0(float *y, const uint8_t *x)
 {
-    static const uint8_t power[5] = { 1, 3, 9, 27, 81 };
-    static const struct { int from, bytes, digits; } parts[3] = { { 0, 32, 5 }, { 32, 16, 5 }, { 48, 4, 4 } };
     const float d = half_load_f16(x + 52);
-    for (int p = 0; p < 3; p++)
-        for (int n = 0; n < parts[p].digits; n++)
-            for (int i = 0; i < parts[p].bytes; i++) {
-                const uint8_t moved = (uint8_t)(x[parts[p].from + i] * power[n]);
-                *y++ = d * (float)((moved * 3 >> 8) - 1);
-            }
+    for (int i = 0; i < BLOCK_LARGE; i++) y[i] = d * (float)(block_digit_tq1_0(x, i) - 1);
 }
 
-/* 64 bytes of 4 numbers, d */
+/* 64 bytes of digits, d */
 static void block_decode_tq2_0(float *y, const uint8_t *x)
 {
     const float d = half_load_f16(x + 64);
-    for (int i = 0; i < BLOCK_LARGE; i++) y[i] = d * (float)((x[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3) - 1);
+    for (int i = 0; i < BLOCK_LARGE; i++) y[i] = d * (float)(block_digit_tq2_0(x, i) - 1);
 }
 
 #define DECODE(name_, elements_, bytes_)                                                                  \

@@ -22,6 +22,15 @@ static const struct panel_layout layouts[BLOCK_TYPE_END] = {
     [BLOCK_IQ4_NL] = { .scales = 32, .low = 4, .offset = 128 },
     [BLOCK_IQ4_XS] = { .head = 32, .scales = 16, .low = 4, .offset = 128 },
     [BLOCK_MXFP4] = { .scales = 16, .low = 4, .offset = 128 },
+    [BLOCK_IQ1_S] = { .head = 32, .scales = 16, .low = 2, .minimum = true },
+    [BLOCK_IQ1_M] = { .head = 32, .scales = 16, .low = 2, .high = 1, .offset = 128, .two = true },
+    [BLOCK_IQ2_XXS] = { .head = 32, .scales = 16, .low = 2, .high = 1, .offset = 128 },
+    [BLOCK_IQ2_XS] = { .head = 32, .scales = 16, .low = 2, .high = 1, .offset = 128, .two = true },
+    [BLOCK_IQ2_S] = { .head = 32, .scales = 16, .low = 2, .high = 1, .offset = 128, .two = true },
+    [BLOCK_IQ3_XXS] = { .head = 32, .scales = 16, .low = 4, .offset = 128 },
+    [BLOCK_IQ3_S] = { .head = 32, .scales = 16, .low = 4, .offset = 128 },
+    [BLOCK_TQ1_0] = { .head = 32, .low = 2, .offset = 1 },
+    [BLOCK_TQ2_0] = { .head = 32, .low = 2, .offset = 1 },
 };
 
 const struct panel_layout *panel_layout(int type) { return type >= 0 && type < BLOCK_TYPE_END && layouts[type].low ? layouts + type : NULL; }
@@ -78,6 +87,15 @@ static void spread_block(int type, const uint8_t *x, int b, uint8_t *u, uint8_t 
             scales[h] = (uint8_t)(((x[96 + s % 8] >> (s / 8 * 4) & 15) | (x[104 + s % 4] >> (s / 4 * 2) & 3) << 4) - 32);
         }
         break;
+    case BLOCK_IQ1_M:
+    case BLOCK_IQ2_XS:
+    case BLOCK_IQ2_S:  block_indices(type, u, scales, x, b), scales[0] = (uint8_t)(scales[0] / 2 | scales[1] / 2 << 4); break;
+    case BLOCK_IQ1_S:
+    case BLOCK_IQ2_XXS:
+    case BLOCK_IQ3_XXS:
+    case BLOCK_IQ3_S:  block_indices(type, u, scales, x, b); break;
+    case BLOCK_TQ1_0:  for (int i = 0; i < 32; i++) u[i] = block_digit_tq1_0(x, 32 * b + i); break;
+    case BLOCK_TQ2_0:  for (int i = 0; i < 32; i++) u[i] = block_digit_tq2_0(x, 32 * b + i); break;
     default:                             /* Q2_K */
         for (int i = 0; i < 32; i++) u[i] = x[16 + b / 4 * 32 + i] >> (b % 4 * 2) & 3;
         scales[0] = (uint8_t)((x[2 * b] & 15) | x[2 * b + 1] << 4), scales[1] = (uint8_t)(x[2 * b] >> 4 | (x[2 * b + 1] & 0xf0));
@@ -90,7 +108,10 @@ static void head_of(int type, const uint8_t *x, uint8_t *head)
     case BLOCK_Q2_K: memcpy(head, x + 80, 4); break;
     case BLOCK_Q3_K: memcpy(head, x + 108, 2); break;
     case BLOCK_Q6_K: memcpy(head, x + 208, 2); break;
-    default:         memcpy(head, x, 4);         /* Q4_K, Q5_K: d, dmin; IQ4_XS: d */
+    case BLOCK_IQ1_M: { const uint16_t d = block_scale_iq1_m(x); memcpy(head, &d, 2); break; }
+    case BLOCK_TQ1_0: memcpy(head, x + 52, 2); break;
+    case BLOCK_TQ2_0: memcpy(head, x + 64, 2); break;
+    default:         memcpy(head, x, 4);         /* Q4_K, Q5_K: d, dmin; IQ1_S to IQ4: d */
     }
 }
 
@@ -154,7 +175,7 @@ static float most_of(int type, const uint8_t *head, const uint8_t *scales, int r
 {
     const struct panel_layout *p = layouts + type;
     const float d = p->head ? half_load_f16(head + 2 * r) : 0, down = p->head == 64 ? half_load_f16(head + 32 + 2 * r) : 0;
-    const int bits = p->low + p->high, top = p->minimum ? (1 << bits) - 1 : p->offset, first = scales[r], second = scales[16 + r];
+    const int bits = p->low + p->high, top = p->minimum ? (1 << bits) - 1 : p->offset, first = p->scales ? scales[r] : 0, second = p->scales > 16 ? scales[16 + r] : 0;
     switch (type) {
     case BLOCK_Q4_K:
     case BLOCK_Q5_K:   return fabsf(d) * (float)(top * first) + fabsf(down) * (float)second;
@@ -162,6 +183,15 @@ static float most_of(int type, const uint8_t *head, const uint8_t *scales, int r
     case BLOCK_Q6_K:
     case BLOCK_Q3_K:   return fabsf(d) * (float)(top * (abs((int8_t)first) > abs((int8_t)second) ? abs((int8_t)first) : abs((int8_t)second)));
     case BLOCK_IQ4_XS: return fabsf(d) * (float)(top * abs((int8_t)first));
+    case BLOCK_IQ2_XXS:
+    case BLOCK_IQ3_XXS:
+    case BLOCK_IQ3_S:  return fabsf(d) * block_factor(type) * (float)(64 * first);
+    case BLOCK_IQ1_M:
+    case BLOCK_IQ2_XS:
+    case BLOCK_IQ2_S:  return fabsf(d) * block_factor(type) * (float)(64 * (2 * ((first & 15) > first >> 4 ? first & 15 : first >> 4) + 1));
+    case BLOCK_IQ1_S:  return fabsf(d) * (float)(first & 127) * (2 + 1.125f);
+    case BLOCK_TQ1_0:  return fabsf(d);
+    case BLOCK_TQ2_0:  return fabsf(d) * 2;
     case BLOCK_MXFP4:  return block_power_mxfp4((uint8_t)first) * 12;
     case BLOCK_Q4_1:
     case BLOCK_Q5_1:   return fabsf(half_load_f16(scales + 2 * r)) * (float)top + fabsf(half_load_f16(scales + 32 + 2 * r));

@@ -15,6 +15,12 @@
  *   Q6_K Q3_K  head f16 d; i8 scale of k < 16, i8 scale of the rest: a = d scale
  *   Q2_K       head f16 d, f16 dmin; u8 two scales (low half: k < 16), u8 two minima
  *   IQ4_XS     head f16 d; i8 scale
+ *   IQ3_XXS IQ3_S IQ2_XXS  head f16 d; u8 scale: a = d factor scale (block_factor)
+ *   IQ2_XS IQ2_S IQ1_M     head f16 d; u8 two scales, (s - 1) / 2 of k < 16 in the low half
+ *   IQ1_S                  head f16 d; u8 scale as block_indices has it: a = d scale, b = 7/8 a or 9/8 a
+ *   TQ1_0 TQ2_0            head f16 d: a = d
+ * The indices of grids are spread out to one of 4 bits for each number of IQ3, 3 (2 + 1) of IQ2 and IQ1_M, 2 of IQ1_S, so that panels are larger than the file: IQ3_S 1.25 times, IQ3_XXS 1.41, IQ2_S 1.29, IQ2_XS 1.43,
+ * IQ2_XXS 1.6, IQ1_M 1.9, IQ1_S 1.48, TQ1_0 1.26.
  * F16 numbers are kept as they are, [k, 16]; BF16 ones pair by pair, [k / 2][16][2] with zeros up to a multiple of 32 of k: the tiles and vectors that dot products of pairs take. */
 #ifndef KERNELS_LINEAR_PANELS_H
 #define KERNELS_LINEAR_PANELS_H

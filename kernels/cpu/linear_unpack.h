@@ -10,17 +10,22 @@
 enum { GROUPS = 8 };
 
 /* The types with panels of bits. */
-#define PANEL_TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL) X(IQ4_XS) X(MXFP4)
+#define PANEL_TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL) X(IQ4_XS) X(MXFP4) \
+                       X(IQ1_S) X(IQ1_M) X(IQ2_XXS) X(IQ2_XS) X(IQ2_S) X(IQ3_XXS) X(IQ3_S) X(TQ1_0) X(TQ2_0)
 
 /* The panel's layout as constants of the type. */
-#define TYPE_LOW(type)     ((type) == BLOCK_Q8_0 ? 8 : (type) == BLOCK_Q2_K || (type) == BLOCK_Q3_K ? 2 : 4)
-#define TYPE_HIGH(type)    ((type) == BLOCK_Q5_0 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q5_K || (type) == BLOCK_Q3_K ? 1 : (type) == BLOCK_Q6_K ? 2 : 0)
-#define TYPE_TWO(type)     ((type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_Q2_K)
-#define TYPE_SCALES(type)  ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 ? 64 : (type) == BLOCK_MXFP4 || (type) == BLOCK_IQ4_XS ? 16 : 32)
-#define TYPE_HEAD(type)    ((type) == BLOCK_Q2_K || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K ? 64 : (type) == BLOCK_Q3_K || (type) == BLOCK_Q6_K || (type) == BLOCK_IQ4_XS ? 32 : 0)
+#define TYPE_IQ_TWO(type)  ((type) == BLOCK_IQ1_M || (type) == BLOCK_IQ2_XS || (type) == BLOCK_IQ2_S)      /* block_has_two, as a constant */
+#define TYPE_IQ2(type)     ((type) == BLOCK_IQ2_XXS || TYPE_IQ_TWO(type))                                  /* and IQ1_M: 3 bits */
+#define TYPE_IQ3(type)     ((type) == BLOCK_IQ3_XXS || (type) == BLOCK_IQ3_S)
+#define TYPE_TERNARY(type) ((type) == BLOCK_TQ1_0 || (type) == BLOCK_TQ2_0)
+#define TYPE_LOW(type)     ((type) == BLOCK_Q8_0 ? 8 : (type) == BLOCK_Q2_K || (type) == BLOCK_Q3_K || TYPE_IQ2(type) || TYPE_TERNARY(type) || (type) == BLOCK_IQ1_S ? 2 : 4)
+#define TYPE_HIGH(type)    ((type) == BLOCK_Q5_0 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q5_K || (type) == BLOCK_Q3_K || TYPE_IQ2(type) ? 1 : (type) == BLOCK_Q6_K ? 2 : 0)
+#define TYPE_TWO(type)     ((type) == BLOCK_Q6_K || (type) == BLOCK_Q3_K || (type) == BLOCK_Q2_K || TYPE_IQ_TWO(type))
+#define TYPE_SCALES(type)  ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 ? 64 : (type) == BLOCK_MXFP4 || (type) == BLOCK_IQ4_XS || (type) == BLOCK_IQ1_S || TYPE_IQ2(type) || TYPE_IQ3(type) ? 16 : TYPE_TERNARY(type) ? 0 : 32)
+#define TYPE_HEAD(type)    ((type) == BLOCK_Q2_K || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K ? 64 : (type) == BLOCK_Q3_K || (type) == BLOCK_Q6_K || (type) == BLOCK_IQ4_XS || (type) == BLOCK_IQ1_S || TYPE_IQ2(type) || TYPE_IQ3(type) || TYPE_TERNARY(type) ? 32 : 0)
 #define TYPE_BYTES(type)   (TYPE_SCALES(type) + (TYPE_LOW(type) + TYPE_HIGH(type)) * PANEL_BLOCK * PANEL_ROWS / 8)
-#define TYPE_WIDE(type)    ((type) == BLOCK_Q8_0 || (type) == BLOCK_IQ4_NL || (type) == BLOCK_IQ4_XS || (type) == BLOCK_MXFP4)      /* offset 128 */
-#define TYPE_MINIMUM(type) ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K)
+#define TYPE_WIDE(type)    ((type) == BLOCK_Q8_0 || block_table(type))      /* offset 128 */
+#define TYPE_MINIMUM(type) ((type) == BLOCK_Q4_1 || (type) == BLOCK_Q5_1 || (type) == BLOCK_Q4_K || (type) == BLOCK_Q5_K || (type) == BLOCK_Q2_K || (type) == BLOCK_IQ1_S)
 
 /* The 8 groups of a block: u, looked up where the type has a table. */
 VEC_INLINE void unpack_groups(const int type, lanes_b *u, const uint8_t *bits)
@@ -36,8 +41,7 @@ VEC_INLINE void unpack_groups(const int type, lanes_b *u, const uint8_t *bits)
         u[g] = low == 8 ? l[g] : low == 4 ? lanes_b_bits(l[g % 4], g / 4 * 4, 15) : lanes_b_bits(l[g / 4], g % 4 * 2, 3);
         if (high == 1) u[g] = lanes_b_join(u[g], lanes_b_bits(h[0], g, 1), low);
         if (high == 2) u[g] = lanes_b_join(u[g], lanes_b_bits(h[g / 4], g % 4 * 2, 3), low);
-        if (type == BLOCK_IQ4_NL || type == BLOCK_IQ4_XS) u[g] = lanes_b_table(u[g], block_values_iq4, 0x80);
-        if (type == BLOCK_MXFP4) u[g] = lanes_b_table(u[g], block_values_mxfp4, 0x80);
+        if (block_table(type)) u[g] = lanes_b_table(u[g], block_table(type), 0x80);
     }
 }
 
@@ -59,16 +63,33 @@ VEC_INLINE void unpack_scales(const int type, lanes_f *a, lanes_f *b, const uint
     case BLOCK_IQ4_XS:
         a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales));
         break;
+    case BLOCK_IQ2_XXS:
+    case BLOCK_IQ3_XXS:
+    case BLOCK_IQ3_S:
+        a[0] = lanes_f_mul(lanes_f_mul(lanes_f_f16(head), lanes_f_set(block_factor(type))), lanes_f_u8(scales));
+        break;
+    case BLOCK_IQ1_M:
+    case BLOCK_IQ2_XS:
+    case BLOCK_IQ2_S: {
+        const lanes_f d = lanes_f_mul(lanes_f_f16(head), lanes_f_set(block_factor(type))), twice = lanes_f_add(d, d);
+        a[0] = lanes_f_fma(lanes_f_bits(scales, 0, 15), twice, d), a[1] = lanes_f_fma(lanes_f_bits(scales, 4, 15), twice, d);
+        break;
+    }
+    case BLOCK_IQ1_S:
+        a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_bits(scales, 0, 127)), b[0] = lanes_f_mul(a[0], lanes_f_fma(lanes_f_bits(scales, 7, 1), lanes_f_set(0.25f), lanes_f_set(0.875f)));
+        break;
+    case BLOCK_TQ1_0:
+    case BLOCK_TQ2_0:
+        a[0] = lanes_f_f16(head);
+        break;
     case BLOCK_Q6_K:
     case BLOCK_Q3_K:
         a[0] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales)), a[1] = lanes_f_mul(lanes_f_f16(head), lanes_f_i8(scales + 16));
         break;
     case BLOCK_Q2_K: {
-        uint8_t part[64];
-        for (int i = 0; i < 32; i++) part[i % 16 + i / 16 * 32] = scales[i] & 15, part[16 + i % 16 + i / 16 * 32] = scales[i] >> 4;
         const lanes_f d = lanes_f_f16(head), dmin = lanes_f_f16(head + 32);
-        a[0] = lanes_f_mul(d, lanes_f_u8(part)), a[1] = lanes_f_mul(d, lanes_f_u8(part + 16));
-        b[0] = lanes_f_mul(dmin, lanes_f_u8(part + 32)), b[1] = lanes_f_mul(dmin, lanes_f_u8(part + 48));
+        a[0] = lanes_f_mul(d, lanes_f_bits(scales, 0, 15)), a[1] = lanes_f_mul(d, lanes_f_bits(scales, 4, 15));
+        b[0] = lanes_f_mul(dmin, lanes_f_bits(scales + 16, 0, 15)), b[1] = lanes_f_mul(dmin, lanes_f_bits(scales + 16, 4, 15));
         break;
     }
     default:

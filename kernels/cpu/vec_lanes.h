@@ -6,6 +6,7 @@
 
 #include <math.h>
 
+#include "kernels/blocks_types.h"
 #include "kernels/cpu/vec_half.h"
 
 /* VNNI multiplies unsigned by signed bytes without saturation. AVX2's pairs of 16 bits would saturate for u above 127, so 8-bit weights are taken signed there. */
@@ -51,7 +52,18 @@ VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p, int second)
     return (__m512)(second ? _mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(both, 16));
 }
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return vec_load_i8((const int8_t *)p); }
+/* bits of each lane's byte as floats */
+VEC_INLINE lanes_f lanes_f_bits(const uint8_t *p, int shift, int mask)
+{
+    return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)), (unsigned)shift), _mm512_set1_epi32(mask)));
+}
 VEC_INLINE lanes_f lanes_f_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+/* 2^(e - 128) of each lane's byte, as block_power_mxfp4 */
+VEC_INLINE lanes_f lanes_f_power(const uint8_t *p)
+{
+    const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)), normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    return (__m512)_mm512_mask_sllv_epi32(normal, _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2)), _mm512_set1_epi32(0x00200000), e);
+}
 VEC_INLINE lanes_f lanes_f_load(const float *p, int n) { return _mm512_maskz_loadu_ps(vec_mask(n), p); }
 VEC_INLINE void    lanes_f_store(float *p, lanes_f x, int n) { _mm512_mask_storeu_ps(p, vec_mask(n), x); }
 /* lanes 0-7 and 8-15 */
@@ -108,7 +120,18 @@ VEC_INLINE __m256 lanes_half_bf16(const uint8_t *p, int second)
 }
 VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p, int second) { return LANES_PAIR(lanes_f, lanes_half_bf16(p + 32 * h, second)); }
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return LANES_PAIR(lanes_f, vec_load_i8((const int8_t *)p + 8 * h)); }
-VEC_INLINE lanes_f lanes_f_u8(const uint8_t *p) { return LANES_PAIR(lanes_f, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * h))))); }
+VEC_INLINE __m256i lanes_half_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+VEC_INLINE lanes_f lanes_f_bits(const uint8_t *p, int shift, int mask)
+{
+    return LANES_PAIR(lanes_f, _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(lanes_half_u8(p + 8 * h), shift), _mm256_set1_epi32(mask))));
+}
+VEC_INLINE lanes_f lanes_f_u8(const uint8_t *p) { return LANES_PAIR(lanes_f, _mm256_cvtepi32_ps(lanes_half_u8(p + 8 * h))); }
+VEC_INLINE __m256 lanes_half_power(__m256i e)
+{
+    const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23), tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    return (__m256)_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e));
+}
+VEC_INLINE lanes_f lanes_f_power(const uint8_t *p) { return LANES_PAIR(lanes_f, lanes_half_power(lanes_half_u8(p + 8 * h))); }
 VEC_INLINE lanes_f lanes_f_load(const float *p, int n) { return LANES_PAIR(lanes_f, vec_load_n(p + 8 * h, n - 8 * h)); }
 VEC_INLINE void    lanes_f_store(float *p, lanes_f x, int n) { vec_store_n(p, x.v[0], n), vec_store_n(p + 8, x.v[1], n - 8); }
 VEC_INLINE void    lanes_f_store_halves(float *low, float *high, lanes_f x) { vec_store(low, x.v[0]), vec_store(high, x.v[1]); }
@@ -142,7 +165,9 @@ VEC_INLINE lanes_f lanes_f_fnma(lanes_f a, lanes_f b, lanes_f c) { return LANES_
 VEC_INLINE lanes_f lanes_f_f16(const uint8_t *p) { return LANES_EACH(lanes_f, 16, half_load_f16(p + 2 * l)); }
 VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p, int second) { return LANES_EACH(lanes_f, 16, bf16_to_f32_one(half_load_16(p + 4 * l + 2 * second))); }
 VEC_INLINE lanes_f lanes_f_i8(const uint8_t *p) { return LANES_EACH(lanes_f, 16, (float)(int8_t)p[l]); }
+VEC_INLINE lanes_f lanes_f_bits(const uint8_t *p, int shift, int mask) { return LANES_EACH(lanes_f, 16, (float)(p[l] >> shift & mask)); }
 VEC_INLINE lanes_f lanes_f_u8(const uint8_t *p) { return LANES_EACH(lanes_f, 16, (float)p[l]); }
+VEC_INLINE lanes_f lanes_f_power(const uint8_t *p) { return LANES_EACH(lanes_f, 16, block_power_mxfp4(p[l])); }
 VEC_INLINE lanes_f lanes_f_load(const float *p, int n) { return LANES_EACH(lanes_f, 16, l < n ? p[l] : 0); }
 VEC_INLINE void    lanes_f_store(float *p, lanes_f x, int n) { memcpy(p, x.v, (size_t)(n < 16 ? n : 16) * sizeof *p); }
 VEC_INLINE void    lanes_f_store_halves(float *low, float *high, lanes_f x) { memcpy(low, x.v, 32), memcpy(high, x.v + 8, 32); }
@@ -159,13 +184,5 @@ VEC_INLINE lanes_i lanes_i_dot_signed(lanes_i sums, lanes_b w, const int8_t *x) 
 #else
 #define LANES_UNROLL
 #endif
-
-/* 2^(e - 128) of each lane's byte, as block_power_mxfp4 */
-VEC_INLINE lanes_f lanes_f_power(const uint8_t *p)
-{
-    float power[16];
-    for (int l = 0; l < 16; l++) power[l] = vec_from_bits(p[l] < 2 ? 0x00200000u << p[l] : (uint32_t)(p[l] - 1) << 23);
-    return lanes_f_load(power, 16);
-}
 
 #endif

@@ -310,14 +310,15 @@ static const char *only_type;            /* --type: of the weights */
 
 static void bench_linear(const struct kernels *k, int threads)
 {
-    static const int types[] = { BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_Q4_0, BLOCK_Q5_K, BLOCK_F16, BLOCK_BF16, BLOCK_F32 };
+    static const int types[] = { BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_Q4_0, BLOCK_Q5_K, BLOCK_IQ4_XS, BLOCK_MXFP4, BLOCK_Q3_K, BLOCK_Q2_K, BLOCK_IQ3_S, BLOCK_IQ3_XXS, BLOCK_IQ2_S, BLOCK_IQ2_XXS, BLOCK_IQ1_M, BLOCK_IQ1_S, BLOCK_TQ2_0, BLOCK_F16, BLOCK_BF16, BLOCK_F32 };
     float *x = fresh((size_t)LINEAR_M_MAX * LINEAR_N), *y = fresh((size_t)LINEAR_M_MAX * LINEAR_N), *row = fresh(LINEAR_N);
     char *weight = aligned_alloc(64, (size_t)LINEAR_N * LINEAR_N * 4);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
         const struct block_format *f = block_format(types[t]);
         const size_t bytes = (size_t)(LINEAR_N / f->elements * f->bytes);
         if (only_type && strcmp(only_type, f->name)) continue;
-        f->encode(weight, row, LINEAR_N);
+        if (f->encode) f->encode(weight, row, LINEAR_N);
+        else memset(weight, 0x11, bytes);                       /* indices, signs and scales of some kind */
         for (size_t r = 1; r < LINEAR_N; r++) memcpy(weight + r * bytes, weight, bytes);
         bench_linear_mode(k, threads, types[t], LINEAR_FAST, weight, x, y);
         if (types[t] == BLOCK_Q4_K || types[t] == BLOCK_BF16) bench_linear_mode(k, threads, types[t], LINEAR_INVARIANT, weight, x, y), bench_linear_mode(k, threads, types[t], LINEAR_F32, weight, x, y);

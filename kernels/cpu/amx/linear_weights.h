@@ -15,18 +15,17 @@
 enum { TILE_NUMBERS = 16 * 32, TILES_PREFETCH = 4096 };
 
 #define TYPE_BITS(type)   (TYPE_LOW(type) + TYPE_HIGH(type))
-#define TYPE_VALUES(type) ((type) == BLOCK_IQ4_NL || (type) == BLOCK_IQ4_XS || (type) == BLOCK_MXFP4)
-#define TYPE_OFFSET(type) ((type) == BLOCK_Q4_0 ? 8 : (type) == BLOCK_Q5_0 ? 16 : (type) == BLOCK_Q3_K ? 4 : 0)        /* of those with a table */
+#define TYPE_OFFSET(type) ((type) == BLOCK_Q4_0 ? 8 : (type) == BLOCK_Q5_0 ? 16 : (type) == BLOCK_Q3_K ? 4 : TYPE_TERNARY(type) ? 1 : 0)        /* of those with a table */
 /* Numbers are worked on divided by 2^this, so that their scales are not too small. */
-#define TYPE_POWER(type)  ((type) == BLOCK_Q8_0 || (type) == BLOCK_IQ4_NL || (type) == BLOCK_IQ4_XS ? 7 : TYPE_BITS(type))
+#define TYPE_POWER(type)  ((type) == BLOCK_MXFP4 || (type) == BLOCK_IQ3_S || !TYPE_WIDE(type) ? TYPE_BITS(type) : 7)
 
 /* What every number of at most 5 bits stands for, divided; those of fewer bits again and again, so that bits above a number need not be cleared. */
 VEC_INLINE __m512h values_of(const int type)
 {
     const __m512i places = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     __m512i values = _mm512_sub_epi16(_mm512_and_si512(places, _mm512_set1_epi16((1 << TYPE_BITS(type)) - 1)), _mm512_set1_epi16(TYPE_OFFSET(type)));
-    if (TYPE_VALUES(type)) {
-        const __m256i once = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(type == BLOCK_MXFP4 ? block_values_mxfp4 : block_values_iq4)));
+    if (block_table(type)) {
+        const __m256i once = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)block_table(type)));
         values = _mm512_inserti64x4(_mm512_castsi256_si512(once), once, 1);
     }
     return _mm512_mul_ph(_mm512_cvtepi16_ph(values), _mm512_set1_ph((_Float16)(1.0f / (1 << TYPE_POWER(type)))));
