@@ -35,7 +35,7 @@ uint64_t attention_page_bytes(const struct attention_spec *s)
 
 uint64_t attention_scratch(const struct attention_spec *s, int threads)
 {
-    return attention_lane_bytes(s) * (uint64_t)(threads < 1 ? 1 : threads);
+    return attention_lane_bytes(s) * (uint64_t)(threads < 1 ? 1 : threads) + (threads > 1 ? attention_split_bytes(s, threads) : 0);
 }
 
 void llm_kernels_fill(struct llm_kernels *k, enum cpu_level cap)

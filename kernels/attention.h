@@ -6,7 +6,8 @@
  *
  * The functions themselves are in the table of kernels/llm.h. A query's result is the same bits whatever other queries are in the call, however the rows
  * of its sequence are cut into calls, on any number of threads and at every level: scores are four partial sums over dimensions d mod 4, keys are taken
- * by pages in ascending order with a running maximum, and values are added in ascending order. */
+ * by pages in ascending order with a running maximum, and values are added in ascending order; every ATTENTION_SPAN positions begin anew, and what the spans give is put together in
+ * ascending order. So a few queries with a long past keep every thread busy. */
 #ifndef KERNELS_ATTENTION_H
 #define KERNELS_ATTENTION_H
 
@@ -15,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ATTENTION_PAGE = 16, ATTENTION_DIM_MAX = 512, ATTENTION_BF16_GROUP_MAX = 512 };
+enum { ATTENTION_PAGE = 16, ATTENTION_SPAN = 512, ATTENTION_DIM_MAX = 512, ATTENTION_BF16_GROUP_MAX = 512 };
 
 struct attention_spec {
     int   heads, kv_heads;               /* heads a multiple of kv_heads: head h reads head h / (heads / kv_heads) of the cache */

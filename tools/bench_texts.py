@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WORK = os.path.join(ROOT, "build/texts")
 VENV = os.path.join(WORK, "venv")
 PYTHON = os.path.join(VENV, "bin/python")
-TYPES = {"q4_k_m": 15, "q8_0": 7, "q6_k": 18, "q4_0": 2, "bf16": 32}
+TYPES = {"iq3_s": 26, "tq2_0": 37, "q2_k": 10, "q3_k_m": 12, "q4_k_m": 15, "q8_0": 7, "q6_k": 18, "q4_0": 2, "bf16": 32}
 
 
 def run(*command, **more):

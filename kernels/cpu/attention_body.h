@@ -2,7 +2,8 @@
  *
  * The unit of work is some consecutive rows of one sequence and one head of the cache: its queries (rows times the heads that share it) go through the pages together,
  * so that a page is turned into floats once for all of them. Each query has its own running maximum, sums and values, and takes only the pages that
- * its own position sees, each page in one way: so nothing of the company shows in its bits. The 16 scores of a page are 16 lanes whatever the
+ * its own position sees, each page in one way: so nothing of the company shows in its bits. Each span of keys (ATTENTION_SPAN positions) is a sum of its own, and spans are folded into one in
+ * ascending order, by the thread that goes through them all or, where there are few units, after many threads have taken a span each. The 16 scores of a page are 16 lanes whatever the
  * vector's width; sums of weights stay in 16 lanes until the end. Positions not seen have weight 0 and their values are not read: they may hold anything. */
 #ifndef KERNELS_CPU_ATTENTION_BODY_H
 #define KERNELS_CPU_ATTENTION_BODY_H
@@ -14,8 +15,11 @@
 
 enum { PAGE_VECS = ATTENTION_PAGE / LANES };
 
-/* One query's state. Layout in scratch: weights of the page at hand and sums [16] each, values [dim_v]. */
-struct query { float *weights, *sums, *values; const float *q; float top; int64_t position, from, to; int head; };
+/* What some keys give a query: the largest score (-infinity: none was seen), sums of weights [16] and behind them values [dim_v]. */
+struct state { float top; float *sums; };
+
+/* A query: weights [16] of the page at hand, the span at hand, and the spans before it. */
+struct query { float *weights; struct state span, all; const float *q; int64_t position, from, to; int head; };
 
 /* ---- one query and one page ---- */
 
@@ -73,6 +77,8 @@ static void page_add_values(float *values, float old, const float *weights, cons
     }
 }
 
+VEC_INLINE float *values_of(const struct query *q) { return q->span.sums + PAGE; }
+
 /* The same for whole pages and several queries. */
 VEC_INLINE void page_add_whole(const int count, const struct query *const *queries, const float *old, const float *v, int dim)
 {
@@ -83,7 +89,7 @@ VEC_INLINE void page_add_whole(const int count, const struct query *const *queri
 #pragma GCC unroll 4
         for (int n = 0; n < count; n++)
 #pragma GCC unroll 4
-            for (int i = 0; i < STEP; i++) a[n][i] = vec_load(queries[n]->values + d + i * LANES) * vec_set(old[n]);
+            for (int i = 0; i < STEP; i++) a[n][i] = vec_load(values_of(queries[n]) + d + i * LANES) * vec_set(old[n]);
 #pragma GCC unroll 4
         for (int t = 0; t < PAGE; t++) {
             vec row[STEP];
@@ -97,9 +103,9 @@ VEC_INLINE void page_add_whole(const int count, const struct query *const *queri
 #pragma GCC unroll 4
         for (int n = 0; n < count; n++)
 #pragma GCC unroll 4
-            for (int i = 0; i < STEP; i++) vec_store(queries[n]->values + d + i * LANES, a[n][i]);
+            for (int i = 0; i < STEP; i++) vec_store(values_of(queries[n]) + d + i * LANES, a[n][i]);
     }
-    for (int n = 0; n < count; n++) page_add_values(queries[n]->values, old[n], queries[n]->weights, v, dim, d, 0, PAGE);
+    for (int n = 0; n < count; n++) page_add_values(values_of(queries[n]), old[n], queries[n]->weights, v, dim, d, 0, PAGE);
 }
 
 /* scale, cap, slope; then what this query does not see becomes -infinity. Returns the page's maximum. */
@@ -135,13 +141,13 @@ VEC_INLINE float exp_of(float x)
 /* Scores to weights; returns what the sums and values so far are to be multiplied by. */
 static float query_weigh(const struct attention_spec *s, struct query *q, int64_t first_key, int from, int to)
 {
-    const float top = page_finish_scores(s, q, first_key, from, to), most = top > q->top ? top : q->top;
-    const float old = q->top == most ? 1.0f : exp_of(q->top - most);
-    q->top = most;
+    const float top = page_finish_scores(s, q, first_key, from, to), most = top > q->span.top ? top : q->span.top;
+    const float old = q->span.top == most ? 1.0f : exp_of(q->span.top - most);
+    q->span.top = most;
     for (int v = 0; v < PAGE; v += LANES) {
         const vec e = vec_exp(vec_load(q->weights + v) - vec_set(most));
         vec_store(q->weights + v, e);
-        vec_store(q->sums + v, vec_fma(vec_load(q->sums + v), vec_set(old), e));
+        vec_store(q->span.sums + v, vec_fma(vec_load(q->span.sums + v), vec_set(old), e));
     }
     return old;
 }
@@ -165,70 +171,224 @@ static void queries_take_page(const struct attention_spec *s, struct query *quer
             const int from = q->from > first ? (int)(q->from - first) : 0, to = q->to < end ? (int)(q->to - first) : PAGE;
             page_scores(1, together, keys, s->head_dim);
             const float old = query_weigh(s, q, first, from, to);
-            page_add_values(q->values, old, q->weights, values, s->head_dim_v, 0, from, to);
+            page_add_values(values_of(q), old, q->weights, values, s->head_dim_v, 0, from, to);
         }
     }
 }
 
-static void query_finish(const struct attention_spec *s, const struct query *q, float *y)
+/* The next span's share is added to that of the spans before. */
+static void state_fold(const struct attention_spec *s, struct state *all, const struct state *span)
+{
+    const int numbers = (int)attention_state(s);
+    if (span->top == -__builtin_inff()) return;
+    if (all->top == -__builtin_inff()) {
+        all->top = span->top;
+        memcpy(all->sums, span->sums, (size_t)numbers * sizeof *all->sums);
+        return;
+    }
+    const float most = all->top > span->top ? all->top : span->top;
+    const vec before = vec_set(all->top == most ? 1.0f : exp_of(all->top - most)), now = vec_set(span->top == most ? 1.0f : exp_of(span->top - most));
+    all->top = most;
+    for (int i = 0; i < numbers; i += LANES) vec_store(all->sums + i, vec_fma(vec_load(span->sums + i), now, vec_load(all->sums + i) * before));
+}
+
+static void state_clear(const struct attention_spec *s, struct state *x)
+{
+    x->top = -__builtin_inff();
+    memset(x->sums, 0, attention_state(s) * sizeof *x->sums);
+}
+
+static void query_finish(const struct attention_spec *s, const struct state *x, int head, float *y)
 {
     float sum[PAGE], old = 1;
-    memcpy(sum, q->sums, sizeof sum);
+    memcpy(sum, x->sums, sizeof sum);
     for (int half = PAGE / 2; half; half /= 2)
         for (int t = 0; t < half; t++) sum[t] += sum[t + half];
     if (s->sinks) {
-        const float most = s->sinks[q->head] > q->top ? s->sinks[q->head] : q->top;
-        old = exp_of(q->top - most);
-        sum[0] = sum[0] * old + exp_of(s->sinks[q->head] - most);
+        const float most = s->sinks[head] > x->top ? s->sinks[head] : x->top;
+        old = exp_of(x->top - most);
+        sum[0] = sum[0] * old + exp_of(s->sinks[head] - most);
     }
-    for (int d = 0; d < s->head_dim_v; d++) y[d] = q->values[d] * old / sum[0];
+    for (int d = 0; d < s->head_dim_v; d++) y[d] = x->sums[PAGE + d] * old / sum[0];
 }
 
 /* ---- units ---- */
 
-static void attention_unit(const void *job, const struct unit *u, int part)
+/* A unit's queries in a thread's scratch. */
+struct group { struct query *queries; int total; int64_t low, high; float *keys, *values; };
+
+static struct group group_of(const struct attention_job *j, const struct unit *u, int part)
 {
-    const struct attention_job *j = job;
     const struct attention_spec *s = j->units.s;
     char *scratch = j->scratch + attention_lane_bytes(s) * (uint64_t)part;
-    const int group = s->heads / s->kv_heads, dim_v = (s->head_dim_v + 15) / 16 * 16, total = u->count * group, stride = dim_v + 2 * PAGE;
-    struct query *queries = (struct query *)(void *)scratch;
-    float *keys_buffer = (float *)(void *)(scratch + attention_queries(s) * ATTENTION_QUERY_BYTES);
-    float *values_buffer = keys_buffer + (s->head_dim + 15) / 16 * 16 * PAGE, *state = values_buffer + dim_v * PAGE;
-    _Static_assert(sizeof *queries <= ATTENTION_QUERY_BYTES, "a query's book-keeping has its place");
-    int64_t low = INT64_MAX, high = 0;
-
-    memset(state, 0, (size_t)total * (size_t)stride * sizeof *state);
-    for (int i = 0; i < total; i++) {
-        struct query *q = queries + i;
-        const int64_t row = u->first + i / group;
-        *q = (struct query){ .weights = state + i * stride, .sums = state + i * stride + PAGE, .values = state + i * stride + 2 * PAGE, .top = -__builtin_inff() };
-        q->head = u->head * group + i % group;
+    const int heads = s->heads / s->kv_heads, stride = (int)attention_state(s) + PAGE;
+    struct group g = { .queries = (struct query *)(void *)scratch, .total = u->count * heads, .low = INT64_MAX, .keys = (float *)(void *)(scratch + attention_queries(s) * ATTENTION_QUERY_BYTES) };
+    _Static_assert(sizeof *g.queries <= ATTENTION_QUERY_BYTES, "a query's book-keeping has its place");
+    g.values = g.keys + (s->head_dim + 15) / 16 * 16 * PAGE;
+    float *numbers = g.values + (s->head_dim_v + 15) / 16 * 16 * PAGE, *all = numbers + g.total * stride;      /* what every page changes lies together */
+    for (int i = 0; i < g.total; i++, numbers += stride) {
+        struct query *q = g.queries + i;
+        const int64_t row = u->first + i / heads;
+        *q = (struct query){ .weights = numbers, .span.sums = numbers + PAGE, .all.sums = all + (uint64_t)i * attention_state(s), .head = u->head * heads + i % heads };
         q->q = j->q + (u->r->first + row) * j->ldq + (int64_t)q->head * s->head_dim;
         q->position = u->r->position + row;
         keys_seen(s, u->r, q->position, &q->from, &q->to);
-        if (q->from < low) low = q->from;
-        if (q->to > high) high = q->to;
+        if (q->from < g.low) g.low = q->from;
+        if (q->to > g.high) g.high = q->to;
     }
+    return g;
+}
+
+/* The queries take what they see of positions [span ATTENTION_SPAN, (span + 1) ATTENTION_SPAN). */
+static void group_take_span(const struct attention_job *j, const struct unit *u, const struct group *g, int64_t span)
+{
+    const struct attention_spec *s = j->units.s;
+    const int64_t low = g->low > span * ATTENTION_SPAN ? g->low : span * ATTENTION_SPAN, high = g->high < (span + 1) * ATTENTION_SPAN ? g->high : (span + 1) * ATTENTION_SPAN;
+    for (int i = 0; i < g->total; i++) state_clear(s, &g->queries[i].span);
     for (int64_t page = low / PAGE; page * PAGE < high; page++) {
         const char *at = j->pool + (uint64_t)u->r->pages[page] * j->page_stride;
         const int from = low > page * PAGE ? (int)(low - page * PAGE) : 0, to = high < (page + 1) * PAGE ? (int)(high - page * PAGE) : PAGE;
-        const float *keys = page_keys(s, at, u->head, keys_buffer), *values = page_values(s, at, u->head, from, to, values_buffer);
-        queries_take_page(s, queries, total, page, keys, values);
+        const float *keys = page_keys(s, at, u->head, g->keys), *values = page_values(s, at, u->head, from, to, g->values);
+        queries_take_page(s, g->queries, g->total, page, keys, values);
     }
-    for (int i = 0; i < total; i++)
-        query_finish(s, queries + i, j->y + (u->r->first + u->first + i / group) * j->ldy + (int64_t)queries[i].head * s->head_dim_v);
+}
+
+static float *output_of(const struct attention_job *j, const struct unit *u, int i, int *head)
+{
+    const struct attention_spec *s = j->units.s;
+    const int heads = s->heads / s->kv_heads;
+    *head = u->head * heads + i % heads;
+    return j->y + (u->r->first + u->first + i / heads) * j->ldy + (int64_t)*head * s->head_dim_v;
+}
+
+static void attention_unit(const void *job, const struct unit *u, int part)
+{
+    const struct attention_job *j = job;
+    const struct group g = group_of(j, u, part);
+    for (int i = 0; i < g.total; i++) g.queries[i].all.top = -__builtin_inff();
+    for (int64_t span = g.low / ATTENTION_SPAN; span * ATTENTION_SPAN < g.high; span++) {
+        group_take_span(j, u, &g, span);
+        for (int i = 0; i < g.total; i++) state_fold(j->units.s, &g.queries[i].all, &g.queries[i].span);
+    }
+    for (int i = 0; i < g.total; i++) {
+        int head;
+        float *y = output_of(j, u, i, &head);
+        query_finish(j->units.s, &g.queries[i].all, head, y);
+    }
 }
 
 static void attention_part(void *ctx, int part, int parts) { units_walk(&((const struct attention_job *)ctx)->units, part, parts, attention_unit, ctx); }
+
+/* ---- few units: their spans are shared out ---- */
+
+struct split {
+    const struct attention_job *job;
+    struct unit *units;
+    int count, at_once;                  /* units; spans of each that are gone through before they are folded */
+    int64_t span, first, end;            /* of this round; of all */
+    float *all, *spans;                  /* states: [count][queries], [count][at_once][queries], each its top in 16 floats and its numbers */
+};
+
+struct unit_list { struct unit *units; int *count; };
+static void list_unit(const void *job, const struct unit *u, int part)
+{
+    const struct unit_list *l = job;
+    (void)part;
+    l->units[(*l->count)++] = *u;
+}
+
+static float *state_place(const struct split *s, float *states, int64_t i) { return states + i * (int64_t)(attention_state(s->job->units.s) + PAGE); }
+static struct state state_at(const struct split *s, float *states, int64_t i)
+{
+    float *at = state_place(s, states, i);
+    return (struct state){ at[0], at + PAGE };
+}
+
+static bool split_has_span(const struct group *g, int64_t span) { return span * ATTENTION_SPAN < g->high && (span + 1) * ATTENTION_SPAN > g->low; }
+
+static void split_part(void *ctx, int part, int parts)
+{
+    struct split *s = ctx;
+    const struct attention_spec *spec = s->job->units.s;
+    const int64_t queries = (int64_t)attention_queries(spec);
+    for (int i = part; i < s->count * s->at_once; i += parts) {
+        const struct unit *u = s->units + i / s->at_once;
+        const struct group g = group_of(s->job, u, part);
+        const int64_t span = s->span + i % s->at_once;
+        const bool has = split_has_span(&g, span);
+        if (has) group_take_span(s->job, u, &g, span);
+        for (int n = 0; n < g.total; n++) {
+            float *to = state_place(s, s->spans, i * queries + n);
+            to[0] = has ? g.queries[n].span.top : -__builtin_inff();
+            if (has) memcpy(to + PAGE, g.queries[n].span.sums, attention_state(spec) * sizeof *to);
+        }
+    }
+}
+
+/* What the spans of a round gave, to what was before; after the last round to y. */
+static void split_fold(const struct split *s)
+{
+    const struct attention_spec *spec = s->job->units.s;
+    const int64_t queries = (int64_t)attention_queries(spec);
+    for (int u = 0; u < s->count; u++)
+        for (int n = 0; n < s->units[u].count * (spec->heads / spec->kv_heads); n++) {
+            struct state all = state_at(s, s->all, u * queries + n);
+            if (s->span == s->first) all.top = -__builtin_inff();
+            for (int i = 0; i < s->at_once; i++) {
+                const struct state span = state_at(s, s->spans, ((int64_t)u * s->at_once + i) * queries + n);
+                state_fold(spec, &all, &span);
+            }
+            *state_place(s, s->all, u * queries + n) = all.top;
+            int head;
+            float *y = output_of(s->job, s->units + u, n, &head);
+            if (s->span + s->at_once >= s->end) query_finish(spec, &all, head, y);
+        }
+}
+
+/* Worth it: several spans, and fewer units than keep the threads busy. [first, end): the spans that anybody sees. */
+static bool split_suits(const struct units *w, int threads, int64_t *first, int64_t *end)
+{
+    int64_t count = 0, low = INT64_MAX, high = 0, from, to;
+    for (int i = 0; i < w->row_count; i++) {
+        const struct attention_row *r = w->rows + i;
+        if (!r->count) continue;
+        count += (int64_t)(r->count + w->chunk - 1) / w->chunk * w->s->kv_heads;
+        keys_seen(w->s, r, r->position, &from, &to);
+        if (from < low) low = from;
+        keys_seen(w->s, r, (int64_t)r->position + r->count - 1, &from, &to);
+        if (to > high) high = to;
+    }
+    *first = low / ATTENTION_SPAN, *end = (high + ATTENTION_SPAN - 1) / ATTENTION_SPAN;
+    return threads > 1 && *end - *first > 1 && count < (int64_t)ATTENTION_SPLIT_GROUPS * threads;
+}
+
+static void split_run(struct split *s, int threads)
+{
+    const struct attention_job *j = s->job;
+    const struct attention_spec *spec = j->units.s;
+    _Static_assert(sizeof(struct unit) <= ATTENTION_GROUP_BYTES, "a unit has its place");
+    char *at = j->scratch + attention_lane_bytes(spec) * (uint64_t)threads;
+    s->units = (struct unit *)(void *)at;
+    s->all = (float *)(void *)(at + ATTENTION_SPLIT_GROUPS * ATTENTION_GROUP_BYTES * threads);
+    s->spans = state_place(s, s->all, (int64_t)attention_queries(spec) * ATTENTION_SPLIT_GROUPS * threads);
+    const struct unit_list list = { s->units, &s->count };
+    units_walk(&j->units, 0, 1, list_unit, &list);
+    s->at_once = ATTENTION_SPLIT_SPANS * threads / s->count;
+    for (s->span = s->first; s->span < s->end; s->span += s->at_once) {
+        parallel_for(threads, threads, split_part, s);
+        split_fold(s);
+    }
+}
 
 static void attention_paged(float *y, int64_t ldy, const float *q, int64_t ldq, const void *pool, uint64_t page_stride, const struct attention_spec *s,
                             const struct attention_row *rows, int row_count, void *scratch, int threads)
 {
     struct attention_job j = { .y = y, .ldy = ldy, .q = q, .ldq = ldq, .pool = pool, .page_stride = page_stride, .units = units_of(s, rows, row_count, ATTENTION_QUERIES), .scratch = scratch };
+    struct split split = { .job = &j };
     if (!j.units.cost) return;
     const int parts = units_parts(&j.units, threads);
-    parallel_for(parts, parts, attention_part, &j);
+    if (split_suits(&j.units, parts, &split.first, &split.end)) split_run(&split, parts);
+    else parallel_for(parts, parts, attention_part, &j);
 }
 
 /* ---- storing ---- */

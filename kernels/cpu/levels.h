@@ -33,11 +33,20 @@ static inline uint64_t attention_queries(const struct attention_spec *s)
     const int group = s->heads / s->kv_heads;
     return (uint64_t)(group > ATTENTION_QUERIES ? group : ATTENTION_QUERIES);
 }
+/* floats of a query's sums and values */
+static inline uint64_t attention_state(const struct attention_spec *s) { return (uint64_t)(s->head_dim_v + 15) / 16 * 16 + ATTENTION_PAGE; }
 static inline uint64_t attention_lane_bytes(const struct attention_spec *s)
 {
     const uint64_t dims = (uint64_t)(s->head_dim + 15 + s->head_dim_v + 15);
-    const uint64_t numbers = dims * ATTENTION_PAGE + attention_queries(s) * ((uint64_t)(s->head_dim_v + 15) / 16 * 16 + 2 * ATTENTION_PAGE);
+    const uint64_t numbers = dims * ATTENTION_PAGE + attention_queries(s) * (2 * attention_state(s) + ATTENTION_PAGE);
     return (numbers * sizeof(float) + attention_queries(s) * ATTENTION_QUERY_BYTES + 63) & ~(uint64_t)63;
+}
+/* Where spans of keys are shared out (kernels/cpu/attention_body.h): groups of queries fewer than this many a thread, and what they see of so many spans of a group at a time. */
+enum { ATTENTION_SPLIT_GROUPS = 4, ATTENTION_SPLIT_SPANS = 8, ATTENTION_GROUP_BYTES = 32 };
+static inline uint64_t attention_split_bytes(const struct attention_spec *s, int threads)
+{
+    const uint64_t states = attention_queries(s) * (attention_state(s) + ATTENTION_PAGE) * sizeof(float);
+    return (uint64_t)threads * ((ATTENTION_SPLIT_GROUPS + ATTENTION_SPLIT_SPANS) * states + ATTENTION_SPLIT_GROUPS * ATTENTION_GROUP_BYTES);
 }
 
 #endif

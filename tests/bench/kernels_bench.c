@@ -340,13 +340,17 @@ static void bench_attention(const struct kernels *kernels, int threads)
         const struct attention_spec s = { .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .head_dim_v = DIM, .kv_type = types[i], .scale = 0.088f, .causal = true };
         const uint64_t page = attention_page_bytes(&s);
         char *pool = aligned_alloc(64, page * (POSITIONS / ATTENTION_PAGE)), *scratch = aligned_alloc(64, attention_scratch(&s, threads));
+        struct attention_spec lone = s;                             /* one head of keys for all, as Falcon and StarCoder have: its pages are an eighth of these */
+        lone.kv_heads = 1;
+        char *lone_scratch = aligned_alloc(64, (attention_scratch(&lone, threads) + 63) & ~(uint64_t)63);
         const struct attention_row all = { 0, POSITIONS, 0, pages }, one = { 0, 1, POSITIONS - 1, pages }, chunk = { 0, CHUNK, POSITIONS - CHUNK, pages };
         BEST(store, k.attention_store(pool, page, &s, kv, KV_HEADS * DIM, kv, KV_HEADS * DIM, &all, 1, threads))
         BEST(decode, k.attention_paged(y, WIDTH, q, WIDTH, pool, page, &s, &one, 1, scratch, threads))
+        BEST(single, k.attention_paged(y, WIDTH, q, WIDTH, pool, page, &lone, &one, 1, lone_scratch, threads))
         BEST(prefill, k.attention_paged(y, WIDTH, q, WIDTH, pool, page, &s, &chunk, 1, scratch, threads))
-        printf("attention %-7s threads %d  %-5s  store %6.2f us/position  decode at 2048 %7.1f us %5.1f GB/s  512 rows to 2048 %6.1f ms %6.1f GFLOP/s\n", cpu_level_name(k.level), threads, block_format(types[i])->name,
-               store * 1e6 / POSITIONS, decode * 1e6, 1e-9 * (double)page * (POSITIONS / ATTENTION_PAGE) / decode, prefill * 1e3, 4e-9 * CHUNK * (POSITIONS - CHUNK / 2.0) * WIDTH / prefill);
-        free(pool), free(scratch);
+        printf("attention %-7s threads %d  %-5s  store %6.2f us/position  decode at 2048 %7.1f us %5.1f GB/s, one head of keys %7.1f us  512 rows to 2048 %6.1f ms %6.1f GFLOP/s\n", cpu_level_name(k.level), threads, block_format(types[i])->name,
+               store * 1e6 / POSITIONS, decode * 1e6, 1e-9 * (double)page * (POSITIONS / ATTENTION_PAGE) / decode, single * 1e6, prefill * 1e3, 4e-9 * CHUNK * (POSITIONS - CHUNK / 2.0) * WIDTH / prefill);
+        free(pool), free(scratch), free(lone_scratch);
     }
     free(q), free(y), free(kv);
 }

@@ -62,8 +62,8 @@ static void reference(const struct text *t, float *y, int ends)
     const int group = s->heads / s->kv_heads;
     for (int p = 0; p < ends; p++)
         for (int h = 0; h < s->heads; h++) {
-            double score[POSITIONS], top = s->sinks ? (double)s->sinks[h] : -INFINITY, sum = 0;
-            bool seen[POSITIONS];
+            double score[LONG_POSITIONS], top = s->sinks ? (double)s->sinks[h] : -INFINITY, sum = 0;
+            bool seen[LONG_POSITIONS];
             for (int j = 0; j < ends; j++) {
                 seen[j] = (!s->causal || j <= p) && (!s->window || (j > p - s->window && j < p + s->window));
                 double dot = 0;
@@ -163,6 +163,35 @@ TEST(attention_does_not_show_chunks_company_or_threads)
         }
         text_free(&t);
         free(whole), free(got);
+    }
+}
+
+/* Long enough for several spans of keys: few queries, whose spans threads share out, and many, which go through theirs one after the other. */
+TEST(attention_over_spans_is_near_its_definition_and_the_same_bits_however_it_is_shared_out)
+{
+    for (int i = 0; i < SPECS; i++) {
+        struct attention_spec s = specs[i];
+        if (s.window) s.window *= 30;                               /* windows that begin within a span */
+        struct llm_kernels k;
+        llm_kernels_fill(&k, CPU_AMX);
+        struct text t = text_make(&s, &k, LONG_POSITIONS);
+        const int64_t row = (int64_t)s.heads * s.head_dim_v;
+        const size_t bytes = (size_t)(LONG_POSITIONS * row) * sizeof(float);
+        float *want = malloc(bytes), *whole = malloc(bytes), *got = malloc(bytes);
+        reference(&t, want, LONG_POSITIONS);
+        attend(&t, &k, whole, 0, LONG_POSITIONS, 1);
+        CHECK_CLOSE(whole, want, (size_t)(LONG_POSITIONS * row), tolerance_of(s.kv_type));
+        for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+            llm_kernels_fill(&k, (enum cpu_level)level);
+            for (int threads = 1; threads <= 11; threads += 5)
+                for (int count = 1; count <= 3; count += 2) {
+                    attend(&t, &k, got, LONG_POSITIONS - count, LONG_POSITIONS, threads);
+                    if (memcmp(got + (LONG_POSITIONS - count) * row, whole + (LONG_POSITIONS - count) * row, (size_t)(count * row) * sizeof *got))
+                        test_fail(__FILE__, __LINE__, "spec %d: %d queries at %s on %d threads differ", i, count, cpu_level_name((enum cpu_level)level), threads);
+                }
+        }
+        text_free(&t);
+        free(want), free(whole), free(got);
     }
 }
 
