@@ -176,7 +176,7 @@ static enum status instance_start(struct engine_instance **out, struct engine *e
     i->batch = mem_calloc_array((uint64_t)e->sequences, sizeof(struct sequence *));
     i->mask = mem_calloc_array(((uint64_t)e->model.config.vocabulary + 63) / 32, sizeof *i->mask);
     enum status st = i->tokens && i->rows && i->encoded && i->page_table && i->batch && i->mask ? pages_open(&i->pages, e->pages, err) : err_set(err, ST_NO_MEMORY, "starting an instance");
-    if (!st) st = sampler_open(&i->sampler, e->model.config.vocabulary, err);
+    if (!st) st = sampler_open(&i->sampler, e->model.config.vocabulary, &e->graph.device.kernels, err);
     if (!st) {
         i->positions = i->tokens + room;
         i->types = i->positions + room;

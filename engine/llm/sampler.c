@@ -13,9 +13,14 @@ struct sampler {
     struct candidate *list;
     uint16_t         *seen;        /* [vocabulary] how often in the window; cleared after use */
     float            *own;         /* [vocabulary] logits before anything touched them */
+    float            *p;           /* [vocabulary] probabilities */
+    double           *shares;      /* what each SHARE of them add up to */
+    void            (*softmax)(float *y, const float *x, int64_t rows, int64_t columns, int threads);
 };
 
-enum status sampler_open(struct sampler **out, int vocabulary, struct err *err)
+enum { SHARE = 256 };
+
+enum status sampler_open(struct sampler **out, int vocabulary, const struct kernels *kernels, struct err *err)
 {
     struct sampler *s = mem_calloc_array(1, sizeof *s);
     if (s) {
@@ -23,8 +28,11 @@ enum status sampler_open(struct sampler **out, int vocabulary, struct err *err)
         s->list = mem_alloc_array((uint64_t)vocabulary, sizeof *s->list);
         s->seen = mem_calloc_array((uint64_t)vocabulary, sizeof *s->seen);
         s->own = mem_alloc_array((uint64_t)vocabulary, sizeof *s->own);
+        s->p = mem_alloc_array((uint64_t)vocabulary, sizeof *s->p);
+        s->shares = mem_alloc_array((uint64_t)(vocabulary + SHARE - 1) / SHARE, sizeof *s->shares);
+        s->softmax = kernels->softmax_f32;
     }
-    if (!s || !s->list || !s->seen || !s->own) {
+    if (!s || !s->list || !s->seen || !s->own || !s->p || !s->shares) {
         sampler_close(s);
         return err_set(err, ST_NO_MEMORY, "a sampler for %d tokens", vocabulary);
     }
@@ -38,6 +46,8 @@ void sampler_close(struct sampler *s)
     free(s->list);
     free(s->seen);
     free(s->own);
+    free(s->p);
+    free(s->shares);
     free(s);
 }
 
@@ -168,12 +178,12 @@ static void normalise(struct candidate *list, int n)
     for (int i = 0; i < n; i++) list[i].p = (float)((double)list[i].p / sum);
 }
 
-/* Sorts as much of the list as holds the share `p` of the probability; returns how many that is. */
-static int sort_share(struct candidate *list, int n, float p)
+/* Sorts as much of the list as holds the share `p` of the probability; returns how many that is. sum: what the list's own probabilities are shares of; 0: they are not set. */
+static int sort_share(struct candidate *list, int n, float p, double sum)
 {
     float top = list[0].logit;
     for (int i = 1; i < n; i++) top = list[i].logit > top ? list[i].logit : top;
-    double sum = set_probabilities(list, n, top);
+    if (sum == 0) sum = set_probabilities(list, n, top);
     for (int take = 64;; take *= 8) {
         int m = take < n ? take : n;
         if (m < n) select_top(list, n, m);
@@ -244,7 +254,8 @@ static int cut_xtc(struct candidate *list, int n, const struct sampler_question 
     return n - above + 1;
 }
 
-static int cut(struct candidate *list, int n, const struct sampler_question *q)
+/* sum: as sort_share takes it */
+static int cut(struct candidate *list, int n, const struct sampler_question *q, double sum)
 {
     const struct sampling *h = q->how;
     if (h->top_n_sigma > 0) n = cut_sigma(list, n, h->top_n_sigma);
@@ -253,7 +264,7 @@ static int cut(struct candidate *list, int n, const struct sampler_question *q)
         n = h->top_k;
     }
     if (h->typical_p < 1) n = cut_typical(list, n, h->typical_p);
-    if (h->top_p < 1) n = sort_share(list, n, h->top_p);
+    if (h->top_p < 1) n = sort_share(list, n, h->top_p, sum);
     if (h->min_p > 0) {
         float top = list[0].logit;
         int kept = 0;
@@ -358,16 +369,89 @@ static bool changes_logits(const struct sampler_question *q)
     return h->repetition_penalty != 1 || h->presence_penalty != 0 || h->frequency_penalty != 0 || h->dry_multiplier > 0 || q->bias_count || q->mask || q->banned_count;
 }
 
+/* s->p: of every token; none is a number when all are forbidden or the logits are none. */
+static void all_probabilities(struct sampler *s, const float *logits, float scale)
+{
+    for (int i = 0; i < s->vocabulary; i++) s->p[i] = logits[i] * scale;
+    s->softmax(s->p, s->p, 1, s->vocabulary, 1);
+}
+
+/* From the whole vocabulary: no list, and only the shares before the one that holds the token are passed. */
+static int32_t draw_any(struct sampler *s, const struct sampler_question *q)
+{
+    const int n = s->vocabulary, blocks = (n + SHARE - 1) / SHARE;
+    double total = 0;
+    for (int b = 0; b < blocks; b++) {
+        const float *p = s->p + b * SHARE;
+        const int m = n - b * SHARE < SHARE ? n - b * SHARE : SHARE;
+        double sums[4] = { 0 };
+        int i = 0;
+        for (; i + 4 <= m; i += 4)
+            for (int k = 0; k < 4; k++) sums[k] += (double)p[i + k];
+        for (; i < m; i++) sums[0] += (double)p[i];
+        s->shares[b] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        total += s->shares[b];
+    }
+    if (!(total > 0)) return -1;
+    double at = uniform(q->seed, q->choice, q->index, 0) * total;
+    int b = 0, token = -1;
+    for (; b < blocks - 1 && at >= s->shares[b]; b++) at -= s->shares[b];
+    for (int i = b * SHARE; i < n && (at >= 0 || token < 0); i++) {
+        if (s->p[i] <= 0) continue;
+        token = i;
+        at -= (double)s->p[i];
+    }
+    for (int i = b * SHARE - 1; i >= 0 && token < 0; i--)      /* rounding left nothing behind the last share */
+        if (s->p[i] > 0) token = i;
+    return token;
+}
+
+/* The candidates that the cuts may leave, at least; returns their number. *sum: what their probabilities are shares of, or 0 where those are not set.
+ * Top-k alone needs the k most likely: the list is halved whenever it is twice as long, and of equal logits the first stay. Top-p alone needs none of the tokens of which all that there can be
+ * do not reach 1 - p together. */
+static int list_candidates(struct sampler *s, const float *logits, float scale, const struct sampling *h, double *sum)
+{
+    const int n = s->vocabulary;
+    const bool plain = !(h->top_n_sigma > 0) && !h->mirostat, top_k = plain && h->top_k > 0 && h->top_k < n / 2, top_p = plain && !(h->top_k > 0) && !(h->typical_p < 1) && h->top_p < 1;
+    int count = 0;
+    *sum = 0;
+    if (top_p) {
+        all_probabilities(s, logits, scale);
+        const float least = (1 - h->top_p) / (float)n;
+        for (int i = 0; i < n; i++)
+            if (s->p[i] >= least && s->p[i] > 0) s->list[count++] = (struct candidate){ i, logits[i] * scale, s->p[i] };
+        *sum = 1;
+        return count;
+    }
+    float least = -INFINITY;
+    for (int i = 0; i < n; i++) {
+        const float l = logits[i] * scale;
+        if (!(l > least)) continue;
+        s->list[count++] = (struct candidate){ i, l, 0 };
+        if (!top_k || count < 2 * h->top_k) continue;
+        select_top(s->list, count, h->top_k);
+        count = h->top_k;
+        least = s->list[0].logit;
+        for (int k = 1; k < count; k++) least = s->list[k].logit < least ? s->list[k].logit : least;
+    }
+    return count;
+}
+
+static bool cuts(const struct sampling *h) { return h->mirostat || h->top_n_sigma > 0 || h->top_k > 0 || h->typical_p < 1 || h->top_p < 1 || h->min_p > 0 || h->xtc_probability > 0; }
+
 static int32_t pick(struct sampler *s, const float *logits, const struct sampler_question *q, struct sampler_state *state)
 {
-    int count = 0;
     float scale = q->how->temperature > 0 ? 1 / q->how->temperature : 1, p;
+    double sum;
     if (q->how->temperature == 0 && !q->how->mirostat) return argmax(logits, s->vocabulary);
-    for (int i = 0; i < s->vocabulary; i++)
-        if (logits[i] > -INFINITY) s->list[count++] = (struct candidate){ i, logits[i] * scale, 0 };
+    if (!cuts(q->how)) {
+        all_probabilities(s, logits, scale);
+        return draw_any(s, q);
+    }
+    int count = list_candidates(s, logits, scale, q->how, &sum);
     if (count == 0) return -1;
     if (q->how->mirostat) return draw_mirostat(s->list, count, q, state);
-    return draw(s->list, cut(s->list, count, q), q, &p);
+    return draw(s->list, cut(s->list, count, q, sum), q, &p);
 }
 
 enum status sampler_draw(struct sampler *s, float *logits, const struct sampler_question *q, struct sampler_state *state, struct text_token *t, struct err *err)

@@ -7,10 +7,11 @@
 #define ENGINE_LLM_SAMPLER_H
 
 #include "engine/text_job.h"
+#include "kernels/kernels.h"
 
-/* Scratch of one worker for a vocabulary. */
+/* Scratch of one worker for a vocabulary; the kernels are copied. */
 struct sampler;
-enum status sampler_open(struct sampler **out, int vocabulary, struct err *err);
+enum status sampler_open(struct sampler **out, int vocabulary, const struct kernels *kernels, struct err *err);
 void        sampler_close(struct sampler *s);
 
 /* The text so far: prompt tokens, then generated ones. */
