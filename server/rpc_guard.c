@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCAN_NS = 500 * 1000 * 1000,
-       FLOOD_BYTES_MIN = 256 << 10 /* whoever sent less was not it */ };
+       FLOOD_BYTES_MIN = 256 << 10, FLOOD_FRAMES_MIN = 10000 /* whoever sent less was not it; a message of 64 MiB is 4,096 frames */ };
 
 struct rpc_connection {
     uint64_t        cookie;              /* 0: none */
@@ -27,7 +27,7 @@ struct rpc_connection {
     uint16_t        port;
     uint64_t        since_ns, window_ns;
     uint32_t        resets;              /* since window_ns */
-    uint64_t        marked_bytes;        /* received when rpc_guard_mark was called */
+    uint64_t        marked;              /* what it had sent (sent_by) when rpc_guard_mark was called */
     uint64_t        sent, read;          /* at the last scan: bytes its client has acknowledged, bytes that the library has taken */
     unsigned        stalled;             /* scans since which nothing moved though bytes were waiting */
     bool            silent;              /* no request has been seen on it yet */
@@ -42,6 +42,7 @@ struct rpc_guard {
     pthread_mutex_t        lock;         /* guards all below */
     struct rpc_connection *connections;  /* [fd_max], by descriptor */
     int                    fd_max, fd_top;
+    bool                   plain;        /* no TLS */
     uint32_t               count;
     uint64_t               scanned_ns;
 };
@@ -95,6 +96,7 @@ static void forget_closed(struct rpc_guard *g, uint64_t now)
         struct rpc_connection *c = &g->connections[fd];
         if (!c->cookie) continue;
         if (cookie_of(fd) != c->cookie) {
+            rpc_reads_forget(fd);
             c->cookie = 0;
             g->count--;
         } else if (c->silent && now - c->since_ns > RPC_HANDSHAKE_MS * UINT64_C(1000000)) {
@@ -133,6 +135,7 @@ static void take(void *context, int fd, const struct sockaddr_storage *from, soc
         if (fd >= g->fd_top) g->fd_top = fd + 1;
     }
     pthread_mutex_unlock(&g->lock);
+    if (room && g->plain) rpc_reads_watch(fd);
     if (room) g->adopt(g->context, fd);
     else close(fd);
 }
@@ -201,25 +204,27 @@ void rpc_guard_reset(struct rpc_guard *g, const char *peer)
     pthread_mutex_unlock(&g->lock);
 }
 
+static uint64_t sent_by(const struct rpc_guard *g, int fd) { return g->plain ? rpc_reads_frames(fd) : bytes_received(fd); }
+
 void rpc_guard_mark(struct rpc_guard *g)
 {
     pthread_mutex_lock(&g->lock);
     forget_closed(g, clock_ns());
     for (int fd = 0; fd < g->fd_top; fd++)
-        if (g->connections[fd].cookie) g->connections[fd].marked_bytes = bytes_received(fd);
+        if (g->connections[fd].cookie) g->connections[fd].marked = sent_by(g, fd);
     pthread_mutex_unlock(&g->lock);
 }
 
 void rpc_guard_end_busiest(struct rpc_guard *g)
 {
-    uint64_t most = FLOOD_BYTES_MIN;
+    uint64_t most = g->plain ? FLOOD_FRAMES_MIN : FLOOD_BYTES_MIN;
     int busiest = -1;
     pthread_mutex_lock(&g->lock);
     forget_closed(g, clock_ns());
     for (int fd = 0; fd < g->fd_top; fd++) {
-        uint64_t bytes = g->connections[fd].cookie ? bytes_received(fd) : 0;
-        if (bytes <= g->connections[fd].marked_bytes || bytes - g->connections[fd].marked_bytes <= most) continue;
-        most = bytes - g->connections[fd].marked_bytes;
+        uint64_t sent = g->connections[fd].cookie ? sent_by(g, fd) : 0;
+        if (sent <= g->connections[fd].marked || sent - g->connections[fd].marked <= most) continue;
+        most = sent - g->connections[fd].marked;
         busiest = fd;
     }
     if (busiest >= 0) {
@@ -253,13 +258,14 @@ enum status rpc_guard_open(struct rpc_guard **out, const struct rpc_options *o, 
     struct rlimit files;
     struct rpc_guard *g = calloc(1, sizeof *g);
     if (!g) return err_set(err, ST_NO_MEMORY, "no memory for a listener");
-    *g = (struct rpc_guard){ .log = log, .adopt = adopt, .context = context, .per_address_max = o->per_address_max };
+    *g = (struct rpc_guard){ .log = log, .adopt = adopt, .context = context, .per_address_max = o->per_address_max, .plain = !o->tls };
     pthread_mutex_init(&g->lock, NULL);
     getrlimit(RLIMIT_NOFILE, &files);
     g->fd_max = files.rlim_cur > FD_TABLE_MAX ? FD_TABLE_MAX : (int)files.rlim_cur;
     g->connections_max = rpc_fds_wanted(o->connections_max);
     g->connections = mem_calloc_array((uint64_t)g->fd_max, sizeof *g->connections);
-    enum status st = g->connections ? acceptor_open(&g->acceptor, "rpc accept", o->host, o->port, take, g, err) : err_set(err, ST_NO_MEMORY, "no memory for %d connections", g->fd_max);
+    enum status st = rpc_reads_open(g->fd_max, err);
+    if (!st) st = g->connections ? acceptor_open(&g->acceptor, "rpc accept", o->host, o->port, take, g, err) : err_set(err, ST_NO_MEMORY, "no memory for %d connections", g->fd_max);
     if (st) rpc_guard_free(g);
     else *out = g;
     return st;
