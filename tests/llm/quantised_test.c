@@ -92,7 +92,8 @@ static bool run(const char *path, enum linear_mode mode, const struct tiny *t, f
     return false;
 }
 
-/* Widest divergence that the fast mode may add to a type: its activations have 8 bits whatever the weights have, and 16 on tiles for so many rows. llama.cpp's rounding adds 1,600 to 5,300 (SPEED.md). */
+/* Widest divergence that the fast mode may add to a type: its activations have 8 bits whatever the weights have, and 16 on tiles for so many rows. llama.cpp's rounding adds 1,600 to 5,300 (SPEED.md), most
+ * to the types of three values, whose random models are the least like what they were made of: ours may add twice as much to those, too. */
 enum { FAST_KL_MILLIONTHS = 700, TILES_KL_MILLIONTHS = 300 };
 
 static void check_mix(const char *mix, const char *source, const char *directory, const struct tiny *t)
@@ -108,7 +109,8 @@ static void check_mix(const char *mix, const char *source, const char *directory
     double off = farthest(quantised, decoded), kl = divergence(quantised, fast), loss = divergence(exact, quantised);
     printf("  %-7s f32 off by %.1e from its decoded weights; mean KL: fast from f32 %.2e, quantised from exact %.2e\n", mix, off, kl, loss);
     CHECK(off < 1e-4);
-    CHECK(kl >= 0 && kl < (cpu_level_detect() >= CPU_AMX ? TILES_KL_MILLIONTHS : FAST_KL_MILLIONTHS) * 1e-6);
+    const int most = (cpu_level_detect() >= CPU_AMX ? TILES_KL_MILLIONTHS : FAST_KL_MILLIONTHS) * (strncmp(mix, "TQ", 2) ? 1 : 2);
+    CHECK(kl >= 0 && kl < most * 1e-6);
     CHECK(loss > 0);
 }
 
