@@ -170,6 +170,9 @@ void panel_pack(uint8_t *panel, int type, const void *weight, int64_t row_bytes,
     for (int r = 0; r < PANEL_ROWS && first + r < n; r++) pack_row(panel, type, (const uint8_t *)weight + (first + r) * row_bytes, r, k);
 }
 
+/* largest value of a grid */
+static int grid_top(int type) { return type == BLOCK_IQ1_M ? 9 : type == BLOCK_IQ3_S ? 15 : type == BLOCK_IQ3_XXS ? 62 : 43; }
+
 /* most that a number of row r of a block can be: |a| times the largest |table(u) - offset|, and |b| */
 static float most_of(int type, const uint8_t *head, const uint8_t *scales, int r)
 {
@@ -185,10 +188,10 @@ static float most_of(int type, const uint8_t *head, const uint8_t *scales, int r
     case BLOCK_IQ4_XS: return fabsf(d) * (float)(top * abs((int8_t)first));
     case BLOCK_IQ2_XXS:
     case BLOCK_IQ3_XXS:
-    case BLOCK_IQ3_S:  return fabsf(d) * block_factor(type) * (float)(64 * first);
+    case BLOCK_IQ3_S:  return fabsf(d) * block_factor(type) * (float)(grid_top(type) * first);
     case BLOCK_IQ1_M:
     case BLOCK_IQ2_XS:
-    case BLOCK_IQ2_S:  return fabsf(d) * block_factor(type) * (float)(64 * (2 * ((first & 15) > first >> 4 ? first & 15 : first >> 4) + 1));
+    case BLOCK_IQ2_S:  return fabsf(d) * block_factor(type) * (float)(grid_top(type) * (2 * ((first & 15) > first >> 4 ? first & 15 : first >> 4) + 1));
     case BLOCK_IQ1_S:  return fabsf(d) * (float)(first & 127) * (2 + 1.125f);
     case BLOCK_TQ1_0:  return fabsf(d);
     case BLOCK_TQ2_0:  return fabsf(d) * 2;
