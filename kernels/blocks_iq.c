@@ -1,6 +1,5 @@
 /* Decoding of the formats whose numbers come in vectors of 8 or 4 from a fixed grid (blocks_grids.h). A grid point is stored as 2-bit or 3-bit indices of the
  * few magnitudes that occur. Where signs are packed 7 to a vector, the eighth makes their number even. */
-#include "kernels/blocks.h"
 #include "kernels/blocks_grids.h"
 #include "kernels/blocks_types.h"
 
@@ -125,9 +124,10 @@ void block_decode_iq3_s(float *y, const uint8_t *x)   { decode_by_indices(y, x, 
 
 void block_decode_iq1_s(float *y, const uint8_t *x)
 {
+    const float d = half_load_f16(x);
     uint8_t u[32], scale;
     for (int b = 0; b < 8; b++, y += 32) {
         block_indices(BLOCK_IQ1_S, u, &scale, x, b);
-        for (int i = 0; i < 32; i++) y[i] = half_load_f16(x) * (float)(scale & 127) * ((float)(u[i] - 1) + (scale >> 7 ? -0.125f : 0.125f));
+        for (int i = 0; i < 32; i++) y[i] = d * (float)(scale & 127) * ((float)(u[i] - 1) + (scale >> 7 ? -0.125f : 0.125f));
     }
 }

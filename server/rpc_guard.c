@@ -18,7 +18,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { FD_TABLE_MAX = 1 << 20, PREFACE_BYTES = 24 /* "PRI * HTTP/2.0..." */, SCAN_NS = 500 * 1000 * 1000,
+enum { FD_TABLE_MAX = 1 << 20, SCAN_NS = 500 * 1000 * 1000,
        FLOOD_BYTES_MIN = 256 << 10, FLOOD_FRAMES_MIN = 10000 /* whoever sent less was not it; a message of 64 MiB is 4,096 frames */ };
 
 struct rpc_connection {
@@ -100,7 +100,7 @@ static void forget_closed(struct rpc_guard *g, uint64_t now)
             c->cookie = 0;
             g->count--;
         } else if (c->silent && now - c->since_ns > RPC_HANDSHAKE_MS * UINT64_C(1000000)) {
-            c->silent = bytes_received(fd) < PREFACE_BYTES;
+            c->silent = bytes_received(fd) < RPC_PREFACE_BYTES;
             if (c->silent) shutdown(fd, SHUT_RDWR);
         }
     }

@@ -6,6 +6,8 @@
 
 struct rpc_guard;
 
+enum { RPC_PREFACE_BYTES = 24 };                    /* "PRI * HTTP/2.0...", what a client says first: no frame */
+
 /* `adopt` hands a connected socket to the library, which owns it from then on. It runs on the acceptor's thread. */
 enum status rpc_guard_open(struct rpc_guard **out, const struct rpc_options *o, void (*adopt)(void *context, int fd), void *context, struct log *log, struct err *err);
 enum status rpc_guard_start(struct rpc_guard *g, struct err *err);
@@ -21,6 +23,9 @@ void        rpc_guard_reset(struct rpc_guard *g, const char *peer);
  * bytes within TLS. */
 void        rpc_guard_mark(struct rpc_guard *g);
 void        rpc_guard_end_busiest(struct rpc_guard *g);
+/* The numeric address behind the peer's name. */
+void        rpc_guard_address(struct rpc_guard *g, const char *peer, char *out, size_t size);
+
 /* ---- rpc_reads.c: what the library reads, before it sees it ---- */
 
 /* Once, before the first connection: descriptors below fd_max can be watched. */
@@ -29,8 +34,5 @@ enum status rpc_reads_open(int fd_max, struct err *err);
 void        rpc_reads_watch(int fd);
 void        rpc_reads_forget(int fd);               /* it closed */
 uint64_t    rpc_reads_frames(int fd);               /* that have come so far; 0 where it is not watched */
-
-/* The numeric address behind the peer's name. */
-void        rpc_guard_address(struct rpc_guard *g, const char *peer, char *out, size_t size);
 
 #endif

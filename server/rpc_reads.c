@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { FRAME_HEADER = 9, FRAME_HEADERS = 1, FRAME_RST_STREAM = 3, PREFACE = 24 /* "PRI * HTTP/2.0...", no frame */ };
+enum { FRAME_HEADER = 9, FRAME_HEADERS = 1, FRAME_RST_STREAM = 3 };
 
 /* One connection; from rpc_reads_watch on only the thread that reads touches it, but for `frames`, which others look at. */
 struct reading {
@@ -42,14 +42,25 @@ enum status rpc_reads_open(int fd_max, struct err *err)
     return ST_OK;
 }
 
-void rpc_reads_watch(int fd)
+/* NULL: no connection can have this descriptor. */
+static struct reading *reading_of(int fd)
 {
     struct reading *all = atomic_load(&readings);
-    if (!all || fd < 0 || fd >= readings_max) return;
-    struct reading *r = all + fd;
+    return all && fd >= 0 && fd < readings_max ? all + fd : NULL;
+}
+static struct reading *watched(int fd)
+{
+    struct reading *r = reading_of(fd);
+    return r && atomic_load(&r->watched) ? r : NULL;
+}
+
+void rpc_reads_watch(int fd)
+{
+    struct reading *r = reading_of(fd);
+    if (!r) return;
     r->cut = false;
     r->have = 0;
-    r->pass = PREFACE;
+    r->pass = RPC_PREFACE_BYTES;
     r->last_stream = r->resets = 0;
     r->window_ns = 0;
     atomic_store(&r->frames, 0);
@@ -58,14 +69,14 @@ void rpc_reads_watch(int fd)
 
 void rpc_reads_forget(int fd)
 {
-    struct reading *all = atomic_load(&readings);
-    if (all && fd >= 0 && fd < readings_max) atomic_store(&all[fd].watched, false);
+    struct reading *r = reading_of(fd);
+    if (r) atomic_store(&r->watched, false);
 }
 
 uint64_t rpc_reads_frames(int fd)
 {
-    struct reading *all = atomic_load(&readings);
-    return all && fd >= 0 && fd < readings_max && atomic_load(&all[fd].watched) ? atomic_load_explicit(&all[fd].frames, memory_order_relaxed) : 0;
+    struct reading *r = watched(fd);
+    return r ? atomic_load_explicit(&r->frames, memory_order_relaxed) : 0;
 }
 
 static uint32_t big_endian(const uint8_t *p) { return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3]; }
@@ -111,7 +122,7 @@ static void say_go_away(int fd, uint32_t last_stream)
 
 ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
-    struct reading *all = atomic_load(&readings), *r = all && !flags && fd >= 0 && fd < readings_max && atomic_load(&all[fd].watched) ? all + fd : NULL;      /* the library reads without flags */
+    struct reading *r = flags ? NULL : watched(fd);      /* the library reads without flags */
     bool fine = !r || !r->cut;
     ssize_t got = fine ? syscall(SYS_recvmsg, fd, message, flags) : 0;
     if (!r || (fine && got <= 0)) return got;

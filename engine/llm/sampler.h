@@ -9,7 +9,7 @@
 #include "engine/text_job.h"
 #include "kernels/kernels.h"
 
-/* Scratch of one worker for a vocabulary; the kernels are copied. */
+/* Scratch of one worker for a vocabulary. The table of kernels need not outlive the call. */
 struct sampler;
 enum status sampler_open(struct sampler **out, int vocabulary, const struct kernels *kernels, struct err *err);
 void        sampler_close(struct sampler *s);

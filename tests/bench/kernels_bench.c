@@ -342,7 +342,7 @@ static void bench_attention(const struct kernels *kernels, int threads)
         char *pool = aligned_alloc(64, page * (POSITIONS / ATTENTION_PAGE)), *scratch = aligned_alloc(64, attention_scratch(&s, threads));
         struct attention_spec lone = s;                             /* one head of keys for all, as Falcon and StarCoder have: its pages are an eighth of these */
         lone.kv_heads = 1;
-        char *lone_scratch = aligned_alloc(64, (attention_scratch(&lone, threads) + 63) & ~(uint64_t)63);
+        char *lone_scratch = aligned_alloc(64, attention_scratch(&lone, threads));
         const struct attention_row all = { 0, POSITIONS, 0, pages }, one = { 0, 1, POSITIONS - 1, pages }, chunk = { 0, CHUNK, POSITIONS - CHUNK, pages };
         BEST(store, k.attention_store(pool, page, &s, kv, KV_HEADS * DIM, kv, KV_HEADS * DIM, &all, 1, threads))
         BEST(decode, k.attention_paged(y, WIDTH, q, WIDTH, pool, page, &s, &one, 1, scratch, threads))

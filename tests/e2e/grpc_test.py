@@ -487,6 +487,20 @@ def test_a_client_that_resets_its_streams_is_cut_off():
     assert client.is_server_live()
 
 
+# ---- HTTP/2 by hand ----
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def frame(kind, flags, number, payload):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big") + payload
+
+
+def request_headers(path):
+    fields = ((b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers"))
+    return b"".join(b"\0" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in fields)
+
+
 def read_frames(s, until):
     """Frames as (type, stream, payload) until one is of the type, or the connection ends."""
     data, frames = b"", []
@@ -504,17 +518,15 @@ def read_frames(s, until):
 
 
 def test_the_201st_reset_is_one_too_many():
-    header = b"".join(b"\0" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in
-                      ((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/none/none"), (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers")))
-    opened = lambda number: frame(1, 4, number, header) + frame(3, 0, number, (8).to_bytes(4, "big"))
+    opened = lambda number: frame(1, 4, number, request_headers(b"/none/none")) + frame(3, 0, number, (8).to_bytes(4, "big"))
     s = socket.create_connection(("127.0.0.1", int(server.grpc.rsplit(":", 1)[1])))
     s.settimeout(10)
-    s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+    s.sendall(PREFACE + frame(4, 0, 0, b""))
     for i in range(200):
         for piece in (opened(2 * i + 1)[:5], opened(2 * i + 1)[5:]):      # frames may come in pieces
             s.sendall(piece)
     s.sendall(frame(6, 0, 0, b"12345678"))
-    assert read_frames(s, 6)[-1] [2] == b"12345678"                       # a ping is still answered
+    assert read_frames(s, 6)[-1][2] == b"12345678"                       # a ping is still answered
     s.sendall(opened(401))
     away = [f for f in read_frames(s, 7) if f[0] == 7]
     assert len(away) == 1 and away[0][2] == (401).to_bytes(4, "big") + (11).to_bytes(4, "big"), away
@@ -567,7 +579,7 @@ def test_two_thousand_channels():
     for _ in range(2):      # the second round shows that the first came back
         idle = [socket.create_connection(address) for _ in range(300 if SANITIZED else 2000)]
         for s in idle:
-            s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            s.sendall(PREFACE + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
         for s in idle:
             s.settimeout(20)
             assert s.recv(9)[3] == 4, "no SETTINGS frame"
@@ -579,11 +591,11 @@ def test_two_thousand_channels():
 
 def test_floods_and_broken_frames_close_their_connection_only():
     address = ("127.0.0.1", int(server.grpc.rsplit(":", 1)[1]))
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-    ping = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + b"12345678"
+    settings, ping = frame(4, 0, 0, b""), frame(6, 0, 0, b"12345678")
+    preface = PREFACE + settings
     continuation = bytes([0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]) + bytes([0, 64, 0, 9, 0, 0, 0, 0, 1]) + b"\x40" * 16384
     for name, data in (("not HTTP/2", b"GET / HTTP/1.1\r\n\r\n"), ("a frame of 16 MB", preface + bytes([255, 255, 255, 0, 0, 0, 0, 0, 1]) + b"x" * 100000), ("pings", preface + ping * 200000),
-                       ("settings", preface + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]) * 2000000), ("headers without end", preface + continuation * 60), ("DATA on no stream", preface + bytes([0, 0, 1, 0, 0, 0, 0, 0, 9, 0]) * 100)):
+                       ("settings", preface + settings * 2000000), ("headers without end", preface + continuation * 60), ("DATA on no stream", preface + bytes([0, 0, 1, 0, 0, 0, 0, 0, 9, 0]) * 100)):
         s = socket.create_connection(address)
         s.settimeout(10 if name == "DATA on no stream" else 40)      # a connection that the library forgets is closed after 30 s
         try:
@@ -599,24 +611,19 @@ def test_floods_and_broken_frames_close_their_connection_only():
         assert client.is_server_live(), name      # by a connection that was open all the time
 
 
-def frame(kind, flags, number, payload):
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big") + payload
-
-
 def test_a_client_that_takes_nothing_is_let_go():
     """An answer of 60 KB for a client whose HTTP/2 window is open, whose socket takes a few KB, and who never reads it."""
     message = service_pb2.ModelInferRequest(model_name="same_uint8", raw_input_contents=[bytes(60000)])
     message.inputs.add(name="x", datatype="UINT8", shape=[1, 60000])
     body = message.SerializeToString()
-    head = b"".join(b"\0" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in
-                    ((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/inference.GRPCInferenceService/ModelInfer"), (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers")))
+    head = request_headers(b"/inference.GRPCInferenceService/ModelInfer")
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
     s.connect(("127.0.0.1", int(server.grpc.rsplit(":", 1)[1])))
     open_window = frame(4, 0, 0, bytes([0, 4]) + (1 << 30).to_bytes(4, "big")) + frame(8, 0, 0, (1 << 30).to_bytes(4, "big"))
     data = b"\0" + len(body).to_bytes(4, "big") + body
     pieces = [data[i:i + 16384] for i in range(0, len(data), 16384)]
-    s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + open_window + frame(1, 4, 1, head) + b"".join(frame(0, p is pieces[-1], 1, p) for p in pieces))
+    s.sendall(PREFACE + open_window + frame(1, 4, 1, head) + b"".join(frame(0, p is pieces[-1], 1, p) for p in pieces))
     start = time.time()
     poll = select.poll()
     poll.register(s, 0)      # errors only

@@ -145,7 +145,7 @@ TEST(fast_mode_with_many_rows_a_deep_sum_and_a_residual_in_place)
             ep.residual = in_place ? got : residual;
             memcpy(got, residual, M * N * sizeof *got);
             run(l, got, N, x, K, M, &ep, 2);
-            CHECK_CLOSE(got, want, M * N, 0.4f);              /* 2816 terms, each off by up to 2^-8 of a number up to 1.5: 0.09 in the mean square */
+            CHECK_CLOSE(got, want, M * N, cpu_level_detect() >= CPU_AMX ? 0.25f : 0.4f);      /* 2816 terms, each off by up to 2^-8; without tiles of a number up to 1.5: 0.09 in the mean square */
             linear_close(l);
         }
         free(x), free(want), free(got), free(residual);
