@@ -88,9 +88,10 @@ static void print_operators(const struct plan_step_info *info, int n, uint64_t a
 static void print_trace(const struct command_model *m)
 {
     struct plan_step_info *info = mem_calloc_array(STEPS_MAX, sizeof *info);
-    const struct plan *p = NULL;
-    for (int i = 0; i < PLANS; i++)
-        if (m->instance->plans.entries[i].plan) p = m->instance->plans.entries[i].plan;
+    const struct plan_entry *last = m->instance->plans.entries;
+    for (int i = 1; i < PLANS; i++)
+        if (m->instance->plans.entries[i].used > last->used) last = &m->instance->plans.entries[i];
+    const struct plan *p = last->plan;
     if (!info || !p) { free(info); return; }
     int n = plan_steps(p, info, STEPS_MAX);
     uint64_t all = 0;

@@ -57,9 +57,16 @@ static enum status find_plan(struct plan_cache *c, const struct graph *g, const 
         return err_set(err, ST_NO_MEMORY, "keeping a plan");
     }
     memcpy(copy, shapes, (size_t)g->input_count * sizeof *copy);
-    *victim = (struct plan_entry){ plan, copy, c->clock };
+    *victim = (struct plan_entry){ .plan = plan, .shapes = copy, .used = c->clock };
     *out = plan;
     return ST_OK;
+}
+
+struct plan_ways *plan_cache_ways(struct plan_cache *c, const struct plan *p)
+{
+    struct plan_entry *e = c->entries;
+    while (e->plan != p) e++;
+    return &e->ways;
 }
 
 static enum status grow_workspace(struct plan_cache *c, uint64_t need, struct err *err)

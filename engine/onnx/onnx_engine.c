@@ -1,6 +1,4 @@
-/* The ONNX engine: one graph for each version, shared by its instances; each instance keeps a small cache of plans by exact input shape and one
- * workspace for all of them. A lone request runs on its own buffers; requests that ride together are gathered row by row, run as one and scattered. Where copying large inputs costs more than a run of several
- * rows saves (a pooling, a normalisation), each runs on its own buffers within the step: what is quicker is measured, since no rule tells it. */
+/* The ONNX engine: one graph for each version, shared by its instances (onnx_instance.c), in the precision that was asked for or that a trial found. */
 #include "engine/onnx/onnx_engine.h"
 
 #include <fcntl.h>
@@ -19,7 +17,7 @@
 #include "engine/onnx/trial.h"
 #include "kernels/conv.h"
 
-enum { MEMORY_DEFAULT_GIB = 8, SLOTS = 256, MACHINE_MAX = 160, TRIAL_EDITION = 5 /* of kernels and rules: choices of another are made anew */, APART_BYTES_MIN = 64 << 10, TRY_FIRST = 16, TRY_OFTEN = 64, TRY_SELDOM = 1024 };
+enum { MEMORY_DEFAULT_GIB = 8, MACHINE_MAX = 160, TRIAL_EDITION = 5 /* of kernels and rules: choices of another are made anew */ };
 static const double GAIN_MIN = 1.05;
 
 static enum status make_signature(struct engine *e, struct err *err)
@@ -190,10 +188,8 @@ static enum status build_fallback(struct engine *e, struct err *err)
     return st;
 }
 
-/* The graph that an instance runs now. Once the card is lost that is the fallback; the instance lets go of its old plans. */
-static enum status current_graph(struct engine_instance *i, const struct graph **out, struct err *err)
+enum status onnx_current_graph(struct engine *e, const struct graph **out, struct err *err)
 {
-    struct engine *e = i->engine;
     const struct device_gpu *gpu = e->device.gpu;
     enum status st = ST_OK;
     *out = &e->import.graph;
@@ -201,15 +197,8 @@ static enum status current_graph(struct engine_instance *i, const struct graph *
     pthread_mutex_lock(&e->lock);
     if (!e->fallen && !(st = build_fallback(e, err))) e->fallen = true;
     pthread_mutex_unlock(&e->lock);
-    if (st) return st;
-    if (!i->fallen) {
-        const uint64_t budget = i->plans.budget;
-        plan_cache_close(&i->plans);
-        i->plans.budget = budget;
-        i->fallen = true;
-    }
     *out = &e->fallback.graph;
-    return ST_OK;
+    return st;
 }
 
 static enum status engine_open(struct engine **out, const struct model_files *files, const struct engine_options *options, struct err *err)
@@ -243,188 +232,9 @@ static const struct signature *engine_describe(const struct engine *e) { return 
 
 static enum status engine_check(const struct engine *e, struct request *r, struct err *err) { return request_check_ports(r, &e->signature, err); }
 
-/* ---- instances ---- */
-static void instance_stop(struct engine_instance *i)
-{
-    if (!i) return;
-    plan_cache_close(&i->plans);
-    arena_free(&i->run);
-    free(i->free_slots);
-    free(i->pointers);
-    free(i);
-}
-
-static enum status instance_start(struct engine_instance **out, struct engine *e, struct err *err)
-{
-    struct engine_instance *i = mem_calloc_array(1, sizeof *i);
-    if (!i) return err_set(err, ST_NO_MEMORY, "starting an instance");
-    i->engine = e;
-    uint64_t used = e->import.arena.used + e->import.graph.packed_bytes;
-    i->plans.budget = used < e->memory_max ? e->memory_max - used : 0;
-    arena_init(&i->run, i->plans.budget);
-    i->slots_total = SLOTS;
-    i->free_slots = mem_calloc_array(SLOTS, sizeof *i->free_slots);
-    i->pointers = mem_calloc_array((uint64_t)e->signature.input_count + 1, sizeof *i->pointers);
-    if (!i->free_slots || !i->pointers) {
-        instance_stop(i);
-        return err_set(err, ST_NO_MEMORY, "starting an instance");
-    }
-    *out = i;
-    return ST_OK;
-}
-
-static enum status instance_admit(struct engine_instance *i, struct request *r, struct slot **out, struct err *err)
-{
-    for (int k = 0; k < i->slots_total; k++) {
-        if (i->free_slots[k].request) continue;
-        i->free_slots[k] = (struct slot){ .request = r, .state = SLOT_RUNNING };
-        *out = &i->free_slots[k];
-        return ST_OK;
-    }
-    return err_set(err, ST_UNAVAILABLE, "no slot is free");
-}
-
-static void instance_retire(struct engine_instance *i, struct slot *s)
-{
-    (void)i;
-    s->request = NULL;
-}
-
-/* Puts every request's rows of each input behind each other, or points at the one request's own memory. */
-static void gather(struct engine_instance *i, struct plan *plan, struct slot *const *slots, int n)
-{
-    const struct signature *s = &i->engine->signature;
-    for (int k = 0; k < s->input_count; k++) {
-        const struct tensor *first = request_input_tensor(slots[0]->request, &s->inputs[k]);
-        if (n == 1 && (uintptr_t)first->data % TENSOR_ALIGN == 0 && first->data) {
-            i->pointers[k] = first->data;
-            continue;
-        }
-        char *to = i->pointers[k] = plan_input_buffer(plan, k);
-        for (int j = 0; j < n; j++) {
-            const struct tensor *t = request_input_tensor(slots[j]->request, &s->inputs[k]);
-            if (t->bytes) memcpy(to, t->data, t->bytes);
-            to += t->bytes;
-        }
-    }
-}
-
-/* Strings and items of an answer may point into the model file, the run or another request: they are copied into the request's arena. */
-static enum status copy_deep(struct request *r, struct tensor *t, struct err *err)
-{
-    struct operand from = tensor_operand(t), to = { 0 };
-    enum status st = operand_keep(&to, &from, &r->arena, err);
-    if (!st) *t = operand_tensor(&to);
-    return st;
-}
-
-static enum status answer(const struct engine_instance *i, const struct plan *plan, struct request *r, int64_t row, int64_t rows_all, struct err *err)
-{
-    const struct signature *s = &i->engine->signature;
-    int count = r->wanted_count ? r->wanted_count : s->output_count;
-    r->outputs = arena_calloc(&r->arena, (uint64_t)count + 1, sizeof *r->outputs);
-    if (!r->outputs) return err_set(err, ST_NO_MEMORY, "the request's memory budget");
-    r->output_count = count;
-    for (int j = 0; j < count; j++) {
-        int k = j;
-        for (int w = 0; r->wanted_count && w < s->output_count; w++)
-            if (strcmp(s->outputs[w].name, r->wanted[j]) == 0) k = w;
-        const struct operand *o = plan_output(plan, k);
-        int64_t dims[TENSOR_RANK_MAX];
-        memcpy(dims, o->dims, sizeof dims);
-        uint64_t skip = 0;
-        if (s->batchable) {
-            if (o->rank < 1 || o->dims[0] != rows_all) return err_set(err, ST_INTERNAL, "output '%s' does not have the batch's rows", s->outputs[k].name);
-            dims[0] = r->rows;
-            skip = o->bytes / (uint64_t)rows_all * (uint64_t)row;
-        }
-        enum status st = request_output(r, j, s->outputs[k].name, o->dtype, dims, o->rank, err);
-        if (st) return st;
-        struct tensor *t = &r->outputs[j].tensor;
-        if (t->bytes) memcpy(t->data, (const char *)o->data + skip, t->bytes);
-        if ((t->dtype == DT_STRING || t->dtype == DT_SEQUENCE) && (st = copy_deep(r, t, err))) return st;
-    }
-    return ST_OK;
-}
-
-/* One run for all of these. */
-static enum status run_together(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err)
-{
-    const struct engine *e = i->engine;
-    const struct graph *g;
-    struct operand shapes[GRAPH_INPUTS_MAX];
-    int64_t rows = 0, row = 0;
-    if (n > 1 && !e->signature.batchable) return err_set(err, ST_INTERNAL, "requests of a model without rows cannot ride together");
-    for (int j = 0; j < n; j++) rows += slots[j]->request->rows;
-    enum status st = current_graph(i, &g, err);
-    if (st) return st;
-    for (int k = 0; k < g->input_count; k++) {
-        const struct tensor *t = request_input_tensor(slots[0]->request, &e->signature.inputs[k]);
-        shapes[k] = (struct operand){ .dtype = t->dtype, .rank = t->rank };
-        memcpy(shapes[k].dims, t->dims, sizeof t->dims);
-        if (e->signature.batchable) shapes[k].dims[0] = rows;
-    }
-    struct plan *plan = NULL;
-    st = plan_cache_get(&i->plans, g, shapes, &plan, err);
-    if (st) return st;
-    gather(i, plan, slots, n);
-    uint64_t gathered = clock_ns();
-    st = plan_run(plan, i->pointers, &i->run, stop, err);
-    uint64_t computed = clock_ns();
-    for (int j = 0; j < n && !st; j++) {
-        struct request *r = slots[j]->request;
-        slots[j]->error = (struct err){ 0 };
-        enum status own = answer(i, plan, r, row, rows, &slots[j]->error);
-        slots[j]->state = own ? SLOT_FAILED : SLOT_DONE;
-        r->times.input_done = gathered;
-        r->times.infer_done = computed;
-        row += r->rows;
-    }
-    arena_reset(&i->run);
-    return st;
-}
-
-/* Requests of large inputs may be quicker one by one: then they are. The other way is tried now and then, seldom where it was much slower. */
-static bool goes_apart(struct engine_instance *i, struct slot *const *slots, int n)
-{
-    uint64_t bytes = 0;
-    const double *t = i->row_ns;
-    for (int k = 0; n > 1 && k < i->engine->signature.input_count; k++) bytes += request_input_tensor(slots[0]->request, &i->engine->signature.inputs[k])->bytes;
-    if (bytes / (uint64_t)slots[0]->request->rows < APART_BYTES_MIN) return false;
-    unsigned step = ++i->steps;
-    if (t[0] <= 0 || t[1] <= 0) return step >= TRY_FIRST && t[0] > 0;
-    const bool quicker = t[1] < t[0], near = t[0] < 1.5 * t[1] && t[1] < 1.5 * t[0];
-    return step % (near ? TRY_OFTEN : TRY_SELDOM) ? quicker : !quicker;
-}
-
-static enum status instance_submit(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err)
-{
-    const unsigned before = i->steps;
-    const bool apart = goes_apart(i, slots, n);
-    const bool counted = i->steps != before;
-    const uint64_t start = clock_ns();
-    enum status st = apart ? ST_OK : run_together(i, slots, n, stop, err);
-    int64_t rows = 0;
-    for (int k = 0; k < n && !st; k++) {
-        if (apart) st = run_together(i, slots + k, 1, stop, err);
-        rows += slots[k]->request->rows;
-    }
-    if (st || !counted) return st;
-    double *t = &i->row_ns[apart], took = (double)(clock_ns() - start) / (double)rows;
-    *t = *t > 0 ? *t + (took - *t) * 0.125 : took;
-    return ST_OK;
-}
-
-static enum status instance_collect(struct engine_instance *i, struct err *err)
-{
-    (void)i;
-    (void)err;
-    return ST_OK;
-}
-
 const struct engine_ops onnx_engine = {
-    .name = "onnx", .on_gpu = true, .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,
-    .admit = instance_admit, .submit = instance_submit, .collect = instance_collect, .retire = instance_retire,
+    .name = "onnx", .on_gpu = true, .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = onnx_instance_start, .stop = onnx_instance_stop,
+    .admit = onnx_instance_admit, .submit = onnx_instance_submit, .collect = onnx_instance_collect, .retire = onnx_instance_retire,
 };
 
 enum status onnx_inspect(const uint8_t *data, uint64_t size, struct err *err)

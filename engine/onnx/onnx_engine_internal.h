@@ -1,4 +1,4 @@
-/* The engine's structs, for onnx_engine.c and the command line's inspect and bench, which look inside. */
+/* The engine's structs, for its files and the command line's inspect and bench, which look inside. */
 #ifndef ENGINE_ONNX_ONNX_ENGINE_INTERNAL_H
 #define ENGINE_ONNX_ONNX_ENGINE_INTERNAL_H
 
@@ -36,5 +36,16 @@ struct engine_instance {
     double            row_ns[2];       /* of large inputs: what a row took gathered, and apart; moving averages, 0 unknown */
     unsigned          steps;           /* of several requests with large inputs */
 };
+
+/* The graph that runs now: the file's, or once its card is lost the fallback, made by the first instance that asks. */
+enum status onnx_current_graph(struct engine *e, const struct graph **out, struct err *err);
+
+/* onnx_instance.c: the engine's steps, as of struct engine_ops. */
+enum status onnx_instance_start(struct engine_instance **out, struct engine *e, struct err *err);
+void        onnx_instance_stop(struct engine_instance *i);
+enum status onnx_instance_admit(struct engine_instance *i, struct request *r, struct slot **out, struct err *err);
+enum status onnx_instance_submit(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err);
+enum status onnx_instance_collect(struct engine_instance *i, struct err *err);
+void        onnx_instance_retire(struct engine_instance *i, struct slot *s);
 
 #endif
