@@ -10,7 +10,8 @@ itself, and the answers of inferd and onnxruntime must agree to
 An arm is a side and the precision it is asked for; OpenVINO's own choice on a machine with AMX is bf16, onnxruntime has f32 only. Names are made by make_networks.py
 when they are missing. First the answers are compared (`inferd check`, 1e-4 of the largest, f32), then rounds of timed runs: `inferd bench --json`, and the others in processes of their
 own, so that none runs while another is timed. Printed are the medians of the rounds' medians, and how many times as fast inferd is: in each precision as the fastest other side in
-that precision, and by its own choice (auto) as each other side's. Status 1 when answers differ or a ratio at equal precision is below --least.
+that precision, and by its own choice (auto) as each other side's; then what opening the file took (inferd's auto: with its trial) and the most memory: of inferd the whole process's, of the
+others what the file and its runs added to an interpreter with the library imported. Status 1 when answers differ or a ratio at equal precision is below --least.
 Packages that this interpreter lacks are taken from the virtual environment build/venv (tools/venv.sh).
 """
 import argparse
@@ -81,17 +82,27 @@ def open_openvino(path, threads, batch, precision):
     return feed, [], lambda: request.infer(feed)
 
 
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def peer(args, cores):
-    """A side of its own: answers every line "SECONDS" on standard input with a JSON list of milliseconds; "save DIR" writes a test data set."""
+    """A side of its own: answers every line "SECONDS" on standard input with a JSON list of milliseconds; "save DIR" writes a test data set; "cost": [ms of opening, MB of memory]."""
     side, precision = args.peer_arm.split(":")
+    __import__(side)
+    before, begun = peak_mb(), time.perf_counter()
     if side == "onnxruntime":
         os.sched_setaffinity(0, {cores[0]})
         feed, outputs, run = open_onnxruntime(args.peer, args.threads, args.batch, cores)
     else:
         os.sched_setaffinity(0, set(cores[:args.threads]))
         feed, outputs, run = open_openvino(args.peer, args.threads, args.batch, precision)
+    opened = 1e3 * (time.perf_counter() - begun)
     for line in sys.stdin:
         words = line.split(maxsplit=1)
+        if words[0] == "cost":
+            print(json.dumps([opened, peak_mb() - before]), flush=True)
+            continue
         if words[0] == "save":
             from onnx import numpy_helper
 
@@ -211,16 +222,18 @@ def bench(path, args, cores):
         difference = compare_int8(args.inferd, path, peers["onnxruntime:int8"], args.threads)
         equal = difference <= 0.25
         said = f"differ by {difference:.1e}" if equal else f"DIFFER by {difference:.1e}"
-    times, disturbed, chosen = {arm: [] for arm in arms}, 0, ""
+    times, costs, disturbed, chosen = {arm: [] for arm in arms}, {}, 0, ""
     while len(times[arms[0]]) < args.rounds:
         before = time.monotonic(), busy_seconds() - own_seconds(peers.values())
         round_ms = {}
         for arm in arms:
             if arm in peers:
                 round_ms[arm] = statistics.median(ask(peers[arm], str(args.seconds)))
+                costs[arm] = ask(peers[arm], "cost")
             else:
                 timed = time_inferd(path, arm.split(":")[1], args, cores)
                 round_ms[arm] = timed["median_ms"]
+                costs[arm] = min(costs.get(arm, [timed["load_ms"]])[0], timed["load_ms"]), timed["peak_rss_mb"]
                 chosen = timed["precision"] if arm == "inferd:auto" else chosen
         foreign = (busy_seconds() - own_seconds(peers.values()) - before[1]) / (time.monotonic() - before[0])
         if foreign > DISTURBED and disturbed < 2 * args.rounds:      # somebody else wanted the cores: measure again
@@ -236,7 +249,8 @@ def bench(path, args, cores):
     made = ratios(ms)
     print(f"{os.path.basename(os.path.dirname(path)) if int8 else os.path.basename(path):22} threads {args.threads} batch {args.batch}  answers {said}, {disturbed} rounds repeated" + (f", auto is {chosen}" if chosen else ""))
     print("   " + "  ".join(f"{arm} {ms[arm]:.3f} ms ({min(times[arm]):.3f}..{max(times[arm]):.3f})" for arm in arms))
-    print("   speed: " + "  ".join(f"{what} {ratio:.3f}" for what, ratio in made.items()), flush=True)
+    print("   speed: " + "  ".join(f"{what} {ratio:.3f}" for what, ratio in made.items()))
+    print("   opened, memory: " + "  ".join(f"{arm} {costs[arm][0]:.0f} ms, {costs[arm][1]:.0f} MB" for arm in arms), flush=True)
     return equal and all(r >= args.least for what, r in made.items() if not what.startswith("auto")), made
 
 
