@@ -115,6 +115,14 @@ void file_unmap(struct file_map *m)
     *m = (struct file_map){ 0 };
 }
 
+bool file_map_holds(const struct file_map *m, const void *data) { return (uintptr_t)data - (uintptr_t)m->data < m->size; }
+
+void file_let_go(const void *data, uint64_t bytes)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) & ~(page - 1), to = ((uintptr_t)data + bytes) & ~(page - 1);
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 enum status file_read_fd(char **out, size_t *length, int fd, size_t max, struct err *err)
 {
     struct stat st;

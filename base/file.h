@@ -2,6 +2,7 @@
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,9 @@ struct file_map { const uint8_t *data; uint64_t size; };
 enum status file_map_fd(struct file_map *out, int fd, struct err *err);
 enum status file_map_path(struct file_map *out, const char *path, struct err *err);   /* path of the operator's own, links allowed */
 void        file_unmap(struct file_map *m);
+bool        file_map_holds(const struct file_map *m, const void *data);
+/* Of bytes that lie in a mapping (others would be lost): the pages that these bytes fill are given back to the system. Read again they come from the file. */
+void        file_let_go(const void *data, uint64_t bytes);
 
 /* Reads a whole small file (at most `max` bytes) into the heap, NUL-terminated; free() it. */
 enum status file_read_path(char **out, size_t *length, const char *path, size_t max, struct err *err);

@@ -327,3 +327,14 @@ enum status command_bindings_read(const struct signature *s, const struct comman
     }
     return ST_OK;
 }
+
+double command_resident_mb(const char *field)
+{
+    char line[128];
+    double kb = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, field, strlen(field))) kb = strtod(line + strlen(field) + 1, NULL);
+    if (f) fclose(f);
+    return kb / 1024;
+}

@@ -10,8 +10,8 @@ itself, and the answers of inferd and onnxruntime must agree to
 An arm is a side and the precision it is asked for; OpenVINO's own choice on a machine with AMX is bf16, onnxruntime has f32 only. Names are made by make_networks.py
 when they are missing. First the answers are compared (`inferd check`, 1e-4 of the largest, f32), then rounds of timed runs: `inferd bench --json`, and the others in processes of their
 own, so that none runs while another is timed. Printed are the medians of the rounds' medians, and how many times as fast inferd is: in each precision as the fastest other side in
-that precision, and by its own choice (auto) as each other side's; then what opening the file took (inferd's auto: with its trial) and the most memory: of inferd the whole process's, of the
-others what the file and its runs added to an interpreter with the library imported. Status 1 when answers differ or a ratio at equal precision is below --least.
+that precision, and by its own choice (auto) as each other side's; then what opening the file took (inferd's auto: with its trial) and the most memory that the file
+and its runs added to a process in which the libraries were loaded. Status 1 when answers differ or a ratio at equal precision is below --least.
 Packages that this interpreter lacks are taken from the virtual environment build/venv (tools/venv.sh).
 """
 import argparse
@@ -233,7 +233,7 @@ def bench(path, args, cores):
             else:
                 timed = time_inferd(path, arm.split(":")[1], args, cores)
                 round_ms[arm] = timed["median_ms"]
-                costs[arm] = min(costs.get(arm, [timed["load_ms"]])[0], timed["load_ms"]), timed["peak_rss_mb"]
+                costs[arm] = min(costs.get(arm, [timed["load_ms"]])[0], timed["load_ms"]), timed["peak_rss_mb"] - timed["base_rss_mb"]
                 chosen = timed["precision"] if arm == "inferd:auto" else chosen
         foreign = (busy_seconds() - own_seconds(peers.values()) - before[1]) / (time.monotonic() - before[0])
         if foreign > DISTURBED and disturbed < 2 * args.rounds:      # somebody else wanted the cores: measure again

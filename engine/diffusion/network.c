@@ -5,10 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/checked.h"
+#include "base/file.h"
 #include "engine/operators/diffusion.h"
 #include "engine/operators/llm.h"
 #include "kernels/blocks.h"
@@ -236,13 +235,6 @@ enum status network_activation(const char *name, struct activation_spec *out, st
 /* The name of a weight that lies in the arena, not in the file. */
 static const char TURNED[] = "a matrix turned round";
 
-/* The packed weight has taken the file's place in memory; what is read again comes back by itself. */
-static void let_go(const void *data, uint64_t bytes)
-{
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) & ~(page - 1), to = ((uintptr_t)data + bytes) & ~(page - 1);
-    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
-}
-
 static bool charge(struct network *b, uint64_t bytes)
 {
     uint64_t whole;
@@ -292,7 +284,7 @@ static int linear_of(struct network *b, int x, int residual, struct activation_s
     enum status st = open_linear(b, &spec, &l);
     if (st) return network_fail(b, st);
     b->g->packed_bytes += linear_bytes(l);
-    if (!linear_borrows(l) && t->name != TURNED) let_go(spec.weight, (uint64_t)count * (uint64_t)spec.row_bytes);
+    if (!linear_borrows(l) && t->name != TURNED) file_let_go(spec.weight, (uint64_t)count * (uint64_t)spec.row_bytes);
     if (!graph_own_linear(b->g, l)) return network_no_memory(b);
     const struct linear_op_spec own = { .n = gated ? count / 2 : count, .k = k };
     int y = network_add(b, &op_linear, (int[]){ x, residual }, 2, &own, sizeof own, &n);
@@ -363,7 +355,7 @@ static enum status open_conv(struct network *b, const struct weight_tensor *t, c
     f->decode(w, t->data, count_of(t));
     enum status st = conv_layer_open(out, &spec, w, bias, &b->g->device.kernels, b->g->device.threads, b->err);
     free(w);
-    if (!st) let_go(t->data, t->bytes);
+    if (!st) file_let_go(t->data, t->bytes);
     return st;
 }
 

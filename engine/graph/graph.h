@@ -111,6 +111,7 @@ struct graph {
     bool          loose;          /* with bf16: convolutions may have an error 1.7 times as large where that is much quicker (conv_spec.loose) */
     uint64_t      memory_max;
     uint64_t      packed_bytes;
+    const struct file_map *file, *external; int external_count;      /* mapped files that constants may lie in, whose pages packed weights give back; NULL */
     struct gpu_store *gpu;        /* NULL: every node runs on the CPU. Else those that can be said as tasks run there, and their weights are not packed here */
     struct value *values; int value_count, value_room;
     struct node  *nodes;  int node_count, node_room;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/file.h"
 #include "engine/graph/passes.h"
 #include "engine/operators/nn/conv_columns.h"
 #include "engine/operators/nn/spread.h"
@@ -405,6 +406,18 @@ static bool reads_packed(const struct graph *g, const struct node *n, int k)
 /* Does a GPU take this node, whose weight then goes there as the file has it? Only where shapes are known when plans are made: the rest runs here. */
 static bool goes_to_gpu(const struct graph *g, const struct node *n) { return g->gpu && n->op->tasks && n->in_count && n->in[0] >= 0 && probe_known(g, n->in[0]) && n->out[0] >= 0 && probe_known(g, n->out[0]); }
 
+/* Packed weights have taken the file's place in memory. */
+static void let_go(const struct graph *g, const struct node *n)
+{
+    for (int k = 0; k < n->in_count; k++) {
+        if (!value_is_constant(g, n->in[k]) || !reads_packed(g, n, k)) continue;
+        const struct operand *o = &g->values[n->in[k]].type;
+        bool mapped = g->file && file_map_holds(g->file, o->data);
+        for (int f = 0; f < g->external_count; f++) mapped |= file_map_holds(&g->external[f], o->data);
+        if (mapped && !o->splat) file_let_go(o->data, o->bytes);
+    }
+}
+
 enum status pack_weights(struct graph *g, struct err *err)
 {
     for (int i = 0; i < g->node_count; i++) {
@@ -419,6 +432,7 @@ enum status pack_weights(struct graph *g, struct err *err)
         else if (gemm_packable(g, n)) st = pack_gemm(g, n, err);
         else if (recurrent_packable(g, n)) st = g->bf16 ? pack_recurrent_rounded(g, n, err) : pack_recurrent(g, n, err);
         if (st) return st;
+        let_go(g, n);
     }
     for (int i = 0; i < g->node_count; i++)
         for (int k = 0; k < g->nodes[i].in_count; k++) {

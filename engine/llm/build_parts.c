@@ -3,10 +3,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/checked.h"
+#include "base/file.h"
 #include "engine/llm/build_internal.h"
 
 int build_refuse(struct builder *b, enum status st, const char *format, ...)
@@ -39,8 +38,7 @@ const float *build_floats(struct builder *b, enum llm_role role, bool bias, int 
 /* The packed weight has taken the file's place in memory; what is still read (embeddings by row) comes back by itself. */
 static void let_go(const struct llm_weight *w)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)w->data + page - 1) & ~(page - 1), to = ((uintptr_t)w->data + (uintptr_t)(w->n * w->row_bytes)) & ~(page - 1);
-    if (w->mapped && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+    if (w->mapped) file_let_go(w->data, (uint64_t)(w->n * w->row_bytes));
 }
 
 enum status build_find(struct builder *b, enum llm_role role, int layer, int expert, int64_t n, int64_t k, struct llm_weight *w)

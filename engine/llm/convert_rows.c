@@ -2,10 +2,9 @@
  * megabytes at a time. Rows of the target's own type that need no change are copied as they are. */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/checked.h"
+#include "base/file.h"
 #include "engine/llm/convert_internal.h"
 #include "kernels/blocks.h"
 #include "kernels/kernels.h"
@@ -127,8 +126,7 @@ static enum status write_rows(struct run *run, const struct convert_item *it, co
 /* Pages of the mapped source that were read and are not needed again. */
 static void let_go(const struct llm_weight *w)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)w->data + page - 1) & ~(page - 1), to = ((uintptr_t)w->data + (uintptr_t)w->n * (uintptr_t)w->row_bytes) & ~(page - 1);
-    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+    file_let_go(w->data, (uint64_t)w->n * (uint64_t)w->row_bytes);
 }
 
 enum status convert_write_items(const struct convert_plan *p, const struct convert_options *o, struct convert_sink sink, struct err *err)

@@ -50,6 +50,8 @@ enum status import_open(struct import *m, const uint8_t *data, uint64_t size, in
         struct scope s = { .import = m, .graph = &m->graph, .opsets = m->model->opsets, .opset_count = m->model->opset_count };
         st = scope_take_graph(&s, &m->model->graph, err);
     }
+    m->graph.external = m->maps;
+    m->graph.external_count = m->map_count;
     if (st) import_close(m);
     return st;
 }

@@ -69,6 +69,7 @@ static enum status build_graph(struct engine *e, struct form f, struct err *err)
     enum status st = import_open(&e->import, e->map.data, e->map.size, e->dirfd, false, &e->device, e->memory_max, err);
     if (st) return st;
     e->built = true;
+    e->import.graph.file = &e->map;
     e->import.graph.bf16 = f.precision == PRECISION_BF16 && !e->device.gpu;
     e->import.graph.int8 = f.precision == PRECISION_INT8;
     e->import.graph.exact_ends = f.exact_ends;
@@ -182,6 +183,7 @@ static enum status build_fallback(struct engine *e, struct err *err)
     enum status st = import_open(&e->fallback, e->map.data, e->map.size, dirfd, false, &cpu, e->memory_max, err);
     if (dirfd >= 0) close(dirfd);
     if (st) return st;
+    e->fallback.graph.file = &e->map;
     e->fallback.graph.max_rows = e->import.graph.max_rows;
     st = passes_run(&e->fallback.graph, e->options.passes_off, err);
     if (st) import_close(&e->fallback);
