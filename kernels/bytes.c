@@ -59,25 +59,45 @@ static void set_chunks(struct bytes_walk *w, int64_t stretch)
 
 static int64_t panels_of(const struct bytes_layer *l) { return (l->per + BYTES_PANEL - 1) / BYTES_PANEL; }
 
-/* Where weight (output channel m of a group, segment s, byte i of the stretch) comes from. */
-static int8_t weight_at(const struct bytes_layer *l, const int8_t *w, int64_t column_stride, int64_t m, int segment, int64_t i)
+/* Where the panel of output channel m keeps its first byte; the channel's bytes follow in fours, 64 apart. */
+static int8_t *panel_of(const struct bytes_layer *l, int64_t m) { return l->weight + (m / l->per * panels_of(l) + m % l->per / BYTES_PANEL) * l->walk.panel_bytes + m % l->per % BYTES_PANEL * 4; }
+
+/* The weights as [in, out]: rows are read as they lie. */
+static void pack_columns(struct bytes_layer *l, const int8_t *w, int64_t column_stride)
 {
-    const struct bytes_spec *s = &l->spec;
-    const int64_t in = s->in_c / s->groups;
-    if (column_stride) return w[m + i * column_stride];
-    const bool rows = l->walk.segments == s->kh;       /* a segment is a row of the window */
-    const int64_t ky = rows ? segment : segment / s->kw, kx = rows ? i / in : segment % s->kw, c = rows ? i % in : i;
-    return w[((m * in + c) * s->kh + ky) * s->kw + kx];
+    for (int64_t i = 0; i < l->stretch; i += 4) {
+        const int64_t rows = l->stretch - i < 4 ? l->stretch - i : 4;
+        for (int64_t m = 0; m < l->spec.out_c; m++) {
+            int8_t *to = panel_of(l, m) + i / 4 * 64;
+            for (int64_t r = 0; r < rows; r++) to[r] = w[m + (i + r) * column_stride];
+        }
+    }
 }
 
-static void pack_panels(struct bytes_layer *l, const int8_t *w, int64_t column_stride)
+/* The weights as [out, in / groups, kh, kw]. */
+static enum status pack_panels(struct bytes_layer *l, const int8_t *w, struct err *err)
 {
+    const struct bytes_spec *s = &l->spec;
     const struct bytes_walk *k = &l->walk;
-    for (int64_t m = 0; m < l->spec.out_c; m++) {
-        int8_t *panel = l->weight + (m / l->per * panels_of(l) + m % l->per / BYTES_PANEL) * k->panel_bytes + m % l->per % BYTES_PANEL * 4;
-        for (int s = 0; s < k->segments; s++)
-            for (int64_t i = 0; i < l->stretch; i++) panel[((int64_t)s * k->chunks * k->depth + i) / 4 * 64 + i % 4] = weight_at(l, w, column_stride, m, s, i);
+    const int64_t in = s->in_c / s->groups, n = in * s->kh * s->kw;
+    const bool rows = k->segments == s->kh;       /* a segment is a row of the window */
+    int32_t *from = mem_alloc_array((uint64_t)n, sizeof *from);       /* of each byte of a channel, in a panel's order */
+    if (!from) return err_set(err, ST_NO_MEMORY, "packing a layer on bytes");
+    for (int64_t j = 0; j < n; j++) {
+        const int64_t segment = j / l->stretch, i = j % l->stretch;
+        const int64_t ky = rows ? segment : segment / s->kw, kx = rows ? i / in : segment % s->kw, c = rows ? i % in : i;
+        from[j] = (int32_t)((c * s->kh + ky) * s->kw + kx);
     }
+    for (int64_t m = 0; m < s->out_c; m++) {
+        const int8_t *own = w + m * n;
+        const int32_t *at = from;
+        for (int g = 0; g < k->segments; g++, at += l->stretch) {
+            int8_t *to = panel_of(l, m) + (int64_t)g * k->chunks * k->depth / 4 * 64;
+            for (int64_t i = 0; i < l->stretch; i++) to[i / 4 * 64 + i % 4] = own[at[i]];
+        }
+    }
+    free(from);
+    return ST_OK;
 }
 
 static int64_t depth_blocks(const struct bytes_layer *l) { return (l->spec.in_c + 63) / 64; }
@@ -98,29 +118,35 @@ static void pack_depth(struct bytes_layer *l, const int8_t *w)
             }
 }
 
-/* the sum of an output channel's weights */
-static int64_t weights_sum(const struct bytes_layer *l, const int8_t *w, int64_t column_stride, int64_t m)
+/* sums[m] = of an output channel's weights */
+static void sum_weights(const struct bytes_layer *l, const int8_t *w, int64_t column_stride, int32_t *sums)
 {
     const int64_t n = l->spec.in_c / l->spec.groups * l->spec.kh * l->spec.kw;
-    int64_t sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += column_stride ? w[m + i * column_stride] : w[m * n + i];
-    return sum;
+    memset(sums, 0, (size_t)l->spec.out_c * sizeof *sums);
+    for (int64_t i = 0; column_stride && i < n; i++)
+        for (int64_t m = 0; m < l->spec.out_c; m++) sums[m] += w[m + i * column_stride];
+    for (int64_t m = 0; !column_stride && m < l->spec.out_c; m++)
+        for (int64_t i = 0; i < n; i++) sums[m] += w[m * n + i];
 }
 
-static void set_finish(struct bytes_layer *l, const int8_t *w, int64_t column_stride)
+static enum status set_finish(struct bytes_layer *l, const int8_t *w, int64_t column_stride, struct err *err)
 {
     struct bytes_finish *f = &l->spec.finish;
     const int zero = l->spec.x_zero + (l->spec.x_signed ? 128 : 0);
+    int32_t *sums = l->sums ? l->sums : mem_alloc_array((uint64_t)l->spec.out_c, sizeof *sums);
+    if (!sums) return err_set(err, ST_NO_MEMORY, "packing a layer on bytes");
+    sum_weights(l, w, column_stride, sums);
     for (int64_t m = 0; m < l->spec.out_c; m++) {
         const int64_t to = l->depthwise && l->level->depth_columns ? woven(m) : m;
-        l->start[to] = (int32_t)((uint32_t)(f->start ? f->start[m] : 0) - (uint32_t)(zero * weights_sum(l, w, column_stride, m)));
-        if (l->sums) l->sums[m] = (int32_t)weights_sum(l, w, column_stride, m);
+        l->start[to] = (int32_t)((uint32_t)(f->start ? f->start[m] : 0) - (uint32_t)zero * (uint32_t)sums[m]);
         l->scale[to] = f->scale ? f->scale[m] : 1;
         l->shift[to] = f->shift ? f->shift[m] : 0;
     }
+    if (sums != l->sums) free(sums);
     if (f->table) memcpy(l->table, f->table, sizeof l->table);
     f->start = l->start, f->scale = l->scale, f->shift = l->shift;
     f->table = f->table ? l->table : NULL;
+    return ST_OK;
 }
 
 static enum status size_layer(struct bytes_layer *l, uint64_t *weights, uint64_t *numbers, struct err *err)
@@ -165,8 +191,10 @@ enum status bytes_layer_open(struct bytes_layer **out, const struct bytes_spec *
     }
     memset(l->weight, 0, weights);
     if (l->depthwise) pack_depth(l, weight);
-    else pack_panels(l, weight, column_stride);
-    set_finish(l, weight, column_stride);
+    else if (column_stride) pack_columns(l, weight, column_stride);
+    else st = pack_panels(l, weight, err);
+    if (!st) st = set_finish(l, weight, column_stride, err);
+    if (st) goto fail;
     l->bytes = weights + (l->sums ? 16 : 12) * numbers;
     snprintf(l->name, sizeof l->name, "int8 %s, %s", l->depthwise ? "depthwise" : l->window ? "window" : "product", l->level->name);
     *out = l;
