@@ -27,6 +27,7 @@
 
 enum { APART_PRODUCTS_MAX = 1000000, ALIGN = 64, PRIMITIVES_CACHED = 128, NAME_MAX_ = 48, KERNELS_TRIED = 8 };
 static const int64_t VERIFY_MACS = 400000000;           /* a batch for the check is cut to about this much work: some 2 ms */
+enum { FRESH_NUMBERS = 65521 };      /* of the check; a prime, so that rows and pictures differ */
 
 struct conv_onednn {
     struct conv_spec spec;
@@ -404,6 +405,19 @@ static enum status run_once(const struct conv_onednn *c, const struct window2d *
     return st;
 }
 
+/* Random numbers as the layer takes them, over and over again. */
+static void fill(void *x, size_t count, const struct conv_spec *s)
+{
+    const size_t fresh = count < FRESH_NUMBERS ? count : FRESH_NUMBERS, size = x_size(s);
+    uint32_t state = 12345;
+    for (size_t i = 0; i < fresh; i++) {
+        const float f = (float)((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f;
+        const uint16_t rounded = f32_to_bf16_one(f);
+        memcpy((char *)x + i * size, s->bf16 ? (const void *)&rounded : &f, size);
+    }
+    for (size_t i = fresh; i < count; i += fresh) memcpy((char *)x + i * size, x, (count - i < fresh ? count - i : fresh) * size);
+}
+
 /* One picture alone, first and last of a batch: equal in bits, at this thread count and at one? */
 static enum status verify(const struct conv_onednn *c, struct window2d w, int threads, struct err *err)
 {
@@ -415,13 +429,7 @@ static enum status verify(const struct conv_onednn *c, struct window2d w, int th
     char *batch = mem_calloc_array((uint64_t)n, out), *alone = mem_calloc_array(1, out);
     enum status st = x && batch && alone ? ST_OK : err_set(err, ST_NO_MEMORY, "convolution check");
     if (!st) {
-        uint32_t state = 12345;
-        for (size_t i = 0; i < (size_t)n * in; i++) x[i] = (float)((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f;
-        if (c->spec.bf16)      /* in place, from the front */
-            for (size_t i = 0; i < (size_t)n * in; i++) {
-                const uint16_t rounded = f32_to_bf16_one(x[i]);
-                memcpy((char *)x + i * sizeof rounded, &rounded, sizeof rounded);
-            }
+        fill(x, (size_t)n * in, &c->spec);
         const size_t one = in * x_size(&c->spec);
         memcpy((char *)x + (size_t)(n - 1) * one, x, one);
         st = run_once(c, &w, threads, alone, x, err);
