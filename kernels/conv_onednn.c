@@ -27,7 +27,7 @@
 
 enum { APART_PRODUCTS_MAX = 1000000, ALIGN = 64, PRIMITIVES_CACHED = 128, NAME_MAX_ = 48, KERNELS_TRIED = 8 };
 static const int64_t VERIFY_MACS = 400000000;           /* a batch for the check is cut to about this much work: some 2 ms */
-enum { FRESH_NUMBERS = 65521 };      /* of the check; a prime, so that rows and pictures differ */
+enum { FRESH_NUMBERS = 65521, CHECKED = 256 };      /* of the check; a prime, so that rows and pictures differ */
 
 struct conv_onednn {
     struct conv_spec spec;
@@ -418,12 +418,48 @@ static void fill(void *x, size_t count, const struct conv_spec *s)
     for (size_t i = fresh; i < count; i += fresh) memcpy((char *)x + i * size, x, (count - i < fresh ? count - i : fresh) * size);
 }
 
+/* What a check holds for. Networks repeat their layers, and those of other weights need no check of their own. */
+struct checked { struct window2d w; int64_t in_c, out_c, groups, n; int act, forms, threads; char name[NAME_MAX_]; };
+
+static struct { pthread_mutex_t lock; struct checked list[CHECKED]; unsigned count; } checks = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static struct checked check_of(const struct conv_onednn *c, const struct window2d *w, int64_t n, int threads)
+{
+    const struct conv_spec *s = &c->spec;
+    struct checked k;
+    memset(&k, 0, sizeof k);      /* compared as bytes */
+    k.w = *w;
+    k.in_c = s->in_c, k.out_c = s->out_c, k.groups = s->groups, k.n = n;
+    k.act = (int)s->act.kind, k.threads = threads;
+    k.forms = s->has_residual | s->bf16 << 1 | s->x_bf16 << 2 | s->y_bf16 << 3;
+    memcpy(k.name, c->name, strlen(c->name));
+    return k;
+}
+
+static bool was_checked(const struct checked *k)
+{
+    bool found = false;
+    pthread_mutex_lock(&checks.lock);
+    for (unsigned i = 0; i < checks.count && i < CHECKED; i++) found |= !memcmp(&checks.list[i], k, sizeof *k);
+    pthread_mutex_unlock(&checks.lock);
+    return found;
+}
+
+static void note_checked(const struct checked *k)
+{
+    pthread_mutex_lock(&checks.lock);
+    checks.list[checks.count++ % CHECKED] = *k;
+    pthread_mutex_unlock(&checks.lock);
+}
+
 /* One picture alone, first and last of a batch: equal in bits, at this thread count and at one? */
 static enum status verify(const struct conv_onednn *c, struct window2d w, int threads, struct err *err)
 {
     const int64_t macs = w.out_h * w.out_w * c->spec.out_c * (c->spec.in_c / c->spec.groups) * c->spec.kh * c->spec.kw, afford = macs > 0 ? VERIFY_MACS / macs : 1;
     int64_t n = c->spec.hint_n_max > 1 ? c->spec.hint_n_max : 2;
     if (n > afford) n = afford < 2 ? 2 : afford;
+    const struct checked key = check_of(c, &w, n, threads);
+    if (was_checked(&key)) return ST_OK;
     const size_t in = (size_t)(w.h * w.w * w.c), out = (size_t)(w.out_h * w.out_w * c->spec.out_c) * y_size(&c->spec);
     float *x = mem_alloc_array((uint64_t)n * in, sizeof(float));
     char *batch = mem_calloc_array((uint64_t)n, out), *alone = mem_calloc_array(1, out);
@@ -438,6 +474,7 @@ static enum status verify(const struct conv_onednn *c, struct window2d w, int th
         if (!st && (memcmp(alone, batch, out) || memcmp(alone, batch + (size_t)(n - 1) * out, out)))
             st = err_set(err, ST_UNSUPPORTED, "convolution: kernel %s rounds a picture otherwise within a batch", c->name);
     }
+    if (!st) note_checked(&key);
     free(x);
     free(batch);
     free(alone);
