@@ -83,7 +83,7 @@ static void gather(struct engine_instance *i, struct plan *plan, struct slot *co
             const int64_t from = first > row ? first - row : 0, until = first + count < row + rows ? first + count - row : rows;      /* of this request */
             row += rows;
             if (until <= from || !t->bytes) continue;
-            const uint64_t row_bytes = t->bytes / (uint64_t)rows, bytes = row_bytes * (uint64_t)(until - from);
+            const uint64_t row_bytes = t->bytes / (uint64_t)rows, bytes = until - from == rows ? t->bytes : row_bytes * (uint64_t)(until - from);
             char *own = (char *)t->data + row_bytes * (uint64_t)from;
             if (until - from == count && (uintptr_t)own % TENSOR_ALIGN == 0) {
                 i->pointers[k] = own;
@@ -178,14 +178,21 @@ static enum status run_whole(struct engine_instance *i, struct step *t, struct p
     return st;
 }
 
+/* Do rows lie behind each other as whole bytes that may be copied? Not strings, sequences and numbers of 4 bits. */
+static bool can_be_parted(const struct port *ports, int count)
+{
+    for (int k = 0; k < count; k++)
+        if (dtype_bits(ports[k].dtype) < 8) return false;
+    return true;
+}
+
 /* Rows of the parts that a step may be quicker in: those whose buffers stay in the caches. The step's own where there are none, or where rows may depend on each other (the configuration's
  * max_batch_size says that they do not). */
 static int64_t part_rows(const struct engine *e, const struct graph *g, const struct plan *whole, int64_t rows)
 {
     const uint64_t bytes = plan_workspace(whole), near = (uint64_t)PART_BYTES_PER_THREAD * (uint64_t)(e->options.threads > 0 ? e->options.threads : 1);
     if (!e->signature.batchable || e->options.max_batch_rows < 2 || rows < 2 || bytes <= near || g->gpu || plan_is_dynamic(whole)) return rows;
-    for (int k = 0; k < e->signature.output_count; k++)
-        if (e->signature.outputs[k].dtype == DT_STRING || e->signature.outputs[k].dtype == DT_SEQUENCE) return rows;
+    if (!can_be_parted(e->signature.inputs, e->signature.input_count) || !can_be_parted(e->signature.outputs, e->signature.output_count)) return rows;
     const uint64_t parts = (bytes + near - 1) / near;
     return parts < (uint64_t)rows ? (rows + (int64_t)parts - 1) / (int64_t)parts : 1;
 }
