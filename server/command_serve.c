@@ -24,7 +24,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2, TLS_TICKS = 5, METRICS_CONNECTIONS_MAX = 256, CORES_PER_RPC_THREAD = 8, HEAP_MMAP_BYTES = 16 << 20, HEAP_TRIM_BYTES = 32 << 20 };
+enum { JOB_THREADS = 4, JOBS_WAITING = 4096, TICK_MS = 100, QUIET_MS = 1000, QUIET_TICKS = 2, TLS_TICKS = 5, METRICS_CONNECTIONS_MAX = 256, CORES_PER_RPC_THREAD = 8 };
 
 static const struct engine_ops *const engines[] = { &onnx_engine, &llm_engine, &diffusion_engine, &ensemble_engine };
 
@@ -240,14 +240,6 @@ static void raise_file_limit(void)
     setrlimit(RLIMIT_NOFILE, &files);
 }
 
-/* What a picture and its answer took stays with the heap until the server is quiet (give_back_when_quiet): a page that is given back after
- * each request costs the next one a fault (602 KB that come back as many bytes: 44 faults a request, and a third fewer requests). */
-static void keep_heap(void)
-{
-    mallopt(M_MMAP_THRESHOLD, HEAP_MMAP_BYTES);
-    mallopt(M_TRIM_THRESHOLD, HEAP_TRIM_BYTES);
-}
-
 static enum status start_limiter(struct server *s, struct err *err)
 {
     const struct config_list *resources = &s->config->rate_limit_resources;
@@ -326,7 +318,6 @@ int command_serve(int argc, char **argv)
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     raise_file_limit();
-    keep_heap();
 
     server.config = &config;
     int status = 1;
