@@ -1,10 +1,19 @@
 """What scikit-learn trains, through skl2onnx: trees, machines, lines and what prepares their features. ZipMap is left out."""
 import numpy as np
 import skl2onnx
+import skl2onnx.common._container as container
 from sklearn import cluster, decomposition, ensemble, gaussian_process, linear_model, naive_bayes, neighbors, neural_network, pipeline, preprocessing, svm, tree
 from skl2onnx.common.data_types import FloatTensorType
 
 from common import Case, network
+
+
+def make_node(op_type, inputs, outputs, _make=container.make_node, **attributes):
+    """A list of ints that holds truths is refused by onnx's newer protobuf; skl2onnx makes them of histogram trees."""
+    return _make(op_type, inputs, outputs, **{k: [int(x) if isinstance(x, (bool, np.bool_)) else x for x in v] if isinstance(v, list) else v for k, v in attributes.items()})
+
+
+container.make_node = make_node
 
 
 def data(seed, classes=3, rows=240, columns=8):
