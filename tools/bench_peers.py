@@ -223,6 +223,8 @@ def bench(path, args, cores):
         difference = compare_int8(args.inferd, path, peers["onnxruntime:int8"], args.threads)
         equal = difference <= 0.25
         said = f"differ by {difference:.1e}" if equal else f"DIFFER by {difference:.1e}"
+    for process in peers.values():      # none is still opening the file while another is timed
+        ask(process, "cost")
     times, costs, disturbed, chosen = {arm: [] for arm in arms}, {}, 0, ""
     while len(times[arms[0]]) < args.rounds:
         before = time.monotonic(), busy_seconds() - own_seconds(peers.values())
