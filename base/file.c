@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -121,6 +122,17 @@ void file_let_go(const void *data, uint64_t bytes)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) & ~(page - 1), to = ((uintptr_t)data + bytes) & ~(page - 1);
     if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+bool file_line_number(const char *path, const char *key, double *out)
+{
+    char line[256];
+    FILE *f = fopen(path, "re");
+    bool found = false;
+    while (f && !found && fgets(line, sizeof line, f))
+        if (!strncmp(line, key, strlen(key))) found = sscanf(line + strlen(key), " %lf", out) == 1;
+    if (f) fclose(f);
+    return found;
 }
 
 enum status file_read_fd(char **out, size_t *length, int fd, size_t max, struct err *err)

@@ -22,6 +22,9 @@ bool        file_map_holds(const struct file_map *m, const void *data);
 /* Of bytes that lie in a mapping (others would be lost): the pages that these bytes fill are given back to the system. Read again they come from the file. */
 void        file_let_go(const void *data, uint64_t bytes);
 
+/* The number behind `key` where a line begins with that, as /proc writes it ("VmRSS:" in /proc/self/status); false when there is none. */
+bool        file_line_number(const char *path, const char *key, double *out);
+
 /* Reads a whole small file (at most `max` bytes) into the heap, NUL-terminated; free() it. */
 enum status file_read_path(char **out, size_t *length, const char *path, size_t max, struct err *err);
 enum status file_read_fd(char **out, size_t *length, int fd, size_t max, struct err *err);

@@ -8,6 +8,7 @@
 #include "monitor/page.h"
 
 #include "base/checked.h"
+#include "base/file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,17 +92,6 @@ static void write_stages(struct buf *out, const struct page *p)
     for (int k = 0; k < p->count; k++) page_sample(out, "inferd_model_memory_bytes", PAGE_TRITON, p->versions[k], NULL, (double)p->versions[k]->memory_bytes);
 }
 
-static bool read_line_number(const char *path, const char *key, double *out)
-{
-    char line[256];
-    FILE *f = fopen(path, "re");
-    bool found = false;
-    while (f && !found && fgets(line, sizeof line, f))
-        if (!strncmp(line, key, strlen(key))) found = sscanf(line + strlen(key), " %lf", out) == 1;
-    if (f) fclose(f);
-    return found;
-}
-
 /* Busy share of all cores since the call before; the first call tells the share since boot. */
 static double cpu_utilization(void)
 {
@@ -122,13 +112,13 @@ static void write_process(struct buf *out, const struct metrics_process *p)
     metrics_gpus_write(out);
     page_family(out, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]");
     buf_printf(out, "nv_cpu_utilization %.6g\n", cpu_utilization());
-    if (read_line_number("/proc/meminfo", "MemTotal:", &total) && read_line_number("/proc/meminfo", "MemAvailable:", &available)) {
+    if (file_line_number("/proc/meminfo", "MemTotal:", &total) && file_line_number("/proc/meminfo", "MemAvailable:", &available)) {
         page_family(out, "nv_cpu_memory_total_bytes", "gauge", "CPU total memory (RAM), in bytes");
         buf_printf(out, "nv_cpu_memory_total_bytes %.17g\n", total * 1024);
         page_family(out, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes");
         buf_printf(out, "nv_cpu_memory_used_bytes %.17g\n", (total - available) * 1024);
     }
-    if (read_line_number("/proc/self/status", "VmRSS:", &resident)) {
+    if (file_line_number("/proc/self/status", "VmRSS:", &resident)) {
         page_family(out, "process_resident_memory_bytes", "gauge", "Resident memory of the server");
         buf_printf(out, "process_resident_memory_bytes %.17g\n", resident * 1024);
     }

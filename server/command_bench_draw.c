@@ -99,7 +99,7 @@ enum status bench_draw(const char *model, const struct engine_options *o, const 
             for (int k = 1; k < w.count; k++) calls[n++] = (double)(w.times[k] - w.times[k - 1]) / 1e9;
             if (!n) calls[n++] = (double)j.denoise_ns / 1e9;
             qsort(calls, (size_t)n, sizeof *calls, compare);
-            const double text = (double)j.text_ns / 1e9, vae = (double)j.decode_ns / 1e9 / j.pictures, rss = command_resident_mb("VmHWM"), load = (double)m.load_ns / 1e9;
+            const double text = (double)j.text_ns / 1e9, vae = (double)j.decode_ns / 1e9 / j.pictures, rss = command_resident_mb("VmHWM:"), load = (double)m.load_ns / 1e9;
             if (b->json)
                 printf("{\"width\":%d,\"height\":%d,\"pictures\":%d,\"steps\":%d,\"guidance\":%g,\"sampler\":\"%s\",\"threads\":%d,\"precision\":\"%s\",\"text_s\":%.4f,\"step_s\":%.4f,\"step_min_s\":%.4f,\"vae_s\":%.4f,\"whole_s\":%.4f,\"load_s\":%.3f,\"peak_rss_mb\":%.1f}\n",
                        j.used.width, j.used.height, j.pictures, j.used.steps, (double)j.used.guidance, image_sampler_name(j.used.sampler), o->threads, o->precision == PRECISION_F32 ? "f32" : "auto", text, calls[n / 2], calls[0], vae, whole, load, rss);

@@ -121,7 +121,7 @@ enum status bench_text(const char *model, const struct engine_options *options, 
     if (!st && b.prompt) st = repeat(&b, ask, prefill, &read_s, err);
     if (!st && b.generate) st = repeat(&b, ask, decode, &write_s, err);
     if (!st) {
-        double read = read_s > 0 ? b.prompt * b.sequences / read_s : 0, written = write_s > 0 ? b.generate * b.sequences / write_s : 0, load = (double)m.load_ns / 1e6, rss = command_resident_mb("VmHWM");
+        double read = read_s > 0 ? b.prompt * b.sequences / read_s : 0, written = write_s > 0 ? b.generate * b.sequences / write_s : 0, load = (double)m.load_ns / 1e6, rss = command_resident_mb("VmHWM:");
         const char *mode = options->precision == PRECISION_F32 ? "f32" : is_invariant(&e->graph) ? "batch invariant" : "fast";
         if (ask->json)
             printf("{\"prefill_tokens_per_s\":%.2f,\"decode_tokens_per_s\":%.2f,\"mode\":\"%s\",\"threads\":%d,\"prompt\":%d,\"generate\":%d,\"sequences\":%d,\"load_ms\":%.1f,\"peak_rss_mb\":%.1f}\n",

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/image.h"
 #include "base/threads.h"
 #include "engine/device_gpu.h"
@@ -330,11 +331,7 @@ enum status command_bindings_read(const struct signature *s, const struct comman
 
 double command_resident_mb(const char *field)
 {
-    char line[128];
     double kb = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, field, strlen(field))) kb = strtod(line + strlen(field) + 1, NULL);
-    if (f) fclose(f);
+    file_line_number("/proc/self/status", field, &kb);
     return kb / 1024;
 }

@@ -48,7 +48,7 @@ enum status command_bindings_read(const struct signature *s, const struct comman
 /* As .npy. */
 enum status command_tensor_write(const char *path, const struct tensor *t, struct err *err);
 
-/* A line of /proc/self/status ("VmRSS", "VmHWM") in MB of 1024 KB, 0 when it is not there. What getrusage calls the greatest would still count the process that started this one. */
+/* A line of /proc/self/status ("VmRSS:", "VmHWM:") in MB of 1024 KB, 0 when it is not there. What getrusage calls the greatest would still count the process that started this one. */
 double      command_resident_mb(const char *field);
 
 #endif

@@ -5,13 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/checked.h"
-#include "base/clock.h"
+#include "base/file.h"
 #include "engine/graph/passes.h"
-#include "engine/graph/plan.h"
 #include "engine/onnx/import.h"
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/onnx/trial.h"
@@ -221,7 +219,7 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     if (e->dirfd >= 0) close(e->dirfd);
     e->options.choices = NULL;
     if (!st) st = make_signature(e, err);
-    if (!st && e->map.data) madvise((void *)(uintptr_t)e->map.data, e->map.size, MADV_DONTNEED);     /* packed weights have taken the file's place; what is still read comes back by itself */
+    if (!st && e->map.data) file_let_go(e->map.data, e->map.size);     /* packed weights have taken the file's place; what is still read comes back by itself */
     if (st) {
         engine_close(e);
         return st;

@@ -148,12 +148,13 @@ static enum status run_rows(struct engine_instance *i, struct step *t, struct pl
 /* Part after part, each output's rows put behind each other. */
 static enum status run_parts(struct engine_instance *i, struct step *t, int64_t part, const atomic_bool *stop, struct err *err)
 {
-    enum status st = ST_OK;
-    for (int64_t at = 0, rows; at < t->rows && !st; at += rows) {
+    for (int64_t at = 0, rows; at < t->rows; at += rows) {
         struct plan *plan;
         rows = part < t->rows - at ? part : t->rows - at;
         for (int k = 0; k < t->graph->input_count; k++) t->shapes[k].dims[0] = rows;
-        if ((st = plan_cache_get(&i->plans, t->graph, t->shapes, &plan, err)) || (st = run_rows(i, t, plan, at, rows, stop, err))) return st;
+        enum status st = plan_cache_get(&i->plans, t->graph, t->shapes, &plan, err);
+        if (!st) st = run_rows(i, t, plan, at, rows, stop, err);
+        if (st) return st;
         for (int k = 0; k < t->graph->output_count; k++) {
             const struct operand *o = plan_output(plan, k);
             struct operand *to = &t->results[k];
@@ -168,7 +169,7 @@ static enum status run_parts(struct engine_instance *i, struct step *t, int64_t 
             memcpy((char *)to->data + row_bytes * (uint64_t)at, o->data, o->bytes);
         }
     }
-    return st;
+    return ST_OK;
 }
 
 static enum status run_whole(struct engine_instance *i, struct step *t, struct plan *plan, const atomic_bool *stop, struct err *err)

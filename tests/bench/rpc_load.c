@@ -39,7 +39,7 @@ struct channel {
     size_t out_length, out_at, in_length;
     uint8_t *frames;      /* NULL, or the request as DATA frames, mapped from `file`; those up to frames_end may go, those up to frames_at have gone */
     int file;
-    size_t frames_length, frames_end, frames_at;
+    size_t frames_end, frames_at;
     bool amid_frames, writes, closed, goaway;
 };
 
@@ -122,10 +122,10 @@ static size_t frame_payload(size_t sent)
 
 static void make_frames(struct channel *c)
 {
-    c->frames_length = bench.request_length + (bench.request_length + FRAME_MAX - 1) / FRAME_MAX * FRAME_HEAD;
+    const size_t length = bench.request_length + (bench.request_length + FRAME_MAX - 1) / FRAME_MAX * FRAME_HEAD;
     c->file = memfd_create("request", MFD_CLOEXEC);
-    if (c->file < 0 || ftruncate(c->file, (off_t)c->frames_length)) fail("no file in memory");
-    c->frames = mmap(NULL, c->frames_length, PROT_READ | PROT_WRITE, MAP_SHARED, c->file, 0);
+    if (c->file < 0 || ftruncate(c->file, (off_t)length)) fail("no file in memory");
+    c->frames = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, c->file, 0);
     if (c->frames == MAP_FAILED) fail("no memory");
     uint8_t *p = c->frames;
     for (size_t at = 0, n; at < bench.request_length; at += n, p += FRAME_HEAD + n) {
@@ -133,7 +133,6 @@ static void make_frames(struct channel *c)
         put_head(p, DATA, at + n == bench.request_length ? END_STREAM : 0, 0, n);
         memcpy(p + FRAME_HEAD, bench.request + at, n);
     }
-    c->frames_at = c->frames_end = c->frames_length;
 }
 
 static void put_window(struct channel *c, uint32_t stream, uint32_t more)
