@@ -200,12 +200,12 @@ check-map:  ## fail when README's map and the tree differ
 	@tools/check_map.sh
 
 # Everything that runs on the card, from base/, engine/ and kernels/ alone: a machine with the toolkit and a C compiler is enough.
-$(B)/gpu-check: $(B)/tests/kernels/gpu_check.o $(B)/tests/kernels/fake_gpu.o $(B)/kernels/gpu.o $(B)/base/status.o $(B)/base/clock.o
+$(B)/gpu-check: $(B)/tests/kernels/gpu_check.o $(B)/tests/kernels/fake_gpu.o $(B)/tests/kernels/fake_gpu_llm.o $(B)/kernels/gpu.o $(B)/base/status.o $(B)/base/clock.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lm
 
 # The library's host side without a card: tests/cuda/shim.h stands in for the toolkit's libraries, whose headers it needs.
-CUDA_HOST := $(patsubst %,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.c) tests/cuda/shim.c tests/kernels/fake_gpu.c base/status.c base/memory.c)
+CUDA_HOST := $(patsubst %,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.c) tests/cuda/shim.c tests/kernels/fake_gpu.c tests/kernels/fake_gpu_llm.c base/status.c base/memory.c)
 $(B)/cuda-host-check: $(CUDA_HOST) $(B)/cuda/tests/cuda/host_check.c.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(filter-out -pie,$(LDFLAGS)) -o $@ $^ -lm -ldl

@@ -27,4 +27,15 @@ enum status gpu_store_put(struct gpu_store *s, const void *key, int slot, const 
 /* A copy that is the caller's, by the same rule: given back with api->free. */
 enum status gpu_store_copy(struct gpu_store *s, const void *data, uint64_t count, bool floats, int type, void **out, struct err *err);
 
+/* Device memory that lives as long as the store, under (key, slot) where key is not NULL. */
+enum status gpu_store_take(struct gpu_store *s, const void *key, int slot, uint64_t bytes, void **out, struct err *err);
+
+/* Rows of a matrix as a file has them: n rows of k numbers in blocks of `type` (enum block_type), row_bytes apart. */
+struct gpu_rows { int type; const void *data; int64_t n, k, row_bytes; };
+/* What such a matrix is on the device: types that its kernels do not read become F16 (MXFP4: BF16, which holds it exactly). */
+struct gpu_matrix gpu_matrix_of(int type, int64_t n, int64_t k);
+static inline uint64_t gpu_matrix_bytes(const struct gpu_matrix *w) { return (uint64_t)w->n * (uint64_t)w->row_bytes; }
+/* Copies the rows to `at`, taken apart there as w (of gpu_matrix_of) says. */
+enum status gpu_store_rows(struct gpu_store *s, const struct gpu_rows *r, const struct gpu_matrix *w, void *at, struct err *err);
+
 #endif

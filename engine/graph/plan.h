@@ -37,7 +37,7 @@ void       *plan_input_buffer(const struct plan *p, int k);
 void        plan_bind(struct plan *p, void *workspace);
 /* On a GPU: what a plan needs there, and where it finds it; after plan_bind. */
 struct gpu_queue;
-struct plan_site { struct gpu_queue *queue; char *memory; uint64_t bytes; };
+struct plan_site { struct gpu_queue *queue; char *memory; uint64_t bytes; char *state /* where the graph's input that outlives steps lies on the device; NULL: it has none */; };
 uint64_t    plan_site_bytes(const struct plan *p);                /* 0: nothing of it runs there */
 void        plan_bind_site(struct plan *p, const struct plan_site *site);
 /* Runs with input k at data[k] (aligned to TENSOR_ALIGN, only read). ST_CANCELLED when the stop flag was seen. What a dynamic plan needs on top comes from `run`. */

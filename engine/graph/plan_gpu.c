@@ -115,6 +115,10 @@ static enum status bring(struct plan_gpu *d, const struct node *n, bool to_devic
     enum status st = ST_OK;
     for (int k = 0; k < n->in_count && !st; k++) {
         if (n->in[k] < 0 || is_known(d, n->in[k])) continue;
+        if (d->plan->operands[n->in[k]].state) {               /* it lies on the device and is never copied */
+            if (!to_device) st = err_set(err, ST_UNSUPPORTED, "operator %s cannot run on the GPU as this model uses it, and what it reads is there", n->op->name);
+            continue;
+        }
         const int r = plan_root(d->plan, n->in[k]);
         if (has[r] || d->plan->operands[n->in[k]].dynamic) continue;
         st = copy_over(d, n->in[k], to_device, err);
@@ -167,7 +171,7 @@ static bool may_go(const struct plan_gpu *d, const struct step *s)
     const struct node *n = s->node;
     if (s->dynamic || !n->op->tasks || n->body_count) return false;
     for (int k = 0; k < n->in_count; k++)
-        if (n->in[k] >= 0 && (d->plan->operands[n->in[k]].dynamic || d->plan->operands[n->in[k]].state)) return false;
+        if (n->in[k] >= 0 && d->plan->operands[n->in[k]].dynamic) return false;
     return true;
 }
 
@@ -315,6 +319,7 @@ static char *address_of(const struct plan_gpu *d, int v)
 {
     const struct plan *p = d->plan;
     const struct buffer *b = &p->buffers[plan_root(p, v)];
+    if (p->operands[v].state) return d->site.state;
     return d->site.memory + (b->place == PLACE_INPUT ? p->input_copy[b->input] : b->offset);
 }
 

@@ -74,6 +74,7 @@ int task_own(struct task_list *l, uint64_t bytes)
 }
 
 void task_own_operand(struct task_list *l, struct gpu_task *t, int own, int type) { next(l, t, type)->own = own + 1; }
+void task_device(struct task_list *l, struct gpu_task *t, void *at, int type) { next(l, t, type)->constant = at; }
 void task_fault(struct task_list *l, struct gpu_task *t) { next(l, t, GPU_I32)->fault = true; }
 
 _Static_assert((int)TENSOR_RANK_MAX <= (int)GPU_DIMS, "a walk fits a task");

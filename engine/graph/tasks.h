@@ -46,6 +46,8 @@ void task_weight(struct task_list *l, struct gpu_task *t, const struct node *n, 
 /* A window's first dimensions; more than GPU_SPACE refuse the list. */
 struct window;
 struct gpu_window task_window(struct task_list *l, const struct window *w);
+/* What lies at a device address that the node's spec knows (NULL: left out). */
+void task_device(struct task_list *l, struct gpu_task *t, void *at, int type);
 void task_fault(struct task_list *l, struct gpu_task *t);
 /* Says that it cannot be done. */
 void task_refuse(struct task_list *l);

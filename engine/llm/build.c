@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/graph/gpu_store.h"
 #include "engine/llm/rotation.h"
 
 static int embeddings(struct builder *b)
@@ -41,11 +42,12 @@ static int rope_table(struct builder *b, bool local)
     return build_add(b, &op_rope_table, &b->inputs[LLM_POSITIONS], 1, &s, sizeof s, NULL);
 }
 
+static bool turns_adjacent(const struct llm_config *c) { return c->arch->rope == ROPE_ADJACENT || (c->arch->rope == ROPE_ADJACENT_GGUF && !c->folder); }
+
 static int rope(struct builder *b, int x, int table, int64_t column, int heads)
 {
     const struct llm_config *c = b->c;
-    bool adjacent = c->arch->rope == ROPE_ADJACENT || (c->arch->rope == ROPE_ADJACENT_GGUF && !c->folder);
-    const struct rope_op_spec s = { .column = column, .heads = heads, .head_dim = c->head_dim, .rotary = c->rotary, .adjacent = adjacent };
+    const struct rope_op_spec s = { .column = column, .heads = heads, .head_dim = c->head_dim, .rotary = c->rotary, .adjacent = turns_adjacent(c) };
     return build_add(b, &op_rope, (int[]){ x, table }, 2, &s, sizeof s, NULL);
 }
 
@@ -73,9 +75,17 @@ static struct qkv project(struct builder *b, int x, int layer)
         if (c->clip_qkv > 0) p.q = p.k = p.v = build_scaled(b, &op_clip, p.q, c->clip_qkv);
         return p;
     }
-    p.q = build_linear(b, x, ROLE_Q, layer, q, c->width, -1, BUILD_PLAIN, true);
-    p.k = build_linear(b, x, ROLE_K, layer, kv, c->width, -1, BUILD_PLAIN, true);
-    p.v = build_linear(b, x, ROLE_V, layer, kv, c->width, -1, BUILD_PLAIN, true);
+    if (b->g->gpu) {
+        int y[3];
+        build_projections(b, x, (enum llm_role[]){ ROLE_Q, ROLE_K, ROLE_V }, (int64_t[]){ q, kv, kv }, 3, layer, NULL, y);
+        p.q = y[0];
+        p.k = y[1];
+        p.v = y[2];
+    } else {
+        p.q = build_linear(b, x, ROLE_Q, layer, q, c->width, -1, BUILD_PLAIN, true);
+        p.k = build_linear(b, x, ROLE_K, layer, kv, c->width, -1, BUILD_PLAIN, true);
+        p.v = build_linear(b, x, ROLE_V, layer, kv, c->width, -1, BUILD_PLAIN, true);
+    }
     p.rounded = was_rounded(b, p.q);
     if (c->clip_qkv > 0) {
         p.q = build_scaled(b, &op_clip, p.q, c->clip_qkv);
@@ -111,8 +121,9 @@ static int attention(struct builder *b, int x, int layer, int residual)
     struct qkv p = project(b, x, layer);
     norm_heads(b, &p, layer);
     bool windowed = llm_is_windowed(c, layer);
-    if (c->arch->rope != ROPE_NONE && c->rotary && !(c->unrotated_layers && c->unrotated_layers[layer])) {
-        int table = windowed && b->local_table >= 0 ? b->local_table : b->table;
+    const bool turns = c->arch->rope != ROPE_NONE && c->rotary && !(c->unrotated_layers && c->unrotated_layers[layer]);
+    const int table = windowed && b->local_table >= 0 ? b->local_table : b->table;
+    if (turns && !b->g->gpu) {
         bool one = p.q == p.k;
         p.q = rope(b, p.q, table, p.q_column, c->heads);
         if (one) p.k = p.q;
@@ -123,11 +134,11 @@ static int attention(struct builder *b, int x, int layer, int residual)
         .kernel = { .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .head_dim_v = c->head_dim, .scale = c->attention_scale != 0 ? c->attention_scale : 1 / sqrtf((float)c->head_dim), .softcap = c->attention_softcap,
                     .window = windowed ? c->window : 0, .causal = c->causal, .sinks = build_floats(b, ROLE_SINKS, false, layer, c->heads), .alibi = c->alibi, .kv_type = b->o->kv_type },
         .q_column = p.q_column, .k_column = p.k_column, .v_column = p.v_column, .layer_offset = (uint64_t)layer * b->layer_bytes, .page_stride = b->page_stride,
-        .round = p.rounded,
+        .round = p.rounded, .rotary = turns ? c->rotary : 0, .adjacent = turns_adjacent(c), .exact = b->o->mode != LINEAR_FAST,
     };
     if (!b->st) b->st = attention_check(&s.kernel, b->err);
     struct node *n;
-    int y = build_add(b, &op_paged_attention, (int[]){ p.q, p.k, p.v, b->inputs[LLM_ROWS], b->inputs[LLM_PAGES], b->inputs[LLM_KV] }, 6, &s, sizeof s, &n);
+    int y = build_add(b, &op_paged_attention, (int[]){ p.q, p.k, p.v, b->inputs[LLM_ROWS], b->inputs[LLM_PAGES], b->inputs[LLM_KV], table }, turns && b->g->gpu ? 7 : 6, &s, sizeof s, &n);
     if (y >= 0) n->row_work = (uint64_t)c->heads * (uint64_t)c->head_dim * TEXT_GUESS;
     return build_linear(b, y, ROLE_O, layer, c->width, (int64_t)c->heads * c->head_dim, residual, BUILD_PLAIN, true);
 }
@@ -180,15 +191,60 @@ static void open_expert(struct builder *b, struct expert_layers *e, int layer, i
     if (!b->st && (!e->gate || !e->down)) build_refuse(b, ST_BAD_INPUT, "layer %d: the matrices of expert %d are missing", layer, expert);
 }
 
+/* One kind of matrix of all experts, one behind the other on the device. turns: rows of gate and up take turns in the file. false: the model has none. */
+static bool device_experts(struct builder *b, struct device_experts *d, enum llm_role role, int layer, int64_t n, int64_t k, bool turns)
+{
+    const int count = b->c->experts;
+    float *bias = NULL;
+    struct gpu_rows first = { .data = NULL };
+    for (int e = 0; e < count && !b->st; e++) {
+        struct llm_weight w;
+        const float *f = NULL;
+        if (build_find(b, role, layer, e, n, k, &w)) return false;
+        if (!w.data && e == 0) return false;
+        if (!w.data || (e && w.type != first.type)) return build_refuse(b, ST_BAD_INPUT, "layer %d: the matrices of expert %d are missing, or not of the type of the others", layer, e), false;
+        if (turns) b->st = part_rows(b, &w, &b->loose);
+        const struct gpu_rows rows = { .type = w.type, .data = w.data, .n = n, .k = k, .row_bytes = w.row_bytes };
+        if (e == 0) {
+            first = rows;
+            d->w.m = gpu_matrix_of(w.type, n, k);
+            if (!b->st) b->st = gpu_store_take(b->g->gpu, NULL, 0, (uint64_t)count * gpu_matrix_bytes(&d->w.m), &d->w.at, b->err);
+        }
+        if (!b->st) b->st = gpu_store_rows(b->g->gpu, &rows, &d->w.m, (char *)d->w.at + (uint64_t)e * gpu_matrix_bytes(&d->w.m), b->err);
+        arena_free(&b->loose);
+        build_let_go(&w);
+        if (!b->st) b->st = llm_weight_floats(b->m, role, true, layer, e, n, &f, b->err);
+        if (b->st || !f) continue;
+        if (!bias && !(bias = arena_calloc(b->g->arena, (uint64_t)count * (uint64_t)n, sizeof *bias))) return build_no_memory(b), false;
+        for (int64_t i = 0; i < n; i++) bias[e * n + (turns ? i / 2 + i % 2 * (n / 2) : i)] = f[i];
+    }
+    d->bias = bias;
+    return !b->st;
+}
+
+static void open_device_experts(struct builder *b, struct experts_spec *s, int layer)
+{
+    const struct llm_config *c = b->c;
+    const int64_t ffn = c->expert_ffn;
+    if (!device_experts(b, &s->device_gate, ROLE_EXPERT_GATE_UP, layer, 2 * ffn, c->width, c->folder && c->arch->flags & LLM_CLAMPED_GATE)) {
+        const bool gate = device_experts(b, &s->device_gate, ROLE_EXPERT_GATE, layer, ffn, c->width, false), up = device_experts(b, &s->device_up, ROLE_EXPERT_UP, layer, ffn, c->width, false);
+        if (!gate || !up) build_refuse(b, ST_BAD_INPUT, "layer %d: the experts' matrices are missing", layer);
+    }
+    if (!device_experts(b, &s->device_down, ROLE_EXPERT_DOWN, layer, c->width, ffn, false)) build_refuse(b, ST_BAD_INPUT, "layer %d: the experts' matrices are missing", layer);
+}
+
 static int experts(struct builder *b, int x, int layer)
 {
     const struct llm_config *c = b->c;
     int router = build_linear(b, x, ROLE_ROUTER, layer, c->experts, c->width, -1, BUILD_PLAIN, true);
     struct experts_spec s = { .experts = c->experts, .used = c->experts_used, .width = c->width, .ffn = c->expert_ffn, .softmax_later = c->arch->flags & LLM_SOFTMAX_LATER, .renormalise = c->renormalise,
                               .gate = build_gate_of(c) };
-    s.layers = b->st ? NULL : arena_calloc(b->g->arena, (uint64_t)c->experts, sizeof *s.layers);
-    if (!s.layers) return build_no_memory(b);
-    for (int e = 0; e < c->experts; e++) open_expert(b, &s.layers[e], layer, e);
+    if (b->g->gpu) open_device_experts(b, &s, layer);
+    else {
+        s.layers = b->st ? NULL : arena_calloc(b->g->arena, (uint64_t)c->experts, sizeof *s.layers);
+        if (!s.layers) return build_no_memory(b);
+        for (int e = 0; e < c->experts; e++) open_expert(b, &s.layers[e], layer, e);
+    }
     struct node *n;
     int y = build_add(b, &op_experts, (int[]){ x, router }, 2, &s, sizeof s, &n);
     if (y >= 0) n->row_work = (uint64_t)s.used * 3 * (uint64_t)s.width * (uint64_t)s.ffn;
@@ -210,8 +266,14 @@ static int feed_forward(struct builder *b, int x, int layer, int residual)
     }
     int h, both = build_linear(b, x, ROLE_GATE_UP, layer, 2 * (int64_t)c->ffn, c->width, -1, BUILD_PLAIN, false);
     if (both < 0 && build_has(b, ROLE_GATE, layer)) {
-        int gate = build_linear(b, x, ROLE_GATE, layer, c->ffn, c->width, -1, BUILD_PLAIN, true), up = build_linear(b, x, ROLE_UP, layer, c->ffn, c->width, -1, BUILD_PLAIN, true);
-        h = build_add(b, &op_gate, (int[]){ gate, up }, 2, &s, sizeof s, NULL);
+        if (b->g->gpu) {
+            int y[2];
+            build_projections(b, x, (enum llm_role[]){ ROLE_GATE, ROLE_UP }, (int64_t[]){ c->ffn, c->ffn }, 2, layer, &s, y);
+            h = y[0];
+        } else {
+            int gate = build_linear(b, x, ROLE_GATE, layer, c->ffn, c->width, -1, BUILD_PLAIN, true), up = build_linear(b, x, ROLE_UP, layer, c->ffn, c->width, -1, BUILD_PLAIN, true);
+            h = build_add(b, &op_gate, (int[]){ gate, up }, 2, &s, sizeof s, NULL);
+        }
     } else if (both < 0) {
         struct llm_weight up = { 0 };
         if (!b->st && !c->folder) b->st = llm_weight_find(b->m, ROLE_UP, false, layer, -1, 0, c->width, &up, b->err);

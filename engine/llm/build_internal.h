@@ -34,10 +34,15 @@ bool build_has(struct builder *b, enum llm_role role, int layer);
 const float *build_floats(struct builder *b, enum llm_role role, bool bias, int layer, int64_t count);
 /* llm_weight_find for a matrix that build_open_linear is given next. */
 enum status build_find(struct builder *b, enum llm_role role, int layer, int expert, int64_t n, int64_t k, struct llm_weight *w);
+/* The file's pages of a matrix that has been copied. */
+void build_let_go(const struct llm_weight *w);
 struct linear_layer *build_open_linear(struct builder *b, const struct llm_weight *w);
 int  build_linear_of(struct builder *b, int x, const struct llm_weight *w, const float *bias, int residual, struct activation_spec act);
 /* The matrix of a role and its bias, if there is one. Without the matrix: -1, an error only when it is `needed`. */
 int  build_linear(struct builder *b, int x, enum llm_role role, int layer, int64_t n, int64_t k, int residual, struct activation_spec act, bool needed);
+/* On a GPU (g->gpu): the matrix in device memory; and up to three matrices that read the same x, as one node. roles: of the layer, each [n[i], width]; gated: of two. Results in y[]. */
+void build_device_matrix(struct builder *b, const struct llm_weight *w, struct device_matrix *out);
+void build_projections(struct builder *b, int x, const enum llm_role *roles, const int64_t *n, int parts, int layer, const struct gate_spec *gate, int *y);
 /* A norm over groups of `width` columns; `columns`: of the value. Some families' norms have no weights (OLMo): `bare` allows that. */
 int  build_norm(struct builder *b, int x, enum llm_role role, int layer, int64_t width, int64_t columns, bool bare);
 int  build_scaled(struct builder *b, const struct op *op, int x, float limit);

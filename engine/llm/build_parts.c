@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/file.h"
+#include "engine/graph/gpu_store.h"
 #include "engine/llm/build_internal.h"
 
 int build_refuse(struct builder *b, enum status st, const char *format, ...)
@@ -16,6 +17,13 @@ int build_refuse(struct builder *b, enum status st, const char *format, ...)
     b->st = err_set_list(b->err, st, format, ap);
     va_end(ap);
     return -1;
+}
+
+static int build_missing(struct builder *b, enum llm_role role, int layer)
+{
+    char name[256];
+    llm_role_name(b->c->arch, b->c->folder, role, layer, 0, 0, name, sizeof name);
+    return build_refuse(b, ST_BAD_INPUT, "tensor '%s.weight' is missing", name);
 }
 
 int build_no_memory(struct builder *b) { return build_refuse(b, ST_NO_MEMORY, "building the model's graph passes its memory budget"); }
@@ -36,7 +44,7 @@ const float *build_floats(struct builder *b, enum llm_role role, bool bias, int 
 }
 
 /* The packed weight has taken the file's place in memory; what is still read (embeddings by row) comes back by itself. */
-static void let_go(const struct llm_weight *w)
+void build_let_go(const struct llm_weight *w)
 {
     if (w->mapped) file_let_go(w->data, (uint64_t)(w->n * w->row_bytes));
 }
@@ -77,16 +85,72 @@ struct linear_layer *build_open_linear(struct builder *b, const struct llm_weigh
         return NULL;
     }
     b->g->packed_bytes += linear_bytes(l);
-    if (!linear_borrows(l)) let_go(w);
+    if (!linear_borrows(l)) build_let_go(w);
     if (!graph_own_linear(b->g, l)) return build_no_memory(b), NULL;
     return l;
+}
+
+/* The copy on the device has taken the file's place. A matrix of the file that is asked for twice (a tied head) lies there once. */
+void build_device_matrix(struct builder *b, const struct llm_weight *w, struct device_matrix *out)
+{
+    struct gpu_store *s = b->g->gpu;
+    const struct gpu_rows rows = { .type = w->type, .data = w->data, .n = w->n, .k = w->k, .row_bytes = w->row_bytes };
+    if (b->st) return;
+    out->m = gpu_matrix_of(w->type, w->n, w->k);
+    out->at = w->mapped ? gpu_store_find(s, w->data, 0) : NULL;
+    if (!out->at) {
+        b->st = gpu_store_take(s, w->mapped ? w->data : NULL, 0, gpu_matrix_bytes(&out->m), &out->at, b->err);
+        if (!b->st) b->st = gpu_store_rows(s, &rows, &out->m, out->at, b->err);
+        build_let_go(w);
+    }
+    arena_free(&b->loose);
+}
+
+void build_projections(struct builder *b, int x, const enum llm_role *roles, const int64_t *n, int parts, int layer, const struct gate_spec *gate, int *y)
+{
+    struct projections_spec spec = { .parts = parts, .gated = gate != NULL, .exact = b->o->mode != LINEAR_FAST };
+    if (gate) spec.gate = *gate;
+    for (int p = 0; p < parts && !b->st; p++) {
+        struct llm_weight w;
+        if (build_find(b, roles[p], layer, -1, n[p], b->c->width, &w)) break;
+        if (!w.data) {
+            build_missing(b, roles[p], layer);
+            break;
+        }
+        build_device_matrix(b, &w, &spec.w[p]);
+        spec.bias[p] = build_floats(b, roles[p], true, layer, n[p]);
+    }
+    const int made = gate ? 1 : parts;
+    struct node *node = NULL;
+    y[0] = build_add(b, &op_projections, &x, 1, &spec, sizeof spec, &node);
+    for (int p = 1; p < parts; p++) y[p] = -1;
+    if (y[0] < 0 || made == 1) return;
+    const int number = (int)(node - b->g->nodes);
+    int *outs = arena_alloc(b->g->arena, (uint64_t)made * sizeof *outs, 16);
+    if (!outs) {
+        build_no_memory(b);
+        return;
+    }
+    outs[0] = y[0];
+    for (int p = 1; p < made; p++) {
+        outs[p] = y[p] = graph_add_value(b->g, "", VALUE_NODE);
+        if (y[p] < 0) {
+            build_no_memory(b);
+            return;
+        }
+        b->g->values[y[p]].producer = number;
+    }
+    node->out = outs;
+    node->out_count = made;
 }
 
 int build_linear_of(struct builder *b, int x, const struct llm_weight *w, const float *bias, int residual, struct activation_spec act)
 {
     struct node *n;
-    const struct linear_op_spec spec = { .n = w->n, .k = w->k };
-    struct linear_layer *l = b->st ? NULL : build_open_linear(b, w);
+    struct linear_op_spec spec = { .n = w->n, .k = w->k, .exact = b->o->mode != LINEAR_FAST };
+    struct linear_layer *l = NULL;
+    if (b->g->gpu) build_device_matrix(b, w, &spec.device);
+    else if (!b->st) l = build_open_linear(b, w);
     int y = build_add(b, &op_linear, (int[]){ x, residual }, 2, &spec, sizeof spec, &n);
     if (y < 0) return -1;
     n->linear = l;
@@ -104,12 +168,7 @@ int build_linear(struct builder *b, int x, enum llm_role role, int layer, int64_
     struct llm_weight w;
     if (b->st) return -1;
     if (build_find(b, role, layer, -1, n, k, &w)) return -1;
-    if (!w.data) {
-        char name[256];
-        if (!needed) return -1;
-        llm_role_name(b->c->arch, b->c->folder, role, layer, 0, 0, name, sizeof name);
-        return build_refuse(b, ST_BAD_INPUT, "tensor '%s.weight' is missing", name);
-    }
+    if (!w.data) return needed ? build_missing(b, role, layer) : -1;
     return build_linear_of(b, x, &w, build_floats(b, role, true, layer, w.n), residual, act);
 }
 
@@ -123,11 +182,7 @@ int build_norm(struct builder *b, int x, enum llm_role role, int layer, int64_t 
     b->st = llm_weight_find(b->m, role, false, layer, -1, 0, 0, &w, b->err);
     if (b->st) return -1;
     int64_t count = w.n * w.k;
-    if (!w.data && !bare) {
-        char name[256];
-        llm_role_name(b->c->arch, b->c->folder, role, layer, 0, 0, name, sizeof name);
-        return build_refuse(b, ST_BAD_INPUT, "tensor '%s.weight' is missing", name);
-    }
+    if (!w.data && !bare) return build_missing(b, role, layer);
     struct norm_spec s = { .layer = b->c->arch->norm == NORM_LAYER, .width = width, .epsilon = b->c->norm_epsilon };
     s.whole = w.data && count == columns && columns != width;
     if (w.data) s.scale = build_floats(b, role, false, layer, s.whole ? columns : width);
@@ -163,7 +218,8 @@ int build_embed(struct builder *b, enum llm_role role, int ids, int64_t rows, in
     if (b->st) return -1;
     if (!w.data) return needed ? build_refuse(b, ST_BAD_INPUT, "the table of token embeddings is missing") : -1;
     if (w.n < rows) return build_refuse(b, ST_BAD_INPUT, "an embedding table has %lld rows where %lld are needed", (long long)w.n, (long long)rows);
-    const struct embed_spec s = { .format = block_format(w.type), .table = w.data, .rows = w.n, .width = w.k, .row_bytes = w.row_bytes, .shift = shift, .scale = scale };
+    struct embed_spec s = { .format = block_format(w.type), .table = w.data, .rows = w.n, .width = w.k, .row_bytes = w.row_bytes, .shift = shift, .scale = scale };
+    if (b->g->gpu) build_device_matrix(b, &w, &s.device);
     return build_add(b, &op_embed, &ids, 1, &s, sizeof s, NULL);
 }
 

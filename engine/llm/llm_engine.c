@@ -3,11 +3,11 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "engine/graph/gpu_store.h"
 #include "engine/llm/llm_internal.h"
 #include "kernels/blocks.h"
 
@@ -20,6 +20,8 @@ static void engine_close(struct engine *e)
     if (!e) return;
     graph_close(&e->graph);
     graph_close(&e->encoder);
+    graph_close(&e->fallback);
+    pthread_mutex_destroy(&e->lock);
     template_close(e->chat_template);
     token_trie_close(e->trie);
     tokenizer_close(e->tokenizer);
@@ -53,6 +55,12 @@ static enum status size_pool(struct engine *e, struct err *err)
     const struct llm_config *c = &e->model.config;
     e->kv_type = e->options.kv_type ? e->options.kv_type - 1 : e->options.precision == PRECISION_F32 ? BLOCK_F32 : BLOCK_F16;
     uint64_t budget = e->options.kv_bytes ? e->options.kv_bytes : (uint64_t)KV_DEFAULT_MIB << 20;
+    if (e->gpu) {
+        uint64_t left;
+        enum status st = card_budget(e, &left, err);
+        if (st) return st;
+        if (!e->options.kv_bytes) budget = left;
+    }
     e->page_bytes = llm_page_bytes(c, e->kv_type);
     e->sequences = SEQUENCES_MAX;
     uint64_t each = ((uint64_t)c->context + PAGE_TOKENS - 1) / PAGE_TOKENS, wanted, most = budget / e->page_bytes;
@@ -73,12 +81,20 @@ static enum status size_pool(struct engine *e, struct err *err)
     return ST_OK;
 }
 
+struct llm_build_options llm_options(const struct engine *e)
+{
+    return (struct llm_build_options){ .mode = e->options.precision == PRECISION_F32 ? LINEAR_F32 : e->options.batch_invariant ? LINEAR_INVARIANT : LINEAR_FAST, .kv_type = e->kv_type, .pages = e->pages };
+}
+
 static enum status build(struct engine *e, struct err *err)
 {
-    struct llm_build_options o = { .mode = e->options.precision == PRECISION_F32 ? LINEAR_F32 : e->options.batch_invariant ? LINEAR_INVARIANT : LINEAR_FAST, .kv_type = e->kv_type, .pages = e->pages };
+    const struct llm_build_options o = llm_options(e);
     e->graph = (struct graph){ .arena = &e->model.arena, .memory_max = e->memory_max, .max_rows = e->sequences };
     device_cpu_open(&e->graph.device, e->options.cpu_level, e->options.threads);
-    enum status st = llm_build(&e->graph, &e->model, &o, err);
+    e->graph.device.gpu = e->gpu;
+    enum status st = e->gpu ? gpu_store_open(&e->graph.gpu, e->gpu->api, e->gpu->gpu, GPU_F32, err) : ST_OK;
+    if (!st) st = llm_build(&e->graph, &e->model, &o, err);
+    if (!st && e->gpu) st = card_check(e, err);
     if (st || !e->model.config.decoder_layers) return st;
     e->encoder = (struct graph){ .arena = &e->model.arena, .memory_max = e->memory_max, .max_rows = e->sequences, .device = e->graph.device, .packed_bytes = e->graph.packed_bytes };
     return llm_build_encoder(&e->encoder, &e->model, &o, err);
@@ -94,11 +110,13 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
 {
     struct engine *e = mem_calloc_array(1, sizeof *e);
     if (!e) return err_set(err, ST_NO_MEMORY, "opening a model");
+    pthread_mutex_init(&e->lock, NULL);
     e->options = *options;
     e->memory_max = options->memory_max ? options->memory_max : (uint64_t)MEMORY_DEFAULT_GIB << 30;
     const char *path = model_path(files);
     enum status st = llm_model_open(&e->model, path, e->memory_max, err);
     if (!st && model_has_tokenizer(e)) st = open_tokenizer(e, path, err);
+    if (!st && options->gpu) st = card_open(e, err);
     if (!st) st = size_pool(e, err);
     if (!st) st = build(e, err);
     if (!st && e->tokenizer && tokenizer_count(e->tokenizer) > e->model.config.vocabulary && e->model.config.causal)
@@ -149,7 +167,7 @@ static void instance_stop(struct engine_instance *i)
     plan_cache_close(&i->encoder_plans);
     arena_free(&i->run);
     pages_close(&i->pages);
-    if (i->pool) munmap(i->pool, (uint64_t)i->engine->pages * i->engine->page_bytes);
+    pool_close(&i->pool);
     sampler_close(i->sampler);
     free(i->mask);
     free(i->tokens);
@@ -164,8 +182,9 @@ static enum status instance_start(struct engine_instance **out, struct engine *e
 {
     struct engine_instance *i = mem_calloc_array(1, sizeof *i);
     if (!i) return err_set(err, ST_NO_MEMORY, "starting an instance");
-    uint64_t room = (uint64_t)e->step_tokens + 128, bytes = (uint64_t)e->pages * e->page_bytes;
+    uint64_t room = (uint64_t)e->step_tokens + 128;
     i->engine = e;
+    i->graph = &e->graph;
     i->plans.budget = i->encoder_plans.budget = e->memory_max;
     arena_init(&i->run, e->memory_max);
     i->page_table_room = e->sequences * ((e->context + PAGE_TOKENS - 1) / PAGE_TOKENS + 1) * (e->model.config.decoder_layers ? 2 : 1);
@@ -181,9 +200,8 @@ static enum status instance_start(struct engine_instance **out, struct engine *e
         i->positions = i->tokens + room;
         i->types = i->positions + room;
         i->wanted = i->types + room;
-        void *pool = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);      /* pages come when they are first written */
-        if (pool == MAP_FAILED) st = err_set(err, ST_NO_MEMORY, "a KV cache of %llu bytes", (unsigned long long)bytes);
-        else i->pool = pool;
+        st = pool_open(&i->pool, e->gpu, e->pages, llm_planes(&e->model.config), e->page_bytes, err);
+        i->plans.site.state = e->gpu ? i->pool.at : NULL;
     }
     if (st) {
         instance_stop(i);
@@ -302,6 +320,10 @@ static enum status instance_submit(struct engine_instance *i, struct slot *const
         enum status encoded = step_encode(i, slots, n, stop, err);
         if (encoded) return encoded;
     }
+    if (i->pool.gpu && (i->engine->fallen || i->pool.gpu->api->lost(i->pool.gpu->gpu))) {
+        enum status left = card_leave(i, slots, n, err);
+        if (left) return left;
+    }
     step_gather(i, slots, n);
     if (i->batch_count == 0) return err_set(err, ST_INTERNAL, "no text of the step could be computed: the KV cache of %d pages is too small", i->engine->pages);
     enum status st = step_run(i, stop, &plan, err);
@@ -337,7 +359,7 @@ static struct text_stats *engine_stats(const struct engine *e) { return (struct 
 static const struct text_ops text = { .tokenizer = engine_tokenizer, .chat_template = engine_template, .template_error = engine_template_error, .context = engine_context, .width = engine_width, .abilities = engine_abilities, .stats = engine_stats };
 
 const struct engine_ops llm_engine = {
-    .name = "llm", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,
+    .name = "llm", .on_gpu = true, .open = engine_open, .describe = engine_describe, .close = engine_close, .check = engine_check, .start = instance_start, .stop = instance_stop,
     .admit = instance_admit, .submit = instance_submit, .collect = instance_collect, .retire = instance_retire, .text = &text,
 };
 

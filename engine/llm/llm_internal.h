@@ -2,10 +2,13 @@
 #ifndef ENGINE_LLM_LLM_INTERNAL_H
 #define ENGINE_LLM_LLM_INTERNAL_H
 
+#include <pthread.h>
+
 #include "engine/graph/plan_cache.h"
 #include "engine/llm/build.h"
 #include "engine/llm/llm_engine.h"
 #include "engine/llm/pages.h"
+#include "engine/llm/pool.h"
 #include "engine/llm/sampler.h"
 #include "engine/request.h"
 #include "engine/text/grammar.h"
@@ -21,6 +24,10 @@ struct engine {
     struct llm_model      model;
     struct graph          graph;
     struct graph          encoder;             /* of a pair (config.decoder_layers): runs once over a prompt, before graph */
+    const struct device_gpu *gpu;              /* the card that graph runs on; NULL: the CPU */
+    pthread_mutex_t       lock;                /* of what follows */
+    struct graph          fallback;            /* the model on the CPU, built when its card was lost */
+    bool                  fallen;
     struct tokenizer     *tokenizer;           /* NULL: the file has none; texts cannot be served, ids can */
     struct template      *chat_template;       /* NULL: none, or template_error says what is wrong with it */
     struct err            template_error;
@@ -90,7 +97,8 @@ struct engine_instance {
     struct arena      run;
     struct pages      pages;
     uint64_t          swapped_bytes;           /* of texts that gave way, of options.kv_swap_bytes */
-    char             *pool;        /* keys and values: engine.pages * page_bytes */
+    struct pool       pool;        /* keys and values: engine.pages * page_bytes */
+    const struct graph *graph;     /* of the engine: on its card, or the one that takes its place */
     struct sampler   *sampler;
     uint32_t         *mask;        /* [(vocabulary + 31) / 32] of the token being drawn */
     uint64_t          arrivals;
@@ -133,6 +141,20 @@ enum status step_run(struct engine_instance *i, const atomic_bool *stop, struct 
 enum status step_encode(struct engine_instance *i, struct slot *const *slots, int n, const atomic_bool *stop, struct err *err);
 /* Runs the graph over the inputs as they stand: t tokens, n wanted rows. */
 enum status step_compute(struct engine_instance *i, int t, int n, const atomic_bool *stop, struct plan **out, struct err *err);
+
+/* ---- llm_engine.c ---- */
+/* What the graph is built for. */
+struct llm_build_options llm_options(const struct engine *e);
+
+/* ---- card.c ---- */
+/* Opens the card of options.gpu. */
+enum status card_open(struct engine *e, struct err *err);
+/* Do weights and a KV cache fit its budget? Gives the bytes that are left for the cache. */
+enum status card_budget(const struct engine *e, uint64_t *left, struct err *err);
+/* Does every operator run there? Makes the plan of one token. */
+enum status card_check(const struct engine *e, struct err *err);
+/* When the card was lost: goes on on the CPU with an empty cache; texts are computed again from their tokens. */
+enum status card_leave(struct engine_instance *i, struct slot *const *slots, int n, struct err *err);
 
 /* ---- answer.c ---- */
 /* What the step found for a sequence: a token drawn and told, a vector added up. */

@@ -52,27 +52,17 @@ static void forget_swapped(struct engine_instance *i, struct sequence *q)
     q->swapped = NULL;
 }
 
-/* Between a page of the pool, which has a plane for each layer, and its bytes one behind the other. */
-static void copy_page(struct engine_instance *i, int32_t page, char *bytes, bool out)
-{
-    const struct engine *e = i->engine;
-    int planes = llm_planes(&e->model.config);
-    uint64_t stride = e->page_bytes / (uint64_t)planes;
-    for (int l = 0; l < planes; l++) {
-        char *at = i->pool + ((uint64_t)l * (uint64_t)e->pages + (uint64_t)page) * stride;
-        if (out) memcpy(bytes + (uint64_t)l * stride, at, stride);
-        else memcpy(at, bytes + (uint64_t)l * stride, stride);
-    }
-}
-
 void sequence_give_way(struct engine_instance *i, struct sequence *q)
 {
     const struct engine *e = i->engine;
     uint64_t each = e->page_bytes, bytes = (uint64_t)(q->page_count - q->gone) * each;
     bool fits = q->computed > 0 && bytes && bytes <= e->options.kv_swap_bytes && i->swapped_bytes <= e->options.kv_swap_bytes - bytes && !e->model.config.decoder_layers;
     char *keep = fits ? mem_alloc_array(bytes, 1) : NULL;
-    if (keep) {
-        for (int k = q->gone; k < q->page_count; k++) copy_page(i, q->pages[k], keep + (uint64_t)(k - q->gone) * each, true);
+    struct err unread;
+    enum status st = ST_OK;
+    for (int k = q->gone; k < q->page_count && keep && !st; k++) st = pool_read(&i->pool, q->pages[k], keep + (uint64_t)(k - q->gone) * each, &unread);
+    if (st) free(keep);                  /* it will be computed again */
+    else if (keep) {
         q->swapped = keep;
         q->swapped_pages = q->page_count;
         q->swapped_gone = q->gone;
@@ -93,7 +83,8 @@ bool sequence_return_begin(struct sequence *q)
 
 void sequence_return(struct engine_instance *i, struct sequence *q)
 {
-    for (int k = q->gone; k < q->page_count; k++) copy_page(i, q->pages[k], q->swapped + (uint64_t)(k - q->gone) * i->engine->page_bytes, false);
+    struct err lost;
+    for (int k = q->gone; k < q->page_count; k++) (void)pool_write(&i->pool, q->pages[k], q->swapped + (uint64_t)(k - q->gone) * i->engine->page_bytes, &lost);      /* only a lost card fails, and the step that follows says so */
     q->computed = q->swapped_tokens;
     forget_swapped(i, q);
 }

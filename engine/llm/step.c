@@ -129,11 +129,25 @@ static void take_prompts(struct engine_instance *i, struct slot *const *slots, i
     }
 }
 
+/* Entries of the page table that the step reads, rounded up so that few plans do: on a card they go over with each step. */
+static int entries_of(const struct engine_instance *i)
+{
+    enum { ENTRIES_MIN = 256 };
+    int64_t used = ENTRIES_MIN, room = ENTRIES_MIN;
+    for (int r = 0; r < i->engine->sequences; r++) {
+        const int32_t *row = i->rows + 4 * r;
+        const int64_t end = row[3] + ((int64_t)row[2] + row[1] + PAGE_TOKENS - 1) / PAGE_TOKENS;
+        if (row[1] && end > used) used = end;
+    }
+    while (room < used) room *= 2;
+    return room < i->page_table_room ? (int)room : i->page_table_room;
+}
+
 static enum status compute(struct engine_instance *i, const struct graph *g, struct plan_cache *plans, int t, int n, const atomic_bool *stop, struct plan **out, struct err *err)
 {
     const struct engine *e = i->engine;
     struct operand shapes[LLM_INPUTS];
-    void *data[LLM_INPUTS] = { [LLM_TOKENS] = i->tokens, [LLM_POSITIONS] = i->positions, [LLM_TYPES] = i->types, [LLM_ROWS] = i->rows, [LLM_PAGES] = i->page_table, [LLM_KV] = i->pool, [LLM_WANTED] = i->wanted, [LLM_ENCODED] = i->encoded };
+    void *data[LLM_INPUTS] = { [LLM_TOKENS] = i->tokens, [LLM_POSITIONS] = i->positions, [LLM_TYPES] = i->types, [LLM_ROWS] = i->rows, [LLM_PAGES] = i->page_table, [LLM_KV] = i->pool.gpu ? NULL : i->pool.at, [LLM_WANTED] = i->wanted, [LLM_ENCODED] = i->encoded };
     int tokens = round_up(t), results = round_up(n);
     for (int k = t; k < tokens; k++) i->tokens[k] = i->positions[k] = i->types[k] = 0;
     for (int k = n; k < results; k++) i->wanted[k] = 0;
@@ -142,14 +156,14 @@ static enum status compute(struct engine_instance *i, const struct graph *g, str
     shapes[LLM_ROWS].dims[0] = e->sequences;
     shapes[LLM_ROWS].dims[1] = 4;
     shapes[LLM_ENCODED] = shapes[LLM_ROWS];
-    shapes[LLM_PAGES].dims[0] = i->page_table_room;
+    shapes[LLM_PAGES].dims[0] = i->pool.gpu ? entries_of(i) : i->page_table_room;
     shapes[LLM_KV] = (struct operand){ .dtype = DT_U8, .rank = 1, .dims = { (int64_t)((uint64_t)e->pages * e->page_bytes) } };
     shapes[LLM_WANTED].dims[0] = results;
     enum status st = plan_cache_get(plans, g, shapes, out, err);
     return st ? st : plan_run(*out, data, &i->run, stop, err);
 }
 
-enum status step_compute(struct engine_instance *i, int t, int n, const atomic_bool *stop, struct plan **out, struct err *err) { return compute(i, &i->engine->graph, &i->plans, t, n, stop, out, err); }
+enum status step_compute(struct engine_instance *i, int t, int n, const atomic_bool *stop, struct plan **out, struct err *err) { return compute(i, i->graph, &i->plans, t, n, stop, out, err); }
 
 /* ---- the encoder of a pair ---- */
 static void encode_put(struct engine_instance *i, struct sequence *q)

@@ -54,7 +54,7 @@ static enum status eval_embed(struct call *c, struct err *err)
     parallel_for(c->threads, c->threads, embed_part, c);
     return ST_OK;
 }
-const struct op op_embed = { "Embed", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_embed, eval_embed, NULL, NULL, NULL, NULL, NULL };
+const struct op op_embed = { "Embed", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_embed, eval_embed, NULL, NULL, NULL, NULL, tasks_embed };
 
 /* ---- Linear ---- */
 static enum status infer_linear(struct call *c, struct err *err)
@@ -64,7 +64,7 @@ static enum status infer_linear(struct call *c, struct err *err)
     return set_columns(c, c->in[0], false, s->n, err);
 }
 
-static uint64_t scratch_linear(const struct call *c) { return linear_scratch(c->node->linear, tokens_of(c->in[0]), c->threads); }
+static uint64_t scratch_linear(const struct call *c) { return !c->node->linear ? 0 : linear_scratch(c->node->linear, tokens_of(c->in[0]), c->threads); }
 
 static enum status eval_linear(struct call *c, struct err *err)
 {
@@ -74,7 +74,7 @@ static enum status eval_linear(struct call *c, struct err *err)
     linear_run(c->node->linear, c->out[0]->data, s->n, c->in[0]->data, s->k, tokens_of(c->in[0]), &ep, c->scratch, c->threads);
     return ST_OK;
 }
-const struct op op_linear = { "Linear", "inferd", 1, 0, 1, 2, 1, 1, 0, 0, infer_linear, eval_linear, scratch_linear, NULL, NULL, NULL, NULL };
+const struct op op_linear = { "Linear", "inferd", 1, 0, 1, 2, 1, 1, 0, 0, infer_linear, eval_linear, scratch_linear, NULL, NULL, NULL, tasks_linear };
 
 /* ---- Norm ---- */
 static enum status infer_like(struct call *c, struct err *err) { return set_columns(c, c->in[0], false, columns_of(c->in[0]), err); }
@@ -126,7 +126,7 @@ static enum status eval_norm(struct call *c, struct err *err)
     parallel_for(c->threads, c->threads, norm_part, c);
     return ST_OK;
 }
-const struct op op_norm = { "Norm", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, 0, infer_like, eval_norm, NULL, NULL, NULL, NULL, NULL };
+const struct op op_norm = { "Norm", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, 0, infer_like, eval_norm, NULL, NULL, NULL, NULL, tasks_norm };
 
 /* ---- RopeTable, Rope ---- */
 static enum status infer_rope_table(struct call *c, struct err *err)
@@ -153,7 +153,7 @@ static enum status eval_rope_table(struct call *c, struct err *err)
     }
     return ST_OK;
 }
-const struct op op_rope_table = { "RopeTable", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_rope_table, eval_rope_table, NULL, NULL, NULL, NULL, NULL };
+const struct op op_rope_table = { "RopeTable", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_rope_table, eval_rope_table, NULL, NULL, NULL, NULL, tasks_rope_table };
 
 static void rope_part(void *ctx, int part, int parts)
 {
@@ -202,7 +202,7 @@ static enum status eval_gate(struct call *c, struct err *err)
     c->llm->gate_f32(c->out[0]->data, n, gate, ld, up, ld, t, n, s->kind, s->limit, c->threads);
     return ST_OK;
 }
-const struct op op_gate = { "Gate", "inferd", 1, 0, 1, 2, 1, 1, OP_INPLACE, 0, infer_gate, eval_gate, NULL, NULL, NULL, NULL, NULL };
+const struct op op_gate = { "Gate", "inferd", 1, 0, 1, 2, 1, 1, OP_INPLACE, 0, infer_gate, eval_gate, NULL, NULL, NULL, NULL, tasks_gate };
 
 /* ---- TakeRows ---- */
 static enum status infer_take_rows(struct call *c, struct err *err) { return set_columns(c, c->in[1], true, columns_of(c->in[0]), err); }
@@ -217,7 +217,7 @@ static enum status eval_take_rows(struct call *c, struct err *err)
     }
     return ST_OK;
 }
-const struct op op_take_rows = { "TakeRows", "inferd", 1, 0, 2, 2, 1, 1, 0, 0, infer_take_rows, eval_take_rows, NULL, NULL, NULL, NULL, NULL };
+const struct op op_take_rows = { "TakeRows", "inferd", 1, 0, 2, 2, 1, 1, 0, 0, infer_take_rows, eval_take_rows, NULL, NULL, NULL, NULL, tasks_take_rows };
 
 /* ---- element by element ---- */
 enum { CODE_CLIP, CODE_SOFTCAP, CODE_SCALE };
@@ -242,9 +242,9 @@ static enum status eval_limit(struct call *c, struct err *err)
     }
     return ST_OK;
 }
-const struct op op_clip = { "Clip", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, CODE_CLIP, infer_like, eval_limit, NULL, NULL, NULL, NULL, NULL };
-const struct op op_softcap = { "Softcap", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, CODE_SOFTCAP, infer_like, eval_limit, NULL, NULL, NULL, NULL, NULL };
-const struct op op_scale = { "Scale", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, CODE_SCALE, infer_like, eval_limit, NULL, NULL, NULL, NULL, NULL };
+const struct op op_clip = { "Clip", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, CODE_CLIP, infer_like, eval_limit, NULL, NULL, NULL, NULL, tasks_clip };
+const struct op op_softcap = { "Softcap", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, CODE_SOFTCAP, infer_like, eval_limit, NULL, NULL, NULL, NULL, tasks_softcap };
+const struct op op_scale = { "Scale", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, CODE_SCALE, infer_like, eval_limit, NULL, NULL, NULL, NULL, tasks_scale };
 
 static enum status eval_sum(struct call *c, struct err *err)
 {
@@ -252,7 +252,7 @@ static enum status eval_sum(struct call *c, struct err *err)
     c->k->add_f32(c->out[0]->data, c->in[0]->data, c->in[1]->data, (int64_t)operand_count(c->in[0]), c->threads);
     return ST_OK;
 }
-const struct op op_sum = { "Sum", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_like, eval_sum, NULL, NULL, NULL, NULL, NULL };
+const struct op op_sum = { "Sum", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_like, eval_sum, NULL, NULL, NULL, NULL, tasks_sum };
 
 static enum status eval_shared(struct call *c, struct err *err)
 {
@@ -266,4 +266,4 @@ static enum status eval_shared(struct call *c, struct err *err)
     }
     return ST_OK;
 }
-const struct op op_shared = { "Shared", "inferd", 1, 0, 3, 3, 1, 1, OP_INPLACE, 0, infer_like, eval_shared, NULL, NULL, NULL, NULL, NULL };
+const struct op op_shared = { "Shared", "inferd", 1, 0, 3, 3, 1, 1, OP_INPLACE, 0, infer_like, eval_shared, NULL, NULL, NULL, NULL, tasks_shared };

@@ -10,17 +10,29 @@
 
 #include "engine/graph/graph.h"
 #include "kernels/blocks.h"
+#include "kernels/gpu.h"
 #include "kernels/linear.h"
 #include "kernels/llm.h"
 
+/* On a GPU (graph.gpu) matrices lie in device memory from the load on, in place of node.linear, and rotation is a part of attention; what an operator asks of the device is in llm_tasks.c. */
+struct device_matrix { struct gpu_matrix m; void *at /* the graph's store owns it */; };
+
 /* Embed: ids int32 [T] -> f32 [T, width]: row id + shift of a table, times scale. */
-struct embed_spec { const struct block_format *format; const uint8_t *table; int64_t rows, width, row_bytes, shift; float scale; };
+struct embed_spec { const struct block_format *format; const uint8_t *table; int64_t rows, width, row_bytes, shift; float scale; struct device_matrix device; };
 extern const struct op op_embed;
 
 /* Linear: x f32 [T, k] (and residual [T, n] as in[1]) -> f32 [T, n] = act(x W' + bias + residual). node.linear holds the packed weight, node.bias its
  * bias, node.act the activation. */
-struct linear_op_spec { int64_t n, k; };
+struct linear_op_spec { int64_t n, k; struct device_matrix device; bool exact /* on a GPU: a row's bits do not depend on the others, and nothing is rounded */; };
 extern const struct op op_linear;
+
+/* Gate: gate, up [T, n] -> act(gate) * up. With in[1] left out both lie in in[0], [T, 2n], gate first unless `up_first`. */
+struct gate_spec { enum gate_kind kind; float limit; bool up_first; };
+extern const struct op op_gate;
+
+/* Projections, on a GPU only: x [T, k] -> up to three f32 [T, n_i] = x W_i' + bias_i; gated: of two, one [T, n] = gate(first) * second. */
+struct projections_spec { int parts; struct device_matrix w[GPU_PARTS]; const float *bias[GPU_PARTS]; bool gated; struct gate_spec gate; bool exact; };
+extern const struct op op_projections;
 
 /* Norm: x [T, columns] -> same; groups of `width` columns each by its own mean square (RMS) or mean and variance. scale, bias [width] or, `whole`, [columns]. */
 struct norm_spec { bool layer, whole; int64_t width; const float *scale, *bias; float epsilon; };
@@ -36,8 +48,9 @@ extern const struct op op_rope_table;
 struct rope_op_spec { int64_t column, heads, head_dim; int rotary; bool adjacent; };
 extern const struct op op_rope;
 
-/* PagedAttention: q, k, v [T, ...] (may be one value), rows, pages, kv -> f32 [T, heads * head_dim]; k and v are written to the pool first. */
-struct attention_op_spec { struct attention_spec kernel; int64_t q_column, k_column, v_column; uint64_t layer_offset, page_stride; bool round /* to bfloat16 where that is quick */; };
+/* PagedAttention: q, k, v [T, ...] (may be one value), rows, pages, kv -> f32 [T, heads * head_dim]; k and v are written to the pool first. On a GPU in[6], if it
+ * is there, is the table of the rotation that q and k have not had yet. */
+struct attention_op_spec { struct attention_spec kernel; int64_t q_column, k_column, v_column; uint64_t layer_offset, page_stride; bool round /* to bfloat16 where that is quick */; int rotary; bool adjacent /* on a GPU: of the rotation */, exact; };
 extern const struct op op_paged_attention;
 
 /* Keep: x [T, n], k, v [T, ...], rows, pages, kv -> x; k and v are written to the pool. CrossAttention: q [T, ...], encoded, pages, kv -> f32 [T, heads * head_dim]: every row
@@ -45,10 +58,6 @@ extern const struct op op_paged_attention;
 extern const struct op op_keep, op_cross_attention;
 /* The rows of a step of t tokens that are not empty, checked; for operators that touch the cache. */
 enum status llm_rows(const struct call *c, const struct operand *table, const struct operand *pages, int64_t t, struct attention_row *rows, int *count, struct err *err);
-
-/* Gate: gate, up [T, n] -> act(gate) * up. With in[1] left out both lie in in[0], [T, 2n], gate first unless `up_first`. */
-struct gate_spec { enum gate_kind kind; float limit; bool up_first; };
-extern const struct op op_gate;
 
 /* TakeRows: x [T, n], wanted int32 [N] -> [N, n]. */
 extern const struct op op_take_rows;
@@ -59,16 +68,35 @@ extern const struct op op_clip, op_softcap, op_scale, op_sum;
 
 /* Experts: x [T, width], router logits [T, experts] -> [T, width]: the `used` most likely experts of each token, weighted. */
 struct expert_layers { struct linear_layer *gate, *up, *down; const float *gate_bias, *up_bias, *down_bias; };
+/* All experts' matrices of one kind on a GPU: one behind the other, their biases too. */
+struct device_experts { struct device_matrix w; const float *bias; };
 struct experts_spec {
     int     experts, used;
     int64_t width, ffn;
     bool    softmax_later, renormalise;
     struct gate_spec gate;
     struct expert_layers *layers;      /* [experts]; the linear layers are on the list of the graph (graph_own_linear) */
+    struct device_experts device_gate, device_up /* no matrix: gate and up are rows of one, gate first */, device_down;
 };
 extern const struct op op_experts;
 
 /* Shared: x [T, n] * sigmoid(gate [T, 1]) + y [T, n]. */
 extern const struct op op_shared;
+
+/* ---- what they ask of a GPU: llm_tasks.c ---- */
+struct task_list;
+void tasks_embed(struct call *c, struct task_list *l);
+void tasks_linear(struct call *c, struct task_list *l);
+void tasks_norm(struct call *c, struct task_list *l);
+void tasks_rope_table(struct call *c, struct task_list *l);
+void tasks_paged_attention(struct call *c, struct task_list *l);
+void tasks_gate(struct call *c, struct task_list *l);
+void tasks_take_rows(struct call *c, struct task_list *l);
+void tasks_clip(struct call *c, struct task_list *l);
+void tasks_softcap(struct call *c, struct task_list *l);
+void tasks_scale(struct call *c, struct task_list *l);
+void tasks_sum(struct call *c, struct task_list *l);
+void tasks_shared(struct call *c, struct task_list *l);
+void tasks_experts(struct call *c, struct task_list *l);
 
 #endif

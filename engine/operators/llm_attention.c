@@ -74,4 +74,4 @@ static enum status eval_attention(struct call *c, struct err *err)
     return ST_OK;
 }
 
-const struct op op_paged_attention = { "PagedAttention", "inferd", 1, 0, 6, 6, 1, 1, 0, 0, infer_attention, eval_attention, scratch_attention, NULL, NULL, NULL, NULL };
+const struct op op_paged_attention = { "PagedAttention", "inferd", 1, 0, 6, 7, 1, 1, 0, 0, infer_attention, eval_attention, scratch_attention, NULL, NULL, NULL, tasks_paged_attention };

@@ -40,8 +40,9 @@ static uint64_t lay_out(struct experts_work *w, const struct call *c, char *base
 
 static uint64_t scratch_experts(const struct call *c)
 {
+    const struct experts_spec *s = c->node->spec;
     struct experts_work w;
-    return lay_out(&w, c, NULL);
+    return s->layers ? lay_out(&w, c, NULL) : 0;
 }
 
 /* The `used` largest logits of a token, the largest first (the lower index first among equals), and their weights. */
@@ -125,4 +126,4 @@ static enum status eval_experts(struct call *c, struct err *err)
     return ST_OK;
 }
 
-const struct op op_experts = { "Experts", "inferd", 1, 0, 2, 2, 1, 1, 0, 0, infer_experts, eval_experts, scratch_experts, NULL, NULL, NULL, NULL };
+const struct op op_experts = { "Experts", "inferd", 1, 0, 2, 2, 1, 1, 0, 0, infer_experts, eval_experts, scratch_experts, NULL, NULL, NULL, tasks_experts };

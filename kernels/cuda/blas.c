@@ -59,19 +59,19 @@ static enum status describe(struct blas_plan *p, struct gpu *g, const struct gpu
     const struct gpu_product *s = &t->u.product;
     const cublasOperation_t turned = CUBLAS_OP_T;
     cublasLtEpilogue_t epilogue;
-    cudaDataType type, bias;
-    if (!data_type(t->type[0], &type) || t->type[1] != t->type[0] || t->type[2] != t->type[0] || (s->has_bias && !data_type(t->type[3], &bias)) || (s->has_bias && bias != type) || (s->has_residual && t->type[4] != t->type[0]))
-        return err_set(err, ST_UNSUPPORTED, "the product's types are not all one float type");
+    cudaDataType type, made;
+    if (!data_type(t->type[0], &type) || t->type[1] != t->type[0] || !data_type(t->type[2], &made) || (made != type && made != CUDA_R_32F) || (s->has_bias && t->type[3] != t->type[2]) || (s->has_residual && t->type[4] != t->type[2]))
+        return err_set(err, ST_UNSUPPORTED, "the product's types are not one float type, or halves with a result of floats");
     if (s->m * s->n * s->k * s->batch == 0 || s->batch > INT32_MAX) return err_set(err, ST_UNSUPPORTED, "the product is empty");
     p->finish = !epilogue_of(s, &epilogue);
     cublasStatus_t b = cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);         /* floats in full, without TF32 */
     if (b == CUBLAS_STATUS_SUCCESS && s->b_turned) b = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned);
     if (b == CUBLAS_STATUS_SUCCESS && s->a_turned) b = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &turned, sizeof turned);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
-    if (b == CUBLAS_STATUS_SUCCESS && s->has_bias && !p->finish) b = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias, sizeof bias);
+    if (b == CUBLAS_STATUS_SUCCESS && s->has_bias && !p->finish) b = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &made, sizeof made);
     if (b == CUBLAS_STATUS_SUCCESS) b = layout(&p->a, type, s->b_turned ? s->k : s->n, s->b_turned ? s->n : s->k, s->batch, s->b_step);
     if (b == CUBLAS_STATUS_SUCCESS) b = layout(&p->b, type, s->a_turned ? s->m : s->k, s->a_turned ? s->k : s->m, s->batch, s->a_step);
-    if (b == CUBLAS_STATUS_SUCCESS) b = layout(&p->y, type, s->n, s->m, s->batch, s->m * s->n);
+    if (b == CUBLAS_STATUS_SUCCESS) b = layout(&p->y, made, s->n, s->m, s->batch, s->m * s->n);
     return cuda_check_blas(g, b, "describing a product", err);
 }
 

@@ -284,6 +284,8 @@ static enum status run_one(struct gpu_queue *q, const struct gpu_task *t, struct
     switch (t->kind) {
     case GPU_REDUCE: case GPU_SOFTMAX: case GPU_NORM_ROWS: case GPU_NORM_CHANNELS: return cuda_check(q->gpu, (cudaError_t)cuda_launch_rows(t, q->stream), "starting a kernel over rows", err);
     case GPU_ATTENTION: return cuda_check(q->gpu, (cudaError_t)cuda_launch_attention(t, q->stream), "starting attention", err);
+    case GPU_EMBED: case GPU_LINEAR: case GPU_GATE: case GPU_ROPE_TABLE: case GPU_STORE: case GPU_ROUTE: case GPU_COMBINE: return cuda_check(q->gpu, (cudaError_t)cuda_launch_llm(t, q->stream), "starting a kernel of a language model", err);
+    case GPU_PAGED: return cuda_check(q->gpu, (cudaError_t)cuda_launch_paged(t, q->stream), "starting attention over pages", err);
     default: return cuda_check(q->gpu, (cudaError_t)cuda_launch_elements(t, q->stream), "starting a kernel over elements", err);
     }
 }

@@ -13,6 +13,8 @@ typedef struct CUstream_st *cuda_stream;
 int cuda_launch_elements(const struct gpu_task *t, cuda_stream stream);       /* all kinds that body_elements counts */
 int cuda_launch_rows(const struct gpu_task *t, cuda_stream stream);           /* reductions, softmax, norms */
 int cuda_launch_attention(const struct gpu_task *t, cuda_stream stream);
+int cuda_launch_llm(const struct gpu_task *t, cuda_stream stream);            /* of language models, all but attention */
+int cuda_launch_paged(const struct gpu_task *t, cuda_stream stream);
 /* y = activation(y + residual) in place over the y of a product or convolution, for what a library's epilogue cannot do. bias too when with_bias. */
 int cuda_launch_finish(const struct gpu_task *t, bool with_bias, bool with_residual, cuda_stream stream);
 

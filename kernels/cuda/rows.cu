@@ -62,7 +62,7 @@ template <bool BLOCK> __global__ void norm_rows(const __grid_constant__ struct g
 {
     typedef team<BLOCK> T;
     const struct gpu_norm_rows *p = &t.u.norm_rows;
-    const int64_t row = T::row(), from = row * p->n;
+    const int64_t row = T::row(), from = row * p->n, own = p->periods ? row % p->periods * p->n : 0;
     if (row >= rows) return;
     float mean = 0, square = 0;
     if (!p->rms) {
@@ -76,8 +76,8 @@ template <bool BLOCK> __global__ void norm_rows(const __grid_constant__ struct g
     const float scale = rsqrtf(T::template all<sum>(square, 0) / (float)p->n + p->epsilon);
     for (int64_t k = T::rank(); k < p->n; k += T::size()) {
         float v = (body_load(t.at[0], t.type[0], from + k) - mean) * scale;
-        if (t.at[2]) v *= body_load(t.at[2], t.type[2], k);
-        if (t.at[3]) v += body_load(t.at[3], t.type[3], k);
+        if (t.at[2]) v *= body_load(t.at[2], t.type[2], own + k);
+        if (t.at[3]) v += body_load(t.at[3], t.type[3], own + k);
         body_store(t.at[1], t.type[1], from + k, v);
     }
 }

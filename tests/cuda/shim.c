@@ -224,6 +224,8 @@ static void run_task(void *with) { fake_gpu_compute(with); }
 int cuda_launch_elements(const struct gpu_task *t, cuda_stream s) { return (int)submit(s, run_task, t, sizeof *t); }
 int cuda_launch_rows(const struct gpu_task *t, cuda_stream s) { return (int)submit(s, run_task, t, sizeof *t); }
 int cuda_launch_attention(const struct gpu_task *t, cuda_stream s) { return (int)submit(s, run_task, t, sizeof *t); }
+int cuda_launch_llm(const struct gpu_task *t, cuda_stream s) { return (int)submit(s, run_task, t, sizeof *t); }
+int cuda_launch_paged(const struct gpu_task *t, cuda_stream s) { return (int)submit(s, run_task, t, sizeof *t); }
 
 struct finish { struct gpu_task task; bool bias, residual; };
 static void run_finish(void *with)

@@ -238,6 +238,7 @@ static void norm_rows(const struct gpu_task *t)
 {
     const struct gpu_norm_rows *p = &t->u.norm_rows;
     for (int64_t row = 0; row < p->rows; row++) {
+        const int64_t own = p->periods ? row % p->periods * p->n : 0;
         float mean = 0, square = 0;
         for (int64_t k = 0; k < p->n && !p->rms; k++) mean += body_load(t->at[0], t->type[0], row * p->n + k);
         mean /= (float)p->n;
@@ -248,8 +249,8 @@ static void norm_rows(const struct gpu_task *t)
         const float scale = 1 / sqrtf(square / (float)p->n + p->epsilon);
         for (int64_t k = 0; k < p->n; k++) {
             float v = (body_load(t->at[0], t->type[0], row * p->n + k) - mean) * scale;
-            if (t->at[2]) v *= body_load(t->at[2], t->type[2], k);
-            if (t->at[3]) v += body_load(t->at[3], t->type[3], k);
+            if (t->at[2]) v *= body_load(t->at[2], t->type[2], own + k);
+            if (t->at[3]) v += body_load(t->at[3], t->type[3], own + k);
             body_store(t->at[1], t->type[1], row * p->n + k, v);
         }
     }
@@ -329,6 +330,7 @@ static void one(const struct gpu_task *t, int64_t i, bool is_whole)
 
 void fake_gpu_compute(const struct gpu_task *t)
 {
+    if (fake_gpu_compute_llm(t)) return;
     switch (t->kind) {
     case GPU_REDUCE: reduce(t); return;
     case GPU_SOFTMAX: softmax(t); return;

@@ -15,6 +15,8 @@ struct fake_gpu_held { uint64_t bytes, pinned; int queues, recordings, prepared;
 struct fake_gpu_held fake_gpu_held(void);
 /* Computes a task whose addresses are host memory. */
 void fake_gpu_compute(const struct gpu_task *t);
+/* The same for the kinds of language models; false: it is not one of them. */
+bool fake_gpu_compute_llm(const struct gpu_task *t);
 /* Kinds of tasks that have run. */
 uint64_t fake_gpu_ran(enum gpu_kind kind);
 

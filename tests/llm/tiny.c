@@ -8,7 +8,9 @@
 
 #include "base/file.h"
 #include "engine/formats/safetensors.h"
-#include "engine/graph/plan.h"
+#include "engine/graph/gpu_store.h"
+#include "engine/graph/plan_cache.h"
+#include "engine/llm/pool.h"
 #include "engine/llm/pages.h"
 #include "kernels/blocks.h"
 
@@ -204,6 +206,50 @@ enum status tiny_run_mode(const char *folder, void (*edit)(struct llm_config *c)
     free(workspace);
     graph_close(&g);
     if (pair) graph_close(&encoder);
+    llm_model_close(&m);
+    return st;
+}
+
+enum status tiny_run_card(const char *path, const struct device_gpu *gpu, enum linear_mode mode, int kv_type, const int32_t *tokens, int count, int piece, float *out, int *columns, struct err *err)
+{
+    struct llm_model m;
+    struct plan_cache plans = { .budget = (uint64_t)1 << 30 };
+    struct pool pool = { 0 };
+    struct arena run;
+    int32_t ids[TINY_TOKENS], positions[TINY_TOKENS], types[TINY_TOKENS] = { 0 }, wanted[TINY_TOKENS], rows[4], encoded[4] = { 0 }, pages[PAGES];
+    enum status st = llm_model_open(&m, path, (uint64_t)1 << 30, err);
+    if (st) return st;
+    struct graph g = { .arena = &m.arena, .memory_max = (uint64_t)1 << 30, .max_rows = 1 };
+    device_cpu_open(&g.device, CPU_AMX, 1);
+    g.device.gpu = gpu;
+    arena_init(&run, 1 << 20);
+    st = gpu_store_open(&g.gpu, gpu->api, gpu->gpu, GPU_F32, err);
+    if (!st) st = llm_build(&g, &m, &(struct llm_build_options){ .mode = mode, .kv_type = kv_type, .pages = PAGES }, err);
+    if (!st) st = pool_open(&pool, gpu, PAGES, llm_planes(&m.config), llm_page_bytes(&m.config, kv_type), err);
+    plans.site.state = pool.at;
+    for (int i = 0; i < PAGES; i++) pages[i] = (i * 5 + 3) % PAGES;
+    void *data[LLM_INPUTS] = { ids, positions, types, rows, pages, NULL, wanted, encoded };
+    for (int from = 0; from < count && !st; from += piece) {
+        struct operand shapes[LLM_INPUTS];
+        struct plan *p;
+        int n = count - from < piece ? count - from : piece;
+        for (int k = 0; k < n; k++) ids[k] = tokens[from + k], positions[k] = from + k, wanted[k] = k;
+        memcpy(rows, (int32_t[]){ 0, n, from, 0 }, sizeof rows);
+        for (int k = 0; k < LLM_INPUTS; k++) shapes[k] = (struct operand){ .dtype = DT_I32, .rank = 1, .dims = { n } };
+        shapes[LLM_ROWS] = shapes[LLM_ENCODED] = (struct operand){ .dtype = DT_I32, .rank = 2, .dims = { 1, 4 } };
+        shapes[LLM_PAGES].dims[0] = PAGES;
+        shapes[LLM_KV] = (struct operand){ .dtype = DT_U8, .rank = 1, .dims = { (int64_t)pool.bytes } };
+        st = plan_cache_get(&plans, &g, shapes, &p, err);
+        if (!st) st = plan_run(p, data, &run, NULL, err);
+        if (st) break;
+        const struct operand *o = plan_output(p, g.output_count - 1);
+        *columns = (int)o->dims[1];
+        memcpy(out + from * (*columns), o->data, o->bytes);
+    }
+    plan_cache_close(&plans);
+    pool_close(&pool);
+    graph_close(&g);
+    arena_free(&run);
     llm_model_close(&m);
     return st;
 }

@@ -23,7 +23,8 @@ void tiny_free(struct tiny *t);
 bool tiny_write(const struct tiny *t, const char *folder, const char *change);
 /* Opens the folder or .gguf file, lets `edit` change the configuration (may be NULL), builds in f32 and runs all tokens in pieces of `piece`. out [tokens, columns]: the last output. */
 enum status tiny_run(const char *folder, void (*edit)(struct llm_config *c), const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err);
-/* The same in another mode of the linear layers. */
+/* The same in another mode of the linear layers; then on a card, too, with keys and values of another type (enum block_type). */
 enum status tiny_run_mode(const char *path, void (*edit)(struct llm_config *c), enum linear_mode mode, const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err);
+enum status tiny_run_card(const char *path, const struct device_gpu *gpu, enum linear_mode mode, int kv_type, const int32_t *tokens, int count, int piece, float *out, int *columns, struct err *err);
 
 #endif
