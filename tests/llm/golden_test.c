@@ -5,12 +5,14 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "engine/device_gpu.h"
 #include "engine/engine.h"
 #include "engine/llm/convert.h"
 #include "engine/llm/llm_engine.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/blocks.h"
 #include "server/command_text.h"
+#include "tests/kernels/fake_gpu.h"
 #include "tests/test.h"
 
 enum { TOKENS = 200 };
@@ -23,7 +25,7 @@ static enum status convert(const char *from, const char *to, int type, struct er
 }
 
 /* The greedy text behind BOS alone, in f32. */
-static enum status greedy(const char *path, struct buf *text, struct err *err)
+static enum status greedy(const char *path, int gpu, struct buf *text, struct err *err)
 {
     struct command_model m;
     struct text_job j = { 0 };
@@ -31,7 +33,8 @@ static enum status greedy(const char *path, struct buf *text, struct err *err)
     struct engine_options o;
     struct detokenizer d;
     command_engine_defaults(&o);
-    o.precision = PRECISION_F32;
+    o.precision = gpu ? PRECISION_AUTO : PRECISION_F32;
+    o.gpu = gpu;
     buf_init(text, 0);
     enum status st = command_text_open(&m, path, &o, err);
     if (st) return st;
@@ -76,17 +79,21 @@ TEST(golden_text_from_every_format)
     snprintf(source, sizeof source, "%s/data/stories260k/golden-greedy-200.txt", test_shared());
     REQUIRE_OK(file_read_path(&golden, &length, source, 1 << 16, &err), err);
     snprintf(source, sizeof source, "%s/data/stories260k/stories260K.bin", test_shared());
+    device_gpus_use(fake_gpu_api());
     for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) {
         struct buf text;
         bool folder = !strncmp(made[i].file, "folder", 6);
         snprintf(path, sizeof path, "%s/%s", directory, made[i].file);
         if (i == 0) snprintf(first, sizeof first, "%s", path);
         REQUIRE_OK(convert(folder ? first : source, path, made[i].type, &err), err);
-        REQUIRE_OK(greedy(path, &text, &err), err);
-        printf("  %s: %zu of %zu bytes as golden\n", made[i].file, agree(text.data, golden), length);
-        if (made[i].exact) CHECK_TEXT(text.data, golden);
-        CHECK(agree(text.data, golden) >= 100);
-        buf_free(&text);
+        for (int gpu = 0; gpu < 2; gpu++) {                    /* the card: without a card (tests/kernels/fake_gpu.h), at its default precision */
+            REQUIRE_OK(greedy(path, gpu, &text, &err), err);
+            printf("  %s%s: %zu of %zu bytes as golden\n", made[i].file, gpu ? " on a card" : "", agree(text.data, golden), length);
+            if (made[i].exact) CHECK_TEXT(text.data, golden);
+            CHECK(agree(text.data, golden) >= 100);
+            buf_free(&text);
+        }
     }
+    device_gpus_use(NULL);
     free(golden);
 }

@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/device_gpu.h"
 #include "engine/graph/plan.h"
 #include "engine/llm/convert.h"
 #include "kernels/blocks.h"
+#include "tests/kernels/fake_gpu.h"
 #include "tests/llm/tiny.h"
 #include "tests/test.h"
 
@@ -96,6 +98,24 @@ static bool run(const char *path, enum linear_mode mode, const struct tiny *t, f
  * to the types of three values, whose random models are the least like what they were made of: ours may add twice as much to those, too. */
 enum { FAST_KL_MILLIONTHS = 700, TILES_KL_MILLIONTHS = 300 };
 
+/* The same file on a card: types that its kernels read as they are to 1e-4, the others as halves; through products of bfloat16 within the bound of the fast mode. */
+static void check_on_card(const char *mix, const char *file, const struct tiny *t, double most)
+{
+    static float card[TEXT_TOKENS * VOCABULARY];
+    const struct device_gpu *gpu;
+    struct err err = { 0 };
+    int columns = VOCABULARY;
+    const bool native = !strcmp(mix, "Q4_0") || !strcmp(mix, "Q8_0") || !strncmp(mix, "Q4_K", 4) || !strncmp(mix, "Q5_K", 4) || !strcmp(mix, "Q6_K");
+    REQUIRE_OK(device_gpu_open(&gpu, 0, &err), err);
+    REQUIRE_OK(tiny_run_card(file, gpu, LINEAR_F32, BLOCK_F32, t->tokens, t->token_count, t->token_count, card, &columns, &err), err);
+    const double off = farthest(decoded, card);
+    REQUIRE_OK(tiny_run_card(file, gpu, LINEAR_FAST, BLOCK_F16, t->tokens, t->token_count, t->token_count, card, &columns, &err), err);
+    const double kl = divergence(decoded, card);
+    printf("          on a card off by %.1e, fast KL %.2e\n", off, kl);
+    CHECK(off < (native ? 1e-4 : 2e-2));
+    CHECK(kl >= 0 && kl < most);
+}
+
 static void check_mix(const char *mix, const char *source, const char *directory, const struct tiny *t)
 {
     char file[300], plain[300];
@@ -112,6 +132,7 @@ static void check_mix(const char *mix, const char *source, const char *directory
     const int most = (cpu_level_detect() >= CPU_AMX ? TILES_KL_MILLIONTHS : FAST_KL_MILLIONTHS) * (strncmp(mix, "TQ", 2) ? 1 : 2);
     CHECK(kl >= 0 && kl < most * 1e-6);
     CHECK(loss > 0);
+    check_on_card(mix, file, t, most * 1e-6);
 }
 
 TEST(quantised_models_compute_their_decoded_weights)
@@ -129,7 +150,9 @@ TEST(quantised_models_compute_their_decoded_weights)
     REQUIRE(run(source, LINEAR_F32, &t, exact));
     printf("  standard deviation of the logits %.2f\n", spread(exact));
     CHECK(spread(exact) > 2);
+    device_gpus_use(fake_gpu_api());
     for (int i = 0; convert_mix_name(i); i++) check_mix(convert_mix_name(i), source, directory, &t);
+    device_gpus_use(NULL);
 }
 
 /* ---- types within a mix ---- */
