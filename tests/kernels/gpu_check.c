@@ -9,18 +9,17 @@
 #include "base/clock.h"
 #include "kernels/cuda/body.h"
 #include "tests/kernels/fake_gpu.h"
+#include "tests/kernels/gpu_check.h"
 
 enum { SIDES = 2 /* the reference, the card */ };
 
 struct side { const struct gpu_api *api; struct gpu *gpu; struct gpu_queue *queue; };
-/* An operand: `count` numbers of a type; random, or whole numbers below `limit`. out: a result; begins: it holds operand begins - 1 before, in whose place it is made. */
-struct numbers { int type; int64_t count; int limit; bool out; int begins; };
 
 static struct side sides[SIDES];
 static int passed, failed, refused;
 static uint64_t seed = 1;
 
-static uint32_t draw(void)
+uint32_t gpu_check_draw(void)
 {
     seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
     return (uint32_t)(seed >> 33);
@@ -82,7 +81,7 @@ static bool run_on(struct side *s, struct gpu_task t, const struct numbers *n, v
 }
 
 /* The task on both sides, started and recorded. */
-static void check(const char *name, struct gpu_task t, const struct numbers *n, int count)
+void gpu_check_task(const char *name, struct gpu_task t, const struct numbers *n, int count)
 {
     void *data[GPU_OPERANDS] = { NULL }, *out[SIDES][GPU_OPERANDS] = { { NULL } };
     double worst = 0, bound = 0;
@@ -93,7 +92,8 @@ static void check(const char *name, struct gpu_task t, const struct numbers *n, 
         t.type[k] = n[k].type;
         data[k] = malloc(bytes);
         if (!data[k]) exit(1);
-        for (int64_t i = 0; i < n[k].count; i++) body_store(data[k], n[k].type, i, n[k].limit ? (float)(draw() % (unsigned)n[k].limit) : (float)(draw() % 20001) / 10000.0f - 1);
+        for (int64_t i = 0; i < n[k].count; i++) body_store(data[k], n[k].type, i, n[k].limit ? (float)(gpu_check_draw() % (unsigned)n[k].limit) : (float)(gpu_check_draw() % 20001) / 10000.0f - 1);
+        if (n[k].given) memcpy(data[k], n[k].given, bytes - 1);
         if (n[k].out) memset(data[k], 0xff, bytes);
         for (int s = 0; s < SIDES; s++) out[s][k] = calloc(1, bytes);
     }
@@ -106,7 +106,8 @@ static void check(const char *name, struct gpu_task t, const struct numbers *n, 
             if (!n[k].out) continue;
             const double d = difference(out[0][k], out[1][k], n[k].type, n[k].count);
             if (d > worst) worst = d;
-            bound = allowed(n[k].type) > bound ? allowed(n[k].type) : bound;
+            const double own = n[k].bound > 0 ? n[k].bound : allowed(n[k].type);
+            bound = own > bound ? own : bound;
         }
     }
     if (!ran) refused++;
@@ -133,18 +134,18 @@ static void pointwise(int type)
                 memcpy(t.u.pointwise.dims, steps.dims, sizeof steps.dims);
                 memcpy(t.u.pointwise.steps, steps.steps, sizeof steps.steps);
             }
-            struct numbers o[4] = { { type, n, 0, false, 0 }, { type, n, 0, false, 0 }, { type, n, 0, false, 0 } };
-            o[inputs] = (struct numbers){ type, n, 0, true, 0 };
-            check("pointwise", t, o, inputs + 1);
+            struct numbers o[4] = { { type, n, 0, false, 0, NULL, 0 }, { type, n, 0, false, 0, NULL, 0 }, { type, n, 0, false, 0, NULL, 0 } };
+            o[inputs] = (struct numbers){ type, n, 0, true, 0, NULL, 0 };
+            gpu_check_task("pointwise", t, o, inputs + 1);
         }
     for (int a = 0; a < ACT_COUNT; a++) {
         struct gpu_task t = { .kind = GPU_POINTWISE, .u.pointwise = { .function = GPU_COPY, .inputs = 1, .act = { (enum activation)a, 0.2f, 0.5f }, .count = 1031 } };
-        check("activation", t, (struct numbers[]){ { type, 1031, 0, false, 0 }, { type, 1031, 0, true, 0 } }, 2);
+        gpu_check_task("activation", t, (struct numbers[]){ { type, 1031, 0, false, 0, NULL, 0 }, { type, 1031, 0, true, 0, NULL, 0 } }, 2);
     }
     for (int to = 0; to < GPU_TYPE_COUNT; to++) {
         struct gpu_task t = { .kind = GPU_POINTWISE, .u.pointwise = { .function = GPU_COPY, .inputs = 1, .count = 777 } };
-        check("cast", t, (struct numbers[]){ { type, 777, 100, false, 0 }, { to, 777, 0, true, 0 } }, 2);
-        check("cast back", t, (struct numbers[]){ { to, 777, 100, false, 0 }, { type, 777, 0, true, 0 } }, 2);
+        gpu_check_task("cast", t, (struct numbers[]){ { type, 777, 100, false, 0, NULL, 0 }, { to, 777, 0, true, 0, NULL, 0 } }, 2);
+        gpu_check_task("cast back", t, (struct numbers[]){ { to, 777, 100, false, 0, NULL, 0 }, { type, 777, 0, true, 0, NULL, 0 } }, 2);
     }
 }
 
@@ -154,14 +155,14 @@ static void moves(int type)
     const struct gpu_move turned = { .rank = 3, .size = size, .count = 3 * 45 * 70, .dims = { 3, 45, 70 }, .x_steps = { 3150, 1, 45 }, .y_steps = { 3150, 70, 1 } };
     const struct gpu_move mirrored = { .rank = 2, .size = size, .count = 9 * 11, .from = 10, .to = 2, .dims = { 9, 11 }, .x_steps = { 11, -1 }, .y_steps = { 13, 1 } };
     const struct gpu_move same = { .rank = 1, .size = size, .count = 999, .from = 1, .dims = { 999 }, .x_steps = { 1 }, .y_steps = { 1 } };
-    check("turned", (struct gpu_task){ .kind = GPU_MOVE, .u.move = turned }, (struct numbers[]){ { type, 9450, 0, false, 0 }, { type, 9450, 0, true, 0 } }, 2);
-    check("mirrored", (struct gpu_task){ .kind = GPU_MOVE, .u.move = mirrored }, (struct numbers[]){ { type, 99, 0, false, 0 }, { type, 119, 0, true, 0 } }, 2);
-    check("copied", (struct gpu_task){ .kind = GPU_MOVE, .u.move = same }, (struct numbers[]){ { type, 1000, 0, false, 0 }, { type, 999, 0, true, 0 } }, 2);
-    check("filled", (struct gpu_task){ .kind = GPU_FILL, .u.fill = { .size = size, .count = 515, .bits = 0x3c00 } }, (struct numbers[]){ { type, 515, 0, true, 0 } }, 1);
-    check("gathered", (struct gpu_task){ .kind = GPU_GATHER, .u.gather = { .size = size, .outer = 3, .n = 17, .inner = 9, .count = 21 } },
-          (struct numbers[]){ { type, 459, 0, false, 0 }, { GPU_I64, 21, 17, false, 0 }, { type, 567, 0, true, 0 }, { GPU_I32, 1, 1, false, 0 } }, 4);
-    check("pixels", (struct gpu_task){ .kind = GPU_PIXELS, .u.pixels = { .n = 2, .space = 35, .channels = 3, .last = type != GPU_F32 } },
-          (struct numbers[]){ { GPU_U8, 210, 256, false, 0 }, { type, 210, 0, true, 0 }, { GPU_F32, 3, 0, false, 0 }, { GPU_F32, 3, 0, false, 0 } }, 4);
+    gpu_check_task("turned", (struct gpu_task){ .kind = GPU_MOVE, .u.move = turned }, (struct numbers[]){ { type, 9450, 0, false, 0, NULL, 0 }, { type, 9450, 0, true, 0, NULL, 0 } }, 2);
+    gpu_check_task("mirrored", (struct gpu_task){ .kind = GPU_MOVE, .u.move = mirrored }, (struct numbers[]){ { type, 99, 0, false, 0, NULL, 0 }, { type, 119, 0, true, 0, NULL, 0 } }, 2);
+    gpu_check_task("copied", (struct gpu_task){ .kind = GPU_MOVE, .u.move = same }, (struct numbers[]){ { type, 1000, 0, false, 0, NULL, 0 }, { type, 999, 0, true, 0, NULL, 0 } }, 2);
+    gpu_check_task("filled", (struct gpu_task){ .kind = GPU_FILL, .u.fill = { .size = size, .count = 515, .bits = 0x3c00 } }, (struct numbers[]){ { type, 515, 0, true, 0, NULL, 0 } }, 1);
+    gpu_check_task("gathered", (struct gpu_task){ .kind = GPU_GATHER, .u.gather = { .size = size, .outer = 3, .n = 17, .inner = 9, .count = 21 } },
+          (struct numbers[]){ { type, 459, 0, false, 0, NULL, 0 }, { GPU_I64, 21, 17, false, 0, NULL, 0 }, { type, 567, 0, true, 0, NULL, 0 }, { GPU_I32, 1, 1, false, 0, NULL, 0 } }, 4);
+    gpu_check_task("pixels", (struct gpu_task){ .kind = GPU_PIXELS, .u.pixels = { .n = 2, .space = 35, .channels = 3, .last = type != GPU_F32 } },
+          (struct numbers[]){ { GPU_U8, 210, 256, false, 0, NULL, 0 }, { type, 210, 0, true, 0, NULL, 0 }, { GPU_F32, 3, 0, false, 0, NULL, 0 }, { GPU_F32, 3, 0, false, 0, NULL, 0 } }, 4);
 }
 
 static void rows(int type)
@@ -169,27 +170,27 @@ static void rows(int type)
     static const int64_t lengths[] = { 1, 31, 768, 1025, 5000 };
     for (int i = 0; i < 5; i++) {
         const int64_t n = lengths[i], all = 7 * n;
-        check("softmax", (struct gpu_task){ .kind = GPU_SOFTMAX, .u.softmax = { 7, n, 1, false } }, (struct numbers[]){ { type, all, 0, false, 0 }, { type, all, 0, true, 0 } }, 2);
-        check("log softmax over a middle axis", (struct gpu_task){ .kind = GPU_SOFTMAX, .u.softmax = { 1, n, 7, true } }, (struct numbers[]){ { type, all, 0, false, 0 }, { type, all, 0, true, 0 } }, 2);
+        gpu_check_task("softmax", (struct gpu_task){ .kind = GPU_SOFTMAX, .u.softmax = { 7, n, 1, false } }, (struct numbers[]){ { type, all, 0, false, 0, NULL, 0 }, { type, all, 0, true, 0, NULL, 0 } }, 2);
+        gpu_check_task("log softmax over a middle axis", (struct gpu_task){ .kind = GPU_SOFTMAX, .u.softmax = { 1, n, 7, true } }, (struct numbers[]){ { type, all, 0, false, 0, NULL, 0 }, { type, all, 0, true, 0, NULL, 0 } }, 2);
         for (int rms = 0; rms < 2; rms++)
-            check("norm of rows", (struct gpu_task){ .kind = GPU_NORM_ROWS, .u.norm_rows = { 7, n, 1e-5f, rms } }, (struct numbers[]){ { type, all, 0, false, 0 }, { type, all, 0, true, 0 }, { type, n, 0, false, 0 }, { type, rms ? 0 : n, 0, false, 0 } }, 4);
+            gpu_check_task("norm of rows", (struct gpu_task){ .kind = GPU_NORM_ROWS, .u.norm_rows = { 7, n, 1e-5f, rms } }, (struct numbers[]){ { type, all, 0, false, 0, NULL, 0 }, { type, all, 0, true, 0, NULL, 0 }, { type, n, 0, false, 0, NULL, 0 }, { type, rms ? 0 : n, 0, false, 0, NULL, 0 } }, 4);
         for (int r = 0; r <= GPU_RED_ARGMIN; r++) {
             const struct gpu_reduce reduce = { .reduction = r, .kept_rank = 1, .gone_rank = 1, .count = 7, .length = n, .kept = { 7 }, .kept_steps = { 1 }, .gone = { n }, .gone_steps = { 7 } };
             if (r == GPU_RED_LOG_SUM || (r == GPU_RED_PROD && n > 31)) continue;
-            check("reduction", (struct gpu_task){ .kind = GPU_REDUCE, .u.reduce = reduce }, (struct numbers[]){ { type, all, 0, false, 0 }, { r >= GPU_RED_ARGMAX ? GPU_I64 : type, 7, 0, true, 0 } }, 2);
+            gpu_check_task("reduction", (struct gpu_task){ .kind = GPU_REDUCE, .u.reduce = reduce }, (struct numbers[]){ { type, all, 0, false, 0, NULL, 0 }, { r >= GPU_RED_ARGMAX ? GPU_I64 : type, 7, 0, true, 0, NULL, 0 } }, 2);
         }
     }
     for (int last = 0; last < 2; last++)
-        check("norm of channels", (struct gpu_task){ .kind = GPU_NORM_CHANNELS, .u.norm_channels = { 2, 12, 3, 95, 1e-5f, last, { ACT_SILU, 0, 0 } } },
-              (struct numbers[]){ { type, 2280, 0, false, 0 }, { type, 2280, 0, true, 0 }, { type, 12, 0, false, 0 }, { type, 12, 0, false, 0 } }, 4);
+        gpu_check_task("norm of channels", (struct gpu_task){ .kind = GPU_NORM_CHANNELS, .u.norm_channels = { 2, 12, 3, 95, 1e-5f, last, { ACT_SILU, 0, 0 } } },
+              (struct numbers[]){ { type, 2280, 0, false, 0, NULL, 0 }, { type, 2280, 0, true, 0, NULL, 0 }, { type, 12, 0, false, 0, NULL, 0 }, { type, 12, 0, false, 0, NULL, 0 } }, 4);
 }
 
 static void windows(int type)
 {
     for (int last = 0; last < 2; last++)
         for (int p = 0; p <= GPU_POOL_AVERAGE_PADDED; p++)
-            check("pool", (struct gpu_task){ .kind = GPU_POOL, .u.pool = { p, last, 2, 5, { 2, { 13, 11 }, { 7, 6 }, { 3, 3 }, { 2, 2 }, { 1, 1 }, { 1, 1 }, { 1, 1 } } } }, (struct numbers[]){ { type, 1430, 0, false, 0 }, { type, 420, 0, true, 0 } }, 2);
-    check("resize", (struct gpu_task){ .kind = GPU_RESIZE, .u.resize = { 3, 8, 20, 5, 2 } }, (struct numbers[]){ { type, 120, 0, false, 0 }, { type, 300, 0, true, 0 }, { GPU_I32, 40, 8, false, 0 }, { GPU_F32, 40, 0, false, 0 } }, 4);
+            gpu_check_task("pool", (struct gpu_task){ .kind = GPU_POOL, .u.pool = { p, last, 2, 5, { 2, { 13, 11 }, { 7, 6 }, { 3, 3 }, { 2, 2 }, { 1, 1 }, { 1, 1 }, { 1, 1 } } } }, (struct numbers[]){ { type, 1430, 0, false, 0, NULL, 0 }, { type, 420, 0, true, 0, NULL, 0 } }, 2);
+    gpu_check_task("resize", (struct gpu_task){ .kind = GPU_RESIZE, .u.resize = { 3, 8, 20, 5, 2 } }, (struct numbers[]){ { type, 120, 0, false, 0, NULL, 0 }, { type, 300, 0, true, 0, NULL, 0 }, { GPU_I32, 40, 8, false, 0, NULL, 0 }, { GPU_F32, 40, 0, false, 0, NULL, 0 } }, 4);
 }
 
 static void products(int type)
@@ -201,8 +202,8 @@ static void products(int type)
             for (int turned = 0; turned < 4; turned++) {
                 const int64_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2], batch = turned == 3 ? 3 : 1;
                 struct gpu_product p = { .m = m, .n = n, .k = k, .batch = batch, .a_step = batch > 1 ? m * k : 0, .b_step = batch > 1 ? n * k : 0, .alpha = turned == 2 ? 0.5f : 1, .a_turned = turned == 1, .b_turned = turned == 2, .has_bias = a != 2, .has_residual = a > 2, .act = { acts[a], 0, 0 } };
-                check("product", (struct gpu_task){ .kind = GPU_PRODUCT, .u.product = p },
-                      (struct numbers[]){ { type, batch * m * k, 0, false, 0 }, { type, batch * n * k, 0, false, 0 }, { type, batch * m * n, 0, true, 0 }, { type, p.has_bias ? n : 0, 0, false, 0 }, { type, p.has_residual ? batch * m * n : 0, 0, false, 0 } }, 5);
+                gpu_check_task("product", (struct gpu_task){ .kind = GPU_PRODUCT, .u.product = p },
+                      (struct numbers[]){ { type, batch * m * k, 0, false, 0, NULL, 0 }, { type, batch * n * k, 0, false, 0, NULL, 0 }, { type, batch * m * n, 0, true, 0, NULL, 0 }, { type, p.has_bias ? n : 0, 0, false, 0, NULL, 0 }, { type, p.has_residual ? batch * m * n : 0, 0, false, 0, NULL, 0 } }, 5);
             }
 }
 
@@ -224,8 +225,8 @@ static void convolutions(int type)
         int64_t x = c->n * c->in_c, y = c->n * c->out_c, w = c->transposed ? c->in_c * c->out_c / c->groups : c->out_c * c->in_c / c->groups;
         for (int d = 0; d < c->w.dims; d++) x *= c->transposed ? c->w.out[d] : c->w.in[d], y *= c->transposed ? c->w.in[d] : c->w.out[d], w *= c->w.kernel[d];
         for (int in_place = 0; in_place <= c->has_residual; in_place++)
-            check(in_place ? "convolution in its residual's place" : "convolution", (struct gpu_task){ .kind = GPU_CONV, .u.conv = *c },
-                  (struct numbers[]){ { type, x, 0, false, 0 }, { type, w, 0, false, 0 }, { type, y, 0, true, in_place ? 5 : 0 }, { type, c->has_bias ? c->out_c : 0, 0, false, 0 }, { type, c->has_residual ? y : 0, 0, false, 0 } }, 5);
+            gpu_check_task(in_place ? "convolution in its residual's place" : "convolution", (struct gpu_task){ .kind = GPU_CONV, .u.conv = *c },
+                  (struct numbers[]){ { type, x, 0, false, 0, NULL, 0 }, { type, w, 0, false, 0, NULL, 0 }, { type, y, 0, true, in_place ? 5 : 0, NULL, 0 }, { type, c->has_bias ? c->out_c : 0, 0, false, 0, NULL, 0 }, { type, c->has_residual ? y : 0, 0, false, 0, NULL, 0 } }, 5);
     }
 }
 
@@ -239,9 +240,9 @@ static void attentions(int type)
                                        .q = { tokens * row, d, row }, .k = { keys * row, d, row }, .v = { keys * row, d, row }, .y = { tokens * row, d, row } };
             if (mask == 1) a.masks[0] = (struct gpu_mask){ .kind = GPU_MASK_ADD, .row = keys };
             if (mask == 2) a.masks[1] = (struct gpu_mask){ .kind = GPU_MASK_SEEN, .unseen = -1e4f, .query = keys };
-            check("attention", (struct gpu_task){ .kind = GPU_ATTENTION, .u.attention = a },
-                  (struct numbers[]){ { type, 2 * tokens * row, 0, false, 0 }, { type, 2 * keys * row, 0, false, 0 }, { type, 2 * keys * row, 0, false, 0 }, { type, 2 * tokens * row, 0, true, 0 },
-                                      { type, mask == 1 ? 2 * keys : 0, 0, false, 0 }, { GPU_U8, mask == 2 ? tokens * keys : 0, 2, false, 0 } }, 6);
+            gpu_check_task("attention", (struct gpu_task){ .kind = GPU_ATTENTION, .u.attention = a },
+                  (struct numbers[]){ { type, 2 * tokens * row, 0, false, 0, NULL, 0 }, { type, 2 * keys * row, 0, false, 0, NULL, 0 }, { type, 2 * keys * row, 0, false, 0, NULL, 0 }, { type, 2 * tokens * row, 0, true, 0, NULL, 0 },
+                                      { type, mask == 1 ? 2 * keys : 0, 0, false, 0, NULL, 0 }, { GPU_U8, mask == 2 ? tokens * keys : 0, 2, false, 0, NULL, 0 } }, 6);
         }
 }
 
@@ -269,6 +270,7 @@ int main(int argc, char **argv)
         convolutions(type);
         attentions(type);
     }
+    gpu_check_llm();
     for (int s = 0; s < SIDES; s++) {
         sides[s].api->queue_close(sides[s].queue);
         sides[s].api->close(sides[s].gpu);
