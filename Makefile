@@ -200,7 +200,7 @@ check-map:  ## fail when README's map and the tree differ
 	@tools/check_map.sh
 
 # Everything that runs on the card, from base/, engine/ and kernels/ alone: a machine with the toolkit and a C compiler is enough.
-$(B)/gpu-check: $(B)/tests/kernels/gpu_check.o $(B)/tests/kernels/gpu_check_llm.o $(B)/tests/kernels/fake_gpu.o $(B)/tests/kernels/fake_gpu_llm.o $(B)/kernels/gpu.o $(B)/base/status.o $(B)/base/clock.o
+$(B)/gpu-check: $(B)/tests/kernels/gpu_check.o $(B)/tests/kernels/gpu_llm_check.o $(B)/tests/kernels/fake_gpu.o $(B)/tests/kernels/fake_gpu_llm.o $(B)/kernels/gpu.o $(B)/base/status.o $(B)/base/clock.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lm
 

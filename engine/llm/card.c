@@ -34,7 +34,7 @@ enum status card_budget(const struct engine *e, uint64_t *left, struct err *err)
     e->gpu->api->info(e->gpu->gpu, &info);
     if (!e->gpu->api->sample(e->gpu->gpu, &now)) now.memory_used = 0;
     const uint64_t used = now.memory_used < info.budget ? now.memory_used : info.budget, unused = info.budget - used;
-    if (need + e->options.kv_bytes > unused)
+    if (need > unused || e->options.kv_bytes > unused - need)
         return err_set(err, ST_NO_MEMORY, "the model's weights take %llu MiB of device memory and its KV cache %llu; of GPU %d's budget of %llu MiB %llu are left", (unsigned long long)(need >> 20), (unsigned long long)(e->options.kv_bytes >> 20), e->gpu->ordinal,
                        (unsigned long long)(info.budget >> 20), (unsigned long long)(unused >> 20));
     *left = (unused - need) / 5 * 4;           /* the rest is for the steps' own buffers */

@@ -11,7 +11,7 @@ struct numbers { int type; int64_t count; int limit; bool out; int begins; const
 uint32_t gpu_check_draw(void);
 /* The task on both sides, started and recorded; says what differs. */
 void gpu_check_task(const char *name, struct gpu_task t, const struct numbers *n, int count);
-/* gpu_check_llm.c */
+/* gpu_llm_check.c */
 void gpu_check_llm(void);
 
 #endif

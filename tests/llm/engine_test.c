@@ -9,13 +9,16 @@
 
 #include "base/clock.h"
 #include "engine/llm/llm_internal.h"
+#include "engine/device_gpu.h"
 #include "engine/scheduler.h"
+#include "tests/kernels/fake_gpu.h"
 
 enum { TEXTS = 24 };
 
 struct model { struct engine *engine; struct scheduler *scheduler; struct expiry *expiry; };
 
 static uint64_t swap_bytes;      /* for the models that start next */
+static bool on_card;             /* likewise: on a card without a card */
 
 static bool model_start(struct model *m, const char *vectors, uint64_t kv_bytes, int threads, struct err *err)
 {
@@ -26,7 +29,7 @@ static bool model_start(struct model *m, const char *vectors, uint64_t kv_bytes,
     if (!tiny_read(&t, vectors) || !tiny_write(&t, folder, NULL)) return false;
     tiny_free(&t);
     struct model_files files = { .directory = folder, .main_file = config };
-    struct engine_options options = { .threads = threads, .cpu_level = CPU_AMX, .precision = PRECISION_F32, .max_batch_rows = 64, .kv_bytes = kv_bytes, .kv_swap_bytes = swap_bytes };
+    struct engine_options options = { .threads = threads, .cpu_level = CPU_AMX, .precision = PRECISION_F32, .max_batch_rows = 64, .kv_bytes = kv_bytes, .kv_swap_bytes = swap_bytes, .gpu = on_card };
     struct scheduler_options how = { .max_batch_rows = 64, .dynamic_batching = true, .instances = 1, .threads = threads, .first_cpu = -1 };
     *m = (struct model){ 0 };
     return !llm_engine.open(&m->engine, &files, &options, err) && !expiry_open(&m->expiry, err) && !scheduler_open(&m->scheduler, &llm_engine, m->engine, &how, m->expiry, err);
@@ -251,6 +254,86 @@ TEST(experts_and_windows_too)
         compare_and_free();
         model_stop(&m);
     }
+}
+
+/* On a card: the same texts alone, among others, when they give way and when they are swapped; nothing of the card is kept. */
+TEST(texts_on_a_card)
+{
+    static const struct { const char *file; uint64_t kv, swap; } models[] = { { "llama", 0, 0 }, { "llama", 20 * 3072, 12 * 3072 }, { "mistral", 16 * 3072, 12 * 3072 }, { "gpt_oss", 0, 0 }, { "gemma3", 0, 0 } };
+    for (int f = 0; f < 5; f++) {
+        struct model m;
+        struct err err = { 0 };
+        char path[100];
+        snprintf(path, sizeof path, "tests/llm/vectors/%s.txt", models[f].file);
+        device_gpus_use(fake_gpu_api());
+        on_card = true;
+        swap_bytes = models[f].swap;
+        const bool started = model_start(&m, path, models[f].kv, 1, &err);
+        on_card = false;
+        swap_bytes = 0;
+        REQUIRE(started);
+        run_alone(&m, models[f].swap ? 40 : 12);
+        run_together(&m, models[f].swap ? 40 : 12);
+        compare_and_free();
+        if (models[f].swap) CHECK(atomic_load(&llm_engine.text->stats(m.engine)->swaps) > 0);
+        CHECK_INT(pages_used(&m), 0);
+        model_stop(&m);
+        CHECK_INT(fake_gpu_held().bytes, 0);
+        CHECK_INT(fake_gpu_held().queues, 0);
+        device_gpus_use(NULL);
+    }
+}
+
+/* The card is lost while texts are being written: those of that step fail with a sentence, all others and all later ones are what the CPU writes. */
+TEST(texts_after_the_card_was_lost)
+{
+    struct model cpu, card;
+    struct err err = { 0 };
+    int failed = 0;
+    device_gpus_use(fake_gpu_api());
+    REQUIRE(model_start(&cpu, "tests/llm/vectors/llama.txt", 0, 1, &err));
+    on_card = true;
+    const bool started = model_start(&card, "tests/llm/vectors/llama.txt", 0, 1, &err);
+    on_card = false;
+    REQUIRE(started);
+    run_alone(&cpu, 20);
+    for (int round = 0; round < 2; round++) {
+        if (!round) fake_gpu_fail(150, ST_INTERNAL);
+        for (int i = 0; i < TEXTS; i++) {
+            ask_fill(&together[i], i, 20);
+            REQUIRE_OK(scheduler_submit(card.scheduler, &together[i].request, &err), err);
+        }
+        for (int i = 0; i < TEXTS; i++) {
+            ask_wait(&together[i]);
+            failed += together[i].failed;
+            if (together[i].failed) CHECK(!round && together[i].request.error.status == ST_UNAVAILABLE);
+            else CHECK(same_answer(&alone[i], &together[i]));
+            ask_free(&together[i]);
+        }
+    }
+    CHECK(failed > 0);
+    CHECK_INT(pages_used(&card), 0);
+    for (int i = 0; i < TEXTS; i++) ask_free(&alone[i]);
+    model_stop(&card);
+    model_stop(&cpu);
+    fake_gpu_fail(0, ST_OK);
+    device_gpus_use(NULL);
+}
+
+/* A model that the card has no room for is refused with the figures. */
+TEST(a_card_without_room)
+{
+    struct model m;
+    struct err err = { 0 };
+    device_gpus_use(fake_gpu_api());
+    on_card = true;
+    CHECK(!model_start(&m, "tests/llm/vectors/llama.txt", UINT64_MAX - 1, 1, &err));
+    on_card = false;
+    CHECK_INT(err.status, ST_NO_MEMORY);
+    CHECK(strstr(err.text, "MiB of device memory") != NULL);
+    model_stop(&m);
+    CHECK_INT(fake_gpu_held().bytes, 0);
+    device_gpus_use(NULL);
 }
 
 /* An encoder beside the decoder: the text that transformers writes, one encoding for all choices, and every text the same in company and when pages are short. */
