@@ -32,14 +32,14 @@ GPU_INLINE bool gpu_type_is_float(int type) { return type <= GPU_BF16; }
 
 /* ---- tasks ---- */
 enum gpu_kind { GPU_POINTWISE, GPU_MOVE, GPU_FILL, GPU_GATHER, GPU_REDUCE, GPU_SOFTMAX, GPU_NORM_ROWS, GPU_NORM_CHANNELS, GPU_POOL, GPU_RESIZE, GPU_PRODUCT, GPU_CONV, GPU_ATTENTION, GPU_PIXELS,
-    GPU_EMBED, GPU_LINEAR, GPU_GATE, GPU_ROPE_TABLE, GPU_STORE, GPU_PAGED, GPU_ROUTE, GPU_COMBINE /* of language models */, GPU_KIND_COUNT };
+    GPU_EMBED, GPU_LINEAR, GPU_GATE, GPU_ROPE_TABLE, GPU_STORE, GPU_PAGED, GPU_ROUTE, GPU_COMBINE /* of language models */, GPU_ROTATE, GPU_KIND_COUNT };
 
 /* y[i] = f(a[...], b[...], c[...]), then the activation. One input: functions of a; two: of a and b. Whole numbers alone are computed as int64, everything else as float. */
 enum gpu_function {
     GPU_COPY /* also between types: towards whole numbers truncated; with alpha to U8: bool, "is not 0" */, GPU_NEG, GPU_ABS, GPU_RECIPROCAL, GPU_FLOOR, GPU_CEIL, GPU_ROUND /* ties to even */, GPU_SIGN, GPU_SQRT, GPU_EXP, GPU_LOG, GPU_SIN, GPU_COS,
     GPU_NOT, GPU_ISNAN, GPU_SOFTSIGN, GPU_MISH, GPU_SWISH /* a * sigmoid(alpha a) */, GPU_SELU /* beta * (a > 0 ? a : alpha expm1(a)) */, GPU_CELU /* alpha */, GPU_THRESHOLD /* a > alpha ? a : 0 */, GPU_SCALE /* alpha a */,
     GPU_ADD, GPU_SUB, GPU_MUL, GPU_DIV, GPU_POW, GPU_MIN, GPU_MAX, GPU_MOD /* sign of b */, GPU_FMOD /* sign of a */, GPU_PRELU, GPU_AND, GPU_OR, GPU_XOR, GPU_EQUAL, GPU_LESS, GPU_GREATER, GPU_LESS_EQUAL, GPU_GREATER_EQUAL,
-    GPU_WHERE /* a ? b : c */, GPU_SCALE_SHIFT /* a * b + c */, GPU_FUNCTION_COUNT
+    GPU_WHERE /* a ? b : c */, GPU_SCALE_SHIFT /* a * b + c */, GPU_MODULATE /* a * (1 + b) + c; of two inputs c is 0 */, GPU_FUNCTION_COUNT
 };
 /* Elements of the result in order; input k of element (i0, i1, ...) lies at sum of i_d * steps[k][d]. count: the product of dims. */
 struct gpu_pointwise { int function, inputs, rank; float alpha, beta; struct activation_spec act; int64_t count, dims[GPU_DIMS], steps[3][GPU_DIMS]; };
@@ -82,11 +82,15 @@ struct gpu_product { int64_t m, n, k, batch, a_step, b_step; float alpha; bool a
 struct gpu_conv { int64_t n, in_c, out_c, groups; bool transposed, has_bias, has_residual; struct gpu_window w; struct activation_spec act; };
 
 /* As struct attention_dense: element (row, head, token, i) of q lies at q.row * row + q.head * head + q.token * token + i. Masks: float added, or bool whose 0 stands for `unseen`.
- * Operands q, k, v, y, mask 0, mask 1. `nothing` times 0 is what a query gets that sees no key. */
+ * Operands q, k, v, y, mask 0, mask 1, counts (int32 [batch]: keys that a row's queries see; address 0: all). `nothing` times 0 is what a query gets that sees no key. */
 struct gpu_steps { int64_t row, head, token; };
 enum gpu_mask_kind { GPU_NO_MASK, GPU_MASK_ADD, GPU_MASK_SEEN, GPU_MASK_HIDDEN };
 struct gpu_mask { int kind; float unseen; int64_t row, head, query; };
 struct gpu_attention { int64_t batch, heads, queries, keys, head_dim, head_dim_v; int group /* heads that share one of k and v */; float scale, nothing; bool causal; struct gpu_steps q, k, v, y; struct gpu_mask masks[GPU_MASKS]; };
+
+/* y = x [rows, columns], whose neighbouring pairs of the first `rotary` numbers of `heads` heads from `column` on are turned by the row's place among `tokens`: table [tokens, rotary] cosines, then sines.
+ * Operands x, table, y. */
+struct gpu_rotate { int64_t rows, columns, column, heads, head_dim, tokens; int rotary; };
 
 /* Pictures as they come from a decoder, uint8 [n, h * w, c], to numbers: y = x * scale[c] + shift[c], y channels last or first. Operands x, y, scale, shift (float). */
 struct gpu_pixels { int64_t n, space, channels; bool last; };
@@ -155,7 +159,7 @@ struct gpu_task {
     int   type[GPU_OPERANDS];            /* enum gpu_type */
     union {
         struct gpu_pointwise pointwise; struct gpu_move move; struct gpu_fill fill; struct gpu_gather gather; struct gpu_reduce reduce; struct gpu_softmax softmax; struct gpu_norm_rows norm_rows;
-        struct gpu_norm_channels norm_channels; struct gpu_pool pool; struct gpu_resize resize; struct gpu_product product; struct gpu_conv conv; struct gpu_attention attention; struct gpu_pixels pixels;
+        struct gpu_norm_channels norm_channels; struct gpu_pool pool; struct gpu_resize resize; struct gpu_product product; struct gpu_conv conv; struct gpu_attention attention; struct gpu_pixels pixels; struct gpu_rotate rotate;
         struct gpu_embed embed; struct gpu_linear linear; struct gpu_gate gate; struct gpu_rope_table rope_table; struct gpu_store_kv store; struct gpu_paged paged; struct gpu_route route; struct gpu_combine combine;
     } u;
     void *prepared;                      /* the device's own: library plan, algorithm; made by prepare, not by the caller */

@@ -15,7 +15,7 @@ static int embed(struct clip *c, int ids, const char *name, int64_t *rows)
     if (!w || !f || !f->decode || f->elements != 1 || w->rank != 2 || w->dims[1] != c->width) return network_refuse(b, ST_BAD_INPUT, "tensor '%sembeddings.%s.weight' is missing or not [rows, %lld]", c->prefix, name, (long long)c->width);
     *rows = w->dims[0];
     const struct embed_spec s = { .format = f, .table = w->data, .rows = w->dims[0], .width = w->dims[1], .row_bytes = w->dims[1] * f->bytes, .scale = 1 };
-    return network_add(b, &op_embed, &ids, 1, &s, sizeof s, NULL);
+    return network_embed(b, ids, w->type, &s);
 }
 
 static int layer(struct clip *c, int x, int i)

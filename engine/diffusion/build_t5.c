@@ -76,7 +76,7 @@ enum status build_t5(struct graph *g, struct network_source *s, enum linear_mode
     if (b->st) return b->st;
     out->vocabulary = (int)w->dims[0];
     const struct embed_spec e = { .format = f, .table = w->data, .rows = w->dims[0], .width = t.width, .row_bytes = t.width * f->bytes, .scale = 1 };
-    int x = network_add(b, &op_embed, &ids, 1, &e, sizeof e, NULL);
+    int x = network_embed(b, ids, w->type, &e);
     read_distances(&t);
     for (int i = 0; i < out->layers && !b->st; i++) x = layer(&t, x, i);
     x = network_rms_norm(b, x, t.width, t.epsilon, "encoder.final_layer_norm");

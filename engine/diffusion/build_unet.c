@@ -237,7 +237,7 @@ static int class_embedding(struct unet *u, int emb, int dim)
         u->d->labels = (int)w->dims[0];
         const float *table = network_floats(b, 0, true, "class_embedding.weight");
         const struct embed_spec s = { .format = block_format(BLOCK_F32), .table = (const uint8_t *)table, .rows = w->dims[0], .width = w->dims[1], .row_bytes = w->dims[1] * (int64_t)sizeof(float), .scale = 1 };
-        y = network_add(b, &op_embed, &label, 1, &s, sizeof s, NULL);
+        y = network_embed(b, label, BLOCK_F32, &s);
     } else {
         (void)dim;
         return network_refuse(b, ST_UNSUPPORTED, "class_embed_type '%.60s' is not computed", type);

@@ -2,11 +2,13 @@
  * together. How a request becomes a slot is in request.c, what a step does in step.c. */
 #include "engine/diffusion/diffusion_engine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "engine/diffusion/diffusion_internal.h"
+#include "engine/graph/gpu_store.h"
 
 enum { MEMORY_DEFAULT_GIB = 64, VAE_MEMORY_MIB = 1024 };
 
@@ -25,17 +27,30 @@ static void engine_close(struct engine *e)
         if (e->built[g]) graph_close(&e->graphs[g]);
     for (int t = 0; t < TEXT_ENCODERS_MAX; t++) tokenizer_close(e->tokenizers[t]);
     diffusion_model_close(&e->model);
+    engine_close(e->fallback);
+    pthread_mutex_destroy(&e->lock);
     free(e);
 }
 
-static struct graph *begin_graph(struct engine *e, enum diffusion_graph g, int64_t rows)
+/* How floats are stored on the card: what draws in halves; the autoencoder's numbers pass what float16 holds. */
+static int float_type(const struct engine *e, enum diffusion_graph g)
+{
+    if (e->options.precision == PRECISION_F32) return GPU_F32;
+    const bool wide = g == GRAPH_ENCODER || g == GRAPH_DECODER || e->model.family->t5_tokens;
+    return e->options.precision == PRECISION_BF16 || wide ? GPU_BF16 : GPU_F16;
+}
+
+/* NULL: no memory, or the card refused. cpu: whatever runs elsewhere, this does not. */
+static struct graph *begin_graph(struct engine *e, enum diffusion_graph g, int64_t rows, bool cpu, struct err *err)
 {
     uint64_t taken = 0;
     for (int k = 0; k < GRAPH_COUNT; k++) taken += e->graphs[k].packed_bytes;
     e->graphs[g] = (struct graph){ .arena = &e->model.arena, .memory_max = taken < e->memory_max ? e->memory_max - taken : 0, .max_rows = rows };
     device_cpu_open(&e->graphs[g].device, e->options.cpu_level, e->options.threads);
     e->built[g] = true;
-    return &e->graphs[g];
+    if (!e->gpu || cpu) return &e->graphs[g];
+    e->graphs[g].device.gpu = e->gpu;
+    return gpu_store_open(&e->graphs[g].gpu, e->gpu->api, e->gpu->gpu, float_type(e, g), err) ? NULL : &e->graphs[g];
 }
 
 static enum status open_texts(struct engine *e, enum linear_mode mode, struct err *err)
@@ -46,7 +61,8 @@ static enum status open_texts(struct engine *e, enum linear_mode mode, struct er
         if (!s->weights) continue;
         const struct json *type = json_get(s->config, "model_type");
         const bool t5 = json_is_string(type, "t5") || json_is_string(type, "t5_encoder");
-        struct graph *g = begin_graph(e, GRAPH_TEXT + t, TEXT_ROWS_MAX);
+        struct graph *g = begin_graph(e, GRAPH_TEXT + t, TEXT_ROWS_MAX, t5, err);
+        if (!g) return err->status;
         if (t5 && !e->model.family->t5_tokens) return err_set(err, ST_UNSUPPORTED, "text encoder %d is T5, which this family does not use", t + 1);
         enum status st = t5 ? build_t5(g, s, mode, e->model.family->t5_tokens, &e->encoders[t], err) : build_clip(g, s, mode, &e->encoders[t], err);
         if (st) return err_prefix(err, "text encoder %d", t + 1);
@@ -91,12 +107,15 @@ static enum status build(struct engine *e, struct err *err)
     enum status st = open_texts(e, mode, err);
     if (st) return st;
     struct network_source *drawing = &m->parts[PART_DENOISER];
-    struct graph *g = begin_graph(e, GRAPH_DENOISER, CALL_ROWS_MAX);
+    struct graph *g = begin_graph(e, GRAPH_DENOISER, CALL_ROWS_MAX, false, err);
+    if (!g) return err->status;
     if (m->family->t5_tokens) st = build_dit(g, drawing, mode, &e->denoiser, err);
     else st = build_unet(g, drawing, mode, m->family->flags & FAMILY_POOLED ? pooled_width(e) : 0, &e->denoiser, err);
     if (st) return err_prefix(err, "the network that draws");
     if (m->parts[PART_VAE].weights) {
-        st = build_autoencoder(begin_graph(e, GRAPH_ENCODER, 1), begin_graph(e, GRAPH_DECODER, 1), &m->parts[PART_VAE], mode, &e->vae, err);
+        struct graph *encoder = begin_graph(e, GRAPH_ENCODER, 1, false, err), *decoder = encoder ? begin_graph(e, GRAPH_DECODER, 1, false, err) : NULL;
+        if (!decoder) return err->status;
+        st = build_autoencoder(encoder, decoder, &m->parts[PART_VAE], mode, &e->vae, err);
         if (st) return err_prefix(err, "the autoencoder");
     } else {
         e->vae = (struct autoencoder){ .channels = e->denoiser.in_channels, .latents = e->denoiser.in_channels, .factor = 1, .scale = 1 };
@@ -162,7 +181,10 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     e->memory_max = options->memory_max ? options->memory_max : (uint64_t)MEMORY_DEFAULT_GIB << 30;
     e->vae_memory = (uint64_t)VAE_MEMORY_MIB << 20;
     if (e->vae_memory > e->memory_max / 2) e->vae_memory = e->memory_max / 2;
+    pthread_mutex_init(&e->lock, NULL);
+    snprintf(e->main_file, sizeof e->main_file, "%s", files->main_file);
     enum status st = diffusion_model_open(&e->model, files->main_file, e->memory_max, err);
+    if (!st && options->gpu) st = device_gpu_open(&e->gpu, options->gpu - 1, err);
     if (!st) st = build(e, err);
     if (!st) {
         describe(e);
@@ -174,6 +196,23 @@ static enum status engine_open(struct engine **out, const struct model_files *fi
     }
     *out = e;
     return ST_OK;
+}
+
+enum status engine_graph(struct engine *e, enum diffusion_graph g, const struct graph **out, struct err *err)
+{
+    enum status st = ST_OK;
+    *out = &e->graphs[g];
+    if (!e->graphs[g].gpu || (!e->fallback && !e->gpu->api->lost(e->gpu->gpu))) return ST_OK;
+    pthread_mutex_lock(&e->lock);
+    if (!e->fallback) {
+        const struct model_files files = { .main_file = e->main_file };
+        struct engine_options o = e->options;
+        o.gpu = 0;
+        st = engine_open(&e->fallback, &files, &o, err);
+    }
+    if (!st) *out = &e->fallback->graphs[g];
+    pthread_mutex_unlock(&e->lock);
+    return st;
 }
 
 static const struct signature *engine_describe(const struct engine *e) { return &e->signature; }
@@ -224,7 +263,7 @@ static struct image_stats *engine_stats(const struct engine *e) { return (struct
 static const struct image_ops image = { .model = engine_model, .stats = engine_stats, .read_tensors = request_read_checked, .write_tensors = request_write_tensors };
 
 const struct engine_ops diffusion_engine = {
-    .name = "diffusion", .open = engine_open, .describe = engine_describe, .close = engine_close, .check = request_check, .start = instance_start, .stop = instance_stop,
+    .name = "diffusion", .on_gpu = true, .open = engine_open, .describe = engine_describe, .close = engine_close, .check = request_check, .start = instance_start, .stop = instance_stop,
     .admit = request_admit, .submit = step_submit, .collect = instance_collect, .retire = instance_retire, .image = &image,
 };
 

@@ -11,6 +11,8 @@
 #include "engine/image_ops.h"
 #include "engine/request.h"
 
+#include <pthread.h>
+
 enum {
     CALL_ROWS_MAX = 16,            /* rows of one call of the network: what is more goes in several calls of the same step */
     CALL_LATENTS_MAX = 4 * 128 * 128,      /* latents (of one channel) of one call, unless a single row has more */
@@ -36,6 +38,10 @@ struct engine {
     struct signature    signature;
     uint64_t            memory_max;
     uint64_t            vae_memory;        /* of a plan of the autoencoder: above it a picture goes in tiles */
+    const struct device_gpu *gpu;          /* the card that the graphs run on (T5 and what draws no pictures stays on the CPU); NULL: the CPU */
+    pthread_mutex_t     lock;              /* of what follows */
+    struct engine      *fallback;          /* the model on the CPU, opened when its card was lost */
+    char                main_file[4096];
 };
 
 /* One of a request's pictures on its way. */
@@ -116,6 +122,10 @@ bool        step_room(float **p, uint64_t *room, uint64_t floats);
 /* [channels, pixels] and [pixels, channels] */
 void        planes_to_pixels(float *y, const float *x, int64_t channels, int64_t pixels, int64_t stride, float scale);
 void        pixels_to_planes(float *y, const float *x, int64_t channels, int64_t pixels, int64_t stride);
+
+/* ---- diffusion_engine.c ---- */
+/* The graph that takes the place of this one when the card was lost; without a card, or while it works, the engine's own. */
+enum status engine_graph(struct engine *e, enum diffusion_graph g, const struct graph **out, struct err *err);
 
 /* ---- vae.c ---- */
 /* Latents [channels, h, w] of a slot's size to pixels [height, width, 3]. */

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "base/file.h"
+#include "engine/graph/gpu_store.h"
 #include "engine/operators/diffusion.h"
 #include "engine/operators/llm.h"
 #include "kernels/blocks.h"
@@ -273,6 +274,70 @@ static enum status open_linear(struct network *b, const struct linear_spec *spec
     return st;
 }
 
+/* ---- on a GPU: weights as the device stores floats ---- */
+static int plain_block(int float_type) { return float_type == GPU_F16 ? BLOCK_F16 : float_type == GPU_BF16 ? BLOCK_BF16 : BLOCK_F32; }
+
+/* Rows [first, first + count) of a matrix, dense. */
+static bool device_matrix(struct network *b, const struct weight_tensor *t, int64_t first, int64_t count, struct device_matrix *out)
+{
+    struct gpu_store *s = b->g->gpu;
+    const struct block_format *f = block_format(t->type);
+    const int64_t k = count_of(t) / t->dims[0], n = count * k;
+    const uint8_t *from = t->data + first * k * f->bytes;
+    float *numbers = mem_alloc_array((uint64_t)n, sizeof *numbers);
+    if (!numbers) return network_no_memory(b), false;
+    f->decode(numbers, from, n);
+    out->m = (struct gpu_matrix){ .block = plain_block(s->float_type), .n = count, .k = k, .row_bytes = k * gpu_type_bytes(s->float_type) };
+    const enum status st = gpu_store_put(s, from, (int)(count % INT32_MAX), numbers, (uint64_t)n, true, s->float_type, &out->at, b->err);
+    free(numbers);
+    if (st) network_fail(b, st);
+    else if (t->name != TURNED) file_let_go(from, (uint64_t)(n * f->bytes));
+    return !st;
+}
+
+/* A convolution's weight [out, in, k, k] with its channels last. */
+static void *device_window(struct network *b, const struct weight_tensor *t)
+{
+    struct gpu_store *s = b->g->gpu;
+    const int64_t out = t->dims[0], in = t->dims[1], cells = t->dims[2] * t->dims[3];
+    float *w = mem_alloc_array((uint64_t)count_of(t), sizeof *w), *last = mem_alloc_array((uint64_t)count_of(t), sizeof *last);
+    void *at = NULL;
+    enum status st = w && last ? ST_OK : err_set(b->err, ST_NO_MEMORY, "unpacking a weight");
+    if (!st) block_format(t->type)->decode(w, t->data, count_of(t));
+    for (int64_t o = 0; o < out && !st; o++)
+        for (int64_t i = 0; i < in; i++)
+            for (int64_t c = 0; c < cells; c++) last[(o * cells + c) * in + i] = w[(o * in + i) * cells + c];
+    if (!st) st = gpu_store_put(s, t->data, 0, last, (uint64_t)count_of(t), true, s->float_type, &at, b->err);
+    free(w);
+    free(last);
+    if (st) network_fail(b, st);
+    else file_let_go(t->data, t->bytes);
+    return at;
+}
+
+static int linear_on_device(struct network *b, int x, int residual, struct activation_spec act, const struct weight_tensor *t, int64_t first, int64_t count, const float *bias)
+{
+    struct linear_op_spec own = { .n = count, .k = count_of(t) / t->dims[0] };
+    struct node *n;
+    if (!device_matrix(b, t, first, count, &own.device)) return -1;
+    const int y = network_add(b, &op_linear, (int[]){ x, residual }, 2, &own, sizeof own, &n);
+    if (y < 0) return -1;
+    n->bias = bias;
+    n->act = act;
+    return y;
+}
+
+int network_embed(struct network *b, int ids, int type, const struct embed_spec *spec)
+{
+    struct embed_spec s = *spec;
+    if (b->st || !b->g->gpu) return network_add(b, &op_embed, &ids, 1, &s, sizeof s, NULL);
+    const struct gpu_rows rows = { .type = type, .data = s.table, .n = s.rows, .k = s.width, .row_bytes = s.row_bytes };
+    s.device.m = gpu_matrix_of(rows.type, rows.n, rows.k);
+    enum status st = gpu_store_take(b->g->gpu, NULL, 0, gpu_matrix_bytes(&s.device.m), &s.device.at, b->err);
+    if (!st) st = gpu_store_rows(b->g->gpu, &rows, &s.device.m, s.device.at, b->err);
+    return st ? network_fail(b, st) : network_add(b, &op_embed, &ids, 1, &s, sizeof s, NULL);
+}
+
 static int linear_of(struct network *b, int x, int residual, struct activation_spec act, const struct weight_tensor *t, int64_t first, int64_t count, bool gated, const float *bias)
 {
     const struct block_format *f = block_format(t->type);
@@ -280,6 +345,7 @@ static int linear_of(struct network *b, int x, int residual, struct activation_s
     const struct linear_spec spec = { .type = t->type, .weight = t->data + first * k * f->bytes, .n = count, .k = k, .row_bytes = k * f->bytes, .mode = b->mode, .level = b->g->device.kernels.level, .gated = gated, .few_rounded = gated };
     struct linear_layer *l;
     struct node *n;
+    if (b->g->gpu) return linear_on_device(b, x, residual, act, t, first, count, bias);
     if (!charge(b, (uint64_t)count * (uint64_t)k * (uint64_t)f->bytes)) return -1;
     enum status st = open_linear(b, &spec, &l);
     if (st) return network_fail(b, st);
@@ -314,7 +380,7 @@ int network_geglu(struct network *b, int x, const char *format, ...)
     const struct gate_spec geglu = { .kind = GATE_GELU, .up_first = true };
     if (!t) return -1;
     if (t->rank < 2) return network_refuse(b, ST_BAD_INPUT, "tensor '%s' is no matrix", t->name);
-    const bool gated = t->dims[0] % 32 == 0 && (is_rounded(b, t->type) || (t->type == BLOCK_BF16 && in_bf16(b)));
+    const bool gated = !b->g->gpu && t->dims[0] % 32 == 0 && (is_rounded(b, t->type) || (t->type == BLOCK_BF16 && in_bf16(b)));
     const int h = linear_of(b, x, -1, gated ? (struct activation_spec){ .kind = ACT_GELU } : NETWORK_PLAIN, t, 0, t->dims[0], gated, bias);
     return gated ? h : network_add(b, &op_gate, &h, 1, &geglu, sizeof geglu, NULL);
 }
@@ -371,17 +437,19 @@ int network_conv(struct network *b, int x, int residual, int stride, int low, in
     if (t->dims[2] == 1 && stride == 1 && !low && !high) return linear_of(b, x, residual, act, t, 0, t->dims[0], false, bias);
     if (!charge(b, (uint64_t)count_of(t) * sizeof(float))) return -1;
     struct conv_layer *l = NULL;
-    enum status st = open_conv(b, t, bias, residual >= 0, stride, act, &l);
+    void *device = b->g->gpu ? device_window(b, t) : NULL;
+    enum status st = b->g->gpu ? b->st : open_conv(b, t, bias, residual >= 0, stride, act, &l);
     if (st) return network_fail(b, st);
-    const struct conv2d_spec own = { .in_c = t->dims[1], .out_c = t->dims[0], .kernel = (int)t->dims[2], .stride = stride, .low = low, .high = high };
+    const struct conv2d_spec own = { .in_c = t->dims[1], .out_c = t->dims[0], .kernel = (int)t->dims[2], .stride = stride, .low = low, .high = high, .device = device };
     struct node *n;
     int y = network_add(b, &op_conv2d, (int[]){ x, residual }, 2, &own, sizeof own, &n);
     if (y < 0) {
         conv_layer_close(l);
         return -1;
     }
-    b->g->packed_bytes += conv_layer_bytes(l);
+    if (l) b->g->packed_bytes += conv_layer_bytes(l);
     n->conv = l;
+    if (device) n->bias = bias;
     n->residual = residual >= 0 ? 1 : -1;
     n->act = act;
     n->row_work = (uint64_t)count_of(t) / (uint64_t)(stride * stride);

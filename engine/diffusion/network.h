@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "engine/formats/weights.h"
 #include "engine/graph/graph.h"
+#include "engine/operators/llm.h"
 #include "kernels/linear.h"
 
 enum { NETWORK_NAME_MAX = 256, NETWORK_LEVELS_MAX = 16 };
@@ -64,7 +65,9 @@ enum status network_activation(const char *name, struct activation_spec *out, st
 int  network_linear(struct network *b, int x, int residual, struct activation_spec act, const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* GEGLU: the first half of such a layer's columns times gelu of the second; one node where the kernels have it so. */
 int  network_geglu(struct network *b, int x, const char *format, ...) __attribute__((format(printf, 3, 4)));
-/* The same for a matrix that is stored the other way round, [k, n]. */
+/* Rows of a table by ids; type: the enum block_type of spec->format. */
+int  network_embed(struct network *b, int ids, int type, const struct embed_spec *spec);
+/* The same as network_linear for a matrix that is stored the other way round, [k, n]. */
 int  network_linear_turned(struct network *b, int x, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Rows [first, first + count) of the same. */
 int  network_linear_rows(struct network *b, int x, int64_t first, int64_t count, const char *format, ...) __attribute__((format(printf, 5, 6)));

@@ -14,9 +14,18 @@
 enum status step_plan(struct engine_instance *i, enum diffusion_graph g, const struct operand *shapes, struct plan **out, struct err *err)
 {
     struct plan_cache *c = &i->plans[g];
+    const struct graph *graph;
+    enum status st = engine_graph(i->engine, g, &graph, err);
+    if (st) return st;
+    if (c->gpu && !graph->gpu) {           /* the card was lost */
+        const uint64_t budget = c->budget;
+        plan_cache_close(c);
+        *c = (struct plan_cache){ .budget = budget };
+    }
+    if (graph->gpu) return plan_cache_get(c, graph, shapes, out, err);      /* its workspace is pinned memory of its own */
     c->workspace = i->workspace;
     c->workspace_bytes = i->workspace_bytes;
-    enum status st = plan_cache_get(c, &i->engine->graphs[g], shapes, out, err);
+    st = plan_cache_get(c, graph, shapes, out, err);
     i->workspace = c->workspace;
     i->workspace_bytes = c->workspace_bytes;
     c->workspace = NULL;

@@ -36,6 +36,7 @@ static enum status prepare_conv2d(struct call *c, struct err *err)
     const struct window2d w = { .n = x[0], .h = x[1], .w = x[2], .c = x[3], .out_h = y[1], .out_w = y[2], .kh = s->kernel, .kw = s->kernel, .stride_h = s->stride, .stride_w = s->stride,
                                 .dilation_h = 1, .dilation_w = 1, .pad_top = s->low, .pad_left = s->low, .pad_bottom = s->high, .pad_right = s->high };
     struct conv_plan *plan = NULL;
+    if (!c->node->conv) return ST_OK;      /* it runs on a GPU */
     enum status st = conv_plan_open(&plan, c->node->conv, &w, c->threads, err);
     c->state = plan;
     return st;
@@ -50,7 +51,7 @@ static enum status eval_conv2d(struct call *c, struct err *err)
     const float *residual = c->in_count > 1 && c->in[1] ? c->in[1]->data : NULL;
     return conv_plan_run(c->state, c->out[0]->data, c->in[0]->data, residual, c->scratch, err);
 }
-const struct op op_conv2d = { "Conv2d", "inferd", 1, 0, 1, 2, 1, 1, OP_WANTS_LAST, 0, infer_conv2d, eval_conv2d, scratch_conv2d, prepare_conv2d, release_conv2d, NULL, NULL };
+const struct op op_conv2d = { "Conv2d", "inferd", 1, 0, 1, 2, 1, 1, OP_WANTS_LAST, 0, infer_conv2d, eval_conv2d, scratch_conv2d, prepare_conv2d, release_conv2d, NULL, tasks_conv2d };
 
 /* ---- GroupNorm ---- */
 static struct group_norm group_norm_of(const struct call *c)
@@ -82,7 +83,7 @@ static enum status eval_group_norm(struct call *c, struct err *err)
     c->diffusion->group_norm_f32(c->out[0]->data, c->in[0]->data, &g, c->scratch, c->threads);
     return ST_OK;
 }
-const struct op op_group_norm = { "GroupNorm", "inferd", 1, 0, 1, 3, 1, 1, OP_INPLACE, 0, infer_group_norm, eval_group_norm, scratch_group_norm, NULL, NULL, NULL, NULL };
+const struct op op_group_norm = { "GroupNorm", "inferd", 1, 0, 1, 3, 1, 1, OP_INPLACE, 0, infer_group_norm, eval_group_norm, scratch_group_norm, NULL, NULL, NULL, tasks_group_norm };
 
 /* ---- Attention ---- */
 static struct attention_dense attention_of(const struct call *c)
@@ -127,7 +128,7 @@ static enum status eval_attention(struct call *c, struct err *err)
     else attention_dense_f32(&a, c->k, c->diffusion, c->scratch, c->threads);
     return ST_OK;
 }
-const struct op op_attention = { "Attention", "inferd", 1, 0, 3, 4, 1, 1, 0, 0, infer_attention, eval_attention, scratch_attention, NULL, NULL, NULL, NULL };
+const struct op op_attention = { "Attention", "inferd", 1, 0, 3, 4, 1, 1, 0, 0, infer_attention, eval_attention, scratch_attention, NULL, NULL, NULL, tasks_attention_dense };
 
 /* ---- Upsample ---- */
 static enum status infer_upsample(struct call *c, struct err *err)
@@ -144,4 +145,4 @@ static enum status eval_upsample(struct call *c, struct err *err)
     c->diffusion->upsample_f32(c->out[0]->data, c->in[0]->data, x[0], x[1], x[2], x[3], y[1], y[2], c->threads);
     return ST_OK;
 }
-const struct op op_upsample = { "Upsample", "inferd", 1, 0, 1, 2, 1, 1, 0, 0, infer_upsample, eval_upsample, NULL, NULL, NULL, NULL, NULL };
+const struct op op_upsample = { "Upsample", "inferd", 1, 0, 1, 2, 1, 1, 0, 0, infer_upsample, eval_upsample, NULL, NULL, NULL, NULL, tasks_upsample };

@@ -7,7 +7,7 @@
 #include "engine/graph/graph.h"
 
 /* Conv2d: x [n, h, w, in_c] (and residual like the result as in[1]) -> [n, h', w', out_c] = act(conv + bias + residual). node.conv holds the packed layer. */
-struct conv2d_spec { int64_t in_c, out_c; int kernel, stride, low, high; /* padding: above and left, below and right */ };
+struct conv2d_spec { int64_t in_c, out_c; int kernel, stride, low, high; /* padding: above and left, below and right */ void *device; /* on a GPU the weight [out_c, kernel, kernel, in_c] in place of node.conv; its bias is node.bias */ };
 extern const struct op op_conv2d;
 
 /* GroupNorm: x [n, ..., channels], optional add [n, channels] (added to every pixel first), optional modulation [n, 2 channels] -> act(norm). The activation is node.act. */
@@ -55,5 +55,22 @@ extern const struct op op_as_tokens;
 /* RopePairs: x [n, tokens, columns], table f32 [tokens, rotary]: the first rotary / 2 are cosines, then sines; turns neighbouring pairs of each head. In place. */
 struct rope_pairs_spec { int64_t column; int heads, head_dim; };
 extern const struct op op_rope_pairs;
+
+/* ---- what they ask of a GPU: diffusion_tasks.c ---- */
+struct task_list;
+void tasks_conv2d(struct call *c, struct task_list *l);
+void tasks_group_norm(struct call *c, struct task_list *l);
+void tasks_attention_dense(struct call *c, struct task_list *l);
+void tasks_upsample(struct call *c, struct task_list *l);
+void tasks_join(struct call *c, struct task_list *l);
+void tasks_part(struct call *c, struct task_list *l);
+void tasks_act(struct call *c, struct task_list *l);
+void tasks_product(struct call *c, struct task_list *l);
+void tasks_modulate(struct call *c, struct task_list *l);
+void tasks_gated(struct call *c, struct task_list *l);
+void tasks_patches(struct call *c, struct task_list *l);
+void tasks_add_positions(struct call *c, struct task_list *l);
+void tasks_as_tokens(struct call *c, struct task_list *l);
+void tasks_rope_pairs(struct call *c, struct task_list *l);
 
 #endif

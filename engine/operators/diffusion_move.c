@@ -45,7 +45,7 @@ static enum status eval_join(struct call *c, struct err *err)
     parallel_for(c->threads, c->threads, join_part, c);
     return ST_OK;
 }
-const struct op op_join = { "Join", "inferd", 1, 0, 2, 2, 1, 1, 0, 0, infer_join, eval_join, NULL, NULL, NULL, NULL, NULL };
+const struct op op_join = { "Join", "inferd", 1, 0, 2, 2, 1, 1, 0, 0, infer_join, eval_join, NULL, NULL, NULL, NULL, tasks_join };
 
 static int64_t part_first(const struct call *c, int64_t *count)
 {
@@ -75,7 +75,7 @@ static enum status eval_part(struct call *c, struct err *err)
     for (int64_t r = 0; r < rows; r++) memcpy((float *)c->out[0]->data + r * count * inner, (const float *)x->data + r * each + first * inner, (size_t)(count * inner) * sizeof(float));
     return ST_OK;
 }
-const struct op op_part = { "Part", "inferd", 1, 0, 1, 2, 1, 1, 0, 0, infer_part, eval_part, NULL, NULL, NULL, NULL, NULL };
+const struct op op_part = { "Part", "inferd", 1, 0, 1, 2, 1, 1, 0, 0, infer_part, eval_part, NULL, NULL, NULL, NULL, tasks_part };
 
 /* ---- TimeEmbed ---- */
 static enum status infer_time_embed(struct call *c, struct err *err)
@@ -113,7 +113,7 @@ static enum status eval_act(struct call *c, struct err *err)
     c->k->activate_f32(c->out[0]->data, c->in[0]->data, (int64_t)operand_count(c->in[0]), c->node->act, c->threads);
     return ST_OK;
 }
-const struct op op_act = { "Act", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_act, NULL, NULL, NULL, NULL, NULL };
+const struct op op_act = { "Act", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_act, NULL, NULL, NULL, NULL, tasks_act };
 
 static enum status eval_product(struct call *c, struct err *err)
 {
@@ -121,7 +121,7 @@ static enum status eval_product(struct call *c, struct err *err)
     c->k->mul_f32(c->out[0]->data, c->in[0]->data, c->in[1]->data, (int64_t)operand_count(c->in[0]), c->threads);
     return ST_OK;
 }
-const struct op op_product = { "Product", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_product, NULL, NULL, NULL, NULL, NULL };
+const struct op op_product = { "Product", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_product, NULL, NULL, NULL, NULL, tasks_product };
 
 /* ---- Modulate, Gated ---- */
 static void modulate_part(void *ctx, int part, int parts)
@@ -146,7 +146,7 @@ static enum status eval_modulate(struct call *c, struct err *err)
     parallel_for(c->threads, c->threads, modulate_part, c);
     return ST_OK;
 }
-const struct op op_modulate = { "Modulate", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_modulate, NULL, NULL, NULL, NULL, NULL };
+const struct op op_modulate = { "Modulate", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_modulate, NULL, NULL, NULL, NULL, tasks_modulate };
 
 static void gated_part(void *ctx, int part, int parts)
 {
@@ -168,7 +168,7 @@ static enum status eval_gated(struct call *c, struct err *err)
     parallel_for(c->threads, c->threads, gated_part, c);
     return ST_OK;
 }
-const struct op op_gated = { "Gated", "inferd", 1, 0, 3, 3, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_gated, NULL, NULL, NULL, NULL, NULL };
+const struct op op_gated = { "Gated", "inferd", 1, 0, 3, 3, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_gated, NULL, NULL, NULL, NULL, tasks_gated };
 
 /* ---- Patch, Unpatch ---- */
 static enum status infer_patch(struct call *c, struct err *err)
@@ -214,8 +214,8 @@ static enum status eval_patches(struct call *c, struct err *err)
             }
     return ST_OK;
 }
-const struct op op_patch = { "Patch", "inferd", 1, 0, 1, 1, 1, 1, 0, 1, infer_patch, eval_patches, NULL, NULL, NULL, NULL, NULL };
-const struct op op_unpatch = { "Unpatch", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_unpatch, eval_patches, NULL, NULL, NULL, NULL, NULL };
+const struct op op_patch = { "Patch", "inferd", 1, 0, 1, 1, 1, 1, 0, 1, infer_patch, eval_patches, NULL, NULL, NULL, NULL, tasks_patches };
+const struct op op_unpatch = { "Unpatch", "inferd", 1, 0, 1, 1, 1, 1, 0, 0, infer_unpatch, eval_patches, NULL, NULL, NULL, NULL, tasks_patches };
 
 /* ---- AddPositions ---- */
 static enum status infer_positions(struct call *c, struct err *err)
@@ -236,7 +236,7 @@ static enum status eval_positions(struct call *c, struct err *err)
         c->k->add_f32((float *)c->out[0]->data + r * row, (const float *)x->data + r * row, s->table + ((top + r % h) * s->side + left) * x->dims[3], row, 1);
     return ST_OK;
 }
-const struct op op_add_positions = { "AddPositions", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, 0, infer_positions, eval_positions, NULL, NULL, NULL, NULL, NULL };
+const struct op op_add_positions = { "AddPositions", "inferd", 1, 0, 1, 1, 1, 1, OP_INPLACE, 0, infer_positions, eval_positions, NULL, NULL, NULL, NULL, tasks_add_positions };
 
 /* ---- AsTokens ---- */
 static enum status infer_as_tokens(struct call *c, struct err *err)
@@ -256,7 +256,7 @@ static enum status eval_nothing(struct call *c, struct err *err)
     (void)err;
     return ST_OK;
 }
-const struct op op_as_tokens = { "AsTokens", "inferd", 1, 0, 1, 2, 1, 1, OP_VIEW, 0, infer_as_tokens, eval_nothing, NULL, NULL, NULL, NULL, NULL };
+const struct op op_as_tokens = { "AsTokens", "inferd", 1, 0, 1, 2, 1, 1, OP_VIEW, 0, infer_as_tokens, eval_nothing, NULL, NULL, NULL, NULL, tasks_as_tokens };
 
 /* ---- RopePairs ---- */
 static void rope_pairs_part(void *ctx, int part, int parts)
@@ -288,4 +288,4 @@ static enum status eval_rope_pairs(struct call *c, struct err *err)
     parallel_for(c->threads, c->threads, rope_pairs_part, c);
     return ST_OK;
 }
-const struct op op_rope_pairs = { "RopePairs", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_rope_pairs, NULL, NULL, NULL, NULL, NULL };
+const struct op op_rope_pairs = { "RopePairs", "inferd", 1, 0, 2, 2, 1, 1, OP_INPLACE, 0, infer_same_shape, eval_rope_pairs, NULL, NULL, NULL, NULL, tasks_rope_pairs };

@@ -1,4 +1,4 @@
-/* The operators of language models as tasks of a GPU. Everything between them is float; matrices are as their file has them. A few rows are multiplied with the matrix as it lies (every number of
+/* The operators of language models as tasks of a GPU. Everything between them is float (in networks that draw halves, whose matrices are of the same type); matrices are as their file has them. A few rows are multiplied with the matrix as it lies (every number of
  * it is read once for up to eight of them), many through the tensor cores: rounded to what a matrix of halves holds, of blocks to bfloat16. Float matrices are never rounded for. */
 #include <string.h>
 
@@ -66,7 +66,9 @@ void tasks_take_rows(struct call *c, struct task_list *l)
 /* ---- products ---- */
 /* What a product of many rows reads its matrix and x as; a matrix whose rows are filled up is not for the library. */
 static int product_type(const struct gpu_matrix *w) { return w->block == BLOCK_F32 ? GPU_F32 : w->block == BLOCK_F16 ? GPU_F16 : GPU_BF16; }
-static bool is_for_few(const struct gpu_matrix *w, int64_t m) { return m <= FEW_ROWS || w->k % GPU_CHUNK != 0; }
+static bool is_padded(const struct gpu_matrix *w) { return gpu_block_is_plain(w->block) && w->row_bytes > w->k * (w->block == BLOCK_F32 ? 4 : 2); }
+/* The kernel of few rows reads floats, and a matrix in whole chunks. */
+static bool is_for_few(const struct task_list *l, const struct gpu_matrix *w, int64_t m) { return l->float_type == GPU_F32 && (is_padded(w) || (m <= FEW_ROWS && w->k % GPU_CHUNK == 0)); }
 
 /* A result of a product: a value, or a buffer of the node's own. */
 struct result { const struct operand *value; int own; };
@@ -80,7 +82,7 @@ static void put_result(struct task_list *l, struct gpu_task *t, struct result y)
 /* x as `type`, once for all matrices that want it so: -1: as it is. */
 static int rounded(struct task_list *l, const struct operand *x, int type, int known[GPU_TYPE_COUNT])
 {
-    if (type == GPU_F32) return -1;
+    if (type == l->float_type) return -1;
     if (known[type]) return known[type] - 1;
     const int own = task_own(l, operand_count(x) * 2);
     struct gpu_task *t = task_add(l, GPU_POINTWISE);
@@ -110,7 +112,7 @@ static void product(struct task_list *l, const struct call *c, const struct devi
     if (unpacked < 0) task_device(l, t, w->at, type);
     else task_own_operand(l, t, unpacked, type);
     put_result(l, t, y);
-    task_floats(l, t, c->node, slot, bias, (uint64_t)w->m.n, GPU_F32);
+    task_floats(l, t, c->node, slot, bias, (uint64_t)w->m.n, l->float_type);
     if (residual) task_value(l, t, residual);
     t->u.product = (struct gpu_product){ .m = rows_of(c->in[0]), .n = w->m.n, .k = w->m.k, .batch = 1, .alpha = 1, .b_turned = true, .has_bias = bias, .has_residual = residual, .act = act };
 }
@@ -147,7 +149,7 @@ void tasks_linear(struct call *c, struct task_list *l)
         task_refuse(l);
         return;
     }
-    if (!s->exact && !is_for_few(&s->device.m, rows_of(c->in[0]))) {
+    if (!s->exact && !is_for_few(l, &s->device.m, rows_of(c->in[0]))) {
         product(l, c, &s->device, 0, c->node->bias, y, residual, c->node->act, known);
         return;
     }
@@ -172,7 +174,7 @@ static void tasks_projections(struct call *c, struct task_list *l)
     const struct activation_spec plain = { ACT_NONE, 0, 0 };
     int known[GPU_TYPE_COUNT] = { 0 };
     bool few = true;
-    for (int p = 0; p < s->parts; p++) few = few && (s->exact || is_for_few(&s->w[p].m, m));
+    for (int p = 0; p < s->parts; p++) few = few && (s->exact || is_for_few(l, &s->w[p].m, m));
     if (few) {
         struct few f = { .x = c->in[0] };
         struct gpu_linear spec = { .m = m, .k = s->w[0].m.k, .parts = s->parts, .gated = s->gated, .gate_kind = (int)s->gate.kind, .limit = s->gate.limit };

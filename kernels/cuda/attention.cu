@@ -18,7 +18,7 @@ __global__ void attend_alone(const __grid_constant__ struct gpu_task t, int64_t 
     const int lane = threadIdx.x % WARP;
     const int64_t which = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
     if (which >= all) return;
-    const int64_t query = which % a->queries, head = which / a->queries % a->heads, row = which / a->queries / a->heads, of = head / a->group, seen = body_attention_seen(a, query);
+    const int64_t query = which % a->queries, head = which / a->queries % a->heads, row = which / a->queries / a->heads, of = head / a->group, seen = body_attention_seen(&t, row, query);
     const int64_t q_at = a->q.row * row + a->q.head * head + a->q.token * query, k_at = a->k.row * row + a->k.head * of, v_at = a->v.row * row + a->v.head * of, y_at = a->y.row * row + a->y.head * head + a->y.token * query;
     float q[LANES_MAX], o[LANES_MAX], top = -INFINITY, total = 0;
 #pragma unroll
@@ -97,7 +97,7 @@ template <int TYPE> __global__ void __launch_bounds__(THREADS) attend_tiles(cons
     for (int i = lane; i < ROWS * ldo; i += WARP) os[i] = 0;
     /* two lanes share a query: each half of its scores */
     const int mine = lane / 2, side = lane % 2;
-    const int64_t query = q0 + warp * ROWS + mine, seen = query < a->queries ? body_attention_seen(a, query) : 0, last = q0 + QUERIES < a->queries ? q0 + QUERIES - 1 : a->queries - 1, most = body_attention_seen(a, last);
+    const int64_t query = q0 + warp * ROWS + mine, seen = query < a->queries ? body_attention_seen(&t, row, query) : 0, last = q0 + QUERIES < a->queries ? q0 + QUERIES - 1 : a->queries - 1, most = body_attention_seen(&t, row, last);
     float top = -INFINITY, total = 0;
     for (int64_t j0 = 0; j0 < most; j0 += KEYS) {
         __syncthreads();

@@ -145,6 +145,7 @@ BODY float body_function(int f, float a, float b, float c, float alpha, float be
     case GPU_LESS_EQUAL: return a <= b;
     case GPU_GREATER_EQUAL: return a >= b;
     case GPU_SCALE_SHIFT: return a * b + c;
+    case GPU_MODULATE: return a * (1 + b) + c;
     default: return a;
     }
 }
@@ -286,6 +287,21 @@ BODY void body_pixels(const struct gpu_task *t, int64_t i)
     const int64_t c = i % p->channels, at = i / p->channels % p->space, n = i / p->channels / p->space;
     const float v = (float)((const uint8_t *)t->at[0])[i] * ((const float *)t->at[2])[c] + ((const float *)t->at[3])[c];
     body_store(t->at[1], t->type[1], p->last ? i : (n * p->channels + c) * p->space + at, v);
+}
+
+/* Operands x, table, y; i counts numbers of y. */
+BODY void body_rotate(const struct gpu_task *t, int64_t i)
+{
+    const struct gpu_rotate *r = &t->u.rotate;
+    const int64_t c = i % r->columns - r->column, row = i / r->columns, within = c % r->head_dim;
+    float v = body_load(t->at[0], t->type[0], i);
+    if (c >= 0 && c < r->heads * r->head_dim && within < r->rotary) {
+        const int64_t at = row % r->tokens * r->rotary + within / 2;
+        const float cosine = body_load(t->at[1], t->type[1], at), sine = body_load(t->at[1], t->type[1], at + r->rotary / 2);
+        const float other = body_load(t->at[0], t->type[0], within % 2 ? i - 1 : i + 1);
+        v = within % 2 ? v * cosine + other * sine : v * cosine - other * sine;
+    }
+    body_store(t->at[2], t->type[2], i, v);
 }
 
 /* ---- windows ---- */
@@ -468,10 +484,11 @@ BODY int64_t body_channels_at(const struct gpu_norm_channels *p, int64_t batch, 
 }
 
 /* ---- attention ---- */
-BODY int64_t body_attention_seen(const struct gpu_attention *a, int64_t query)
+BODY int64_t body_attention_seen(const struct gpu_task *t, int64_t row, int64_t query)
 {
-    const int64_t seen = query + 1 + a->keys - a->queries;
-    return !a->causal || seen > a->keys ? a->keys : seen < 0 ? 0 : seen;
+    const struct gpu_attention *a = &t->u.attention;
+    const int64_t most = t->at[6] && ((const int32_t *)t->at[6])[row] < a->keys ? ((const int32_t *)t->at[6])[row] : a->keys, seen = query + 1 + a->keys - a->queries;
+    return !a->causal || seen > most ? most : seen < 0 ? 0 : seen;
 }
 
 /* The score of key j, given the product of query and key. */
@@ -502,6 +519,7 @@ BODY int64_t body_elements(const struct gpu_task *t)
     case GPU_POOL:
         for (int d = 0; d < t->u.pool.w.dims; d++) n *= t->u.pool.w.out[d];
         return n * t->u.pool.n * t->u.pool.channels;
+    case GPU_ROTATE: return t->u.rotate.rows * t->u.rotate.columns;
     case GPU_RESIZE: return t->u.resize.outer * t->u.resize.out * t->u.resize.inner;
     case GPU_PRODUCT: return t->u.product.batch * t->u.product.m * t->u.product.n;
     case GPU_CONV:

@@ -23,6 +23,7 @@ template <int KIND> __global__ void each(const __grid_constant__ struct gpu_task
         else if (KIND == GPU_PIXELS) body_pixels(&t, i);
         else if (KIND == GPU_POOL) body_pool(&t, i);
         else if (KIND == GPU_RESIZE) body_resize(&t, i);
+        else if (KIND == GPU_ROTATE) body_rotate(&t, i);
         else if (KIND == GPU_PRODUCT) body_product(&t, i);
         else if (KIND == GPU_CONV) body_conv(&t, i);
     }
@@ -175,6 +176,7 @@ int cuda_launch_elements(const struct gpu_task *t, cuda_stream stream)
     case GPU_PIXELS: return launch<GPU_PIXELS>(t, stream);
     case GPU_POOL: return launch<GPU_POOL>(t, stream);
     case GPU_RESIZE: return launch<GPU_RESIZE>(t, stream);
+    case GPU_ROTATE: return launch<GPU_ROTATE>(t, stream);
     case GPU_PRODUCT: return launch<GPU_PRODUCT>(t, stream);
     case GPU_CONV: return launch<GPU_CONV>(t, stream);
     default: return (int)cudaErrorInvalidValue;

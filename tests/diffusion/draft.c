@@ -283,6 +283,8 @@ enum status draft_ask(const struct json *c, struct image_job *j, struct image *i
 }
 
 /* ---- running ---- */
+struct draft_way draft_way = { .precision = PRECISION_F32 };
+
 enum status draft_open(struct draft_model *m, const char *folder, int threads, int level, struct err *err)
 {
     char main_file[700];
@@ -290,7 +292,7 @@ enum status draft_open(struct draft_model *m, const char *folder, int threads, i
     snprintf(main_file, sizeof main_file, "%s/model_index.json", folder);
     if (stat(main_file, &there)) snprintf(main_file, sizeof main_file, "%s/model.safetensors", folder);
     const struct model_files files = { .directory = folder, .main_file = main_file };
-    const struct engine_options options = { .threads = threads, .cpu_level = level, .precision = PRECISION_F32, .max_batch_rows = 16 };
+    const struct engine_options options = { .threads = threads, .cpu_level = level, .precision = draft_way.precision, .gpu = draft_way.gpu, .max_batch_rows = 16 };
     *m = (struct draft_model){ 0 };
     enum status st = diffusion_engine.open(&m->engine, &files, &options, err);
     if (!st) st = diffusion_engine.start(&m->instance, m->engine, err);

@@ -22,6 +22,10 @@ enum status draft_ask(const struct json *c, struct image_job *j, struct image *i
 
 struct draft_model { struct engine *engine; struct engine_instance *instance; };
 /* `folder` holds model_index.json, or else model.safetensors. */
+/* What models are opened for: float on the CPU, unless a test says otherwise. */
+struct draft_way { enum precision precision; int gpu; };
+extern struct draft_way draft_way;
+
 enum status draft_open(struct draft_model *m, const char *folder, int threads, int level, struct err *err);
 void        draft_close(struct draft_model *m);
 enum status draft_run(struct draft_model *m, struct image_job *j, struct err *err);

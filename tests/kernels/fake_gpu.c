@@ -284,7 +284,7 @@ static void norm_channels(const struct gpu_task *t)
 static void attend_query(const struct gpu_task *t, int64_t row, int64_t head, int64_t query, float *scores)
 {
     const struct gpu_attention *a = &t->u.attention;
-    const int64_t of = head / a->group, seen = body_attention_seen(a, query);
+    const int64_t of = head / a->group, seen = body_attention_seen(t, row, query);
     float top = -INFINITY, sum = 0;
     for (int64_t j = 0; j < seen; j++) {
         float product = 0;
@@ -322,6 +322,7 @@ static void one(const struct gpu_task *t, int64_t i, bool is_whole)
     case GPU_PIXELS: body_pixels(t, i); return;
     case GPU_POOL: body_pool(t, i); return;
     case GPU_RESIZE: body_resize(t, i); return;
+    case GPU_ROTATE: body_rotate(t, i); return;
     case GPU_PRODUCT: body_product(t, i); return;
     case GPU_CONV: body_conv(t, i); return;
     default: assert(false);
