@@ -200,9 +200,20 @@ check-map:  ## fail when README's map and the tree differ
 	@tools/check_map.sh
 
 # Everything that runs on the card, from base/, engine/ and kernels/ alone: a machine with the toolkit and a C compiler is enough.
-$(B)/gpu-check: $(B)/tests/kernels/gpu_check.o $(B)/tests/kernels/gpu_llm_check.o $(B)/tests/kernels/fake_gpu.o $(B)/tests/kernels/fake_gpu_llm.o $(B)/kernels/gpu.o $(B)/base/status.o $(B)/base/clock.o
+GPU_CHECK := $(patsubst %,$(B)/%.o,tests/kernels/gpu_check tests/kernels/gpu_llm_check tests/kernels/fake_gpu tests/kernels/fake_gpu_llm kernels/gpu base/status base/clock)
+$(B)/gpu-check: $(GPU_CHECK)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lm
+
+# The kernels themselves on the host, block by block: a C++ compiler reads the .cu files with tests/cuda/emulated/cuda.h in front.
+EMULATED := $(patsubst %,$(B)/emulated/%.o,$(wildcard kernels/cuda/*.cu) tests/cuda/emulated/emulate.cu)
+$(B)/gpu-check-emulated: $(GPU_CHECK) $(EMULATED)
+	$(call say,LD,$@)
+	$(Q)g++ $(filter-out -pie,$(LDFLAGS)) -no-pie -o $@ $^ -lm
+$(B)/emulated/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,CXX,$<)
+	$(Q)g++ -std=c++17 -O2 -g -I. -Itests/cuda/emulated -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-missing-field-initializers -Wno-maybe-uninitialized -fno-strict-aliasing -x c++ -DEMULATED -include tests/cuda/emulated/cuda.h -MMD -MP -c -o $@ $<
 
 # The library's host side without a card: tests/cuda/shim.h stands in for the toolkit's libraries, whose headers it needs.
 CUDA_HOST := $(patsubst %,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.c) tests/cuda/shim.c tests/kernels/fake_gpu.c tests/kernels/fake_gpu_llm.c base/status.c base/memory.c)

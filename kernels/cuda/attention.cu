@@ -86,7 +86,7 @@ template <int TYPE> __global__ void __launch_bounds__(THREADS) attend_tiles(cons
 {
     using namespace nvcuda;
     typedef typename half_of<TYPE>::type H;
-    extern __shared__ __align__(16) unsigned char memory[];
+    CUDA_SHARED(memory);
     const struct gpu_attention *a = &t.u.attention;
     const int d = padded((int)a->head_dim), dv = padded((int)a->head_dim_v), warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, ldq = d + PAD, ldv = dv + PAD, lds = KEYS + 4, ldp = KEYS + PAD, ldo = dv + 4;
     H *qs = (H *)memory, *ks = qs + QUERIES * ldq, *vs = ks + KEYS * ldq, *ps = vs + KEYS * ldv + warp * ROWS * ldp;
@@ -160,7 +160,7 @@ template <int TYPE> int launch_tiles(const struct gpu_task *t, cuda_stream strea
     cudaError_t e = cudaFuncSetAttribute(attend_tiles<TYPE>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (e != cudaSuccess) return (int)e;
     const dim3 grid((unsigned)((a->queries + QUERIES - 1) / QUERIES), (unsigned)a->heads, (unsigned)a->batch);
-    attend_tiles<TYPE><<<grid, THREADS, bytes, stream>>>(*t);
+    CUDA_LAUNCH(attend_tiles<TYPE>, grid, THREADS, bytes, stream, *t);
     return (int)cudaGetLastError();
 }
 
@@ -180,6 +180,6 @@ int cuda_launch_attention(const struct gpu_task *t, cuda_stream stream)
     if (all == 0) return 0;
     if (fits_tiles(t)) return t->type[0] == GPU_F16 ? launch_tiles<GPU_F16>(t, stream) : launch_tiles<GPU_BF16>(t, stream);
     if (a->head_dim > LANES_MAX * WARP || a->head_dim_v > LANES_MAX * WARP) return (int)cudaErrorInvalidValue;
-    attend_alone<<<(unsigned)((all + WARPS - 1) / WARPS), THREADS, 0, stream>>>(*t, all);
+    CUDA_LAUNCH(attend_alone, (unsigned)((all + WARPS - 1) / WARPS), THREADS, 0, stream, *t, all);
     return (int)cudaGetLastError();
 }

@@ -33,7 +33,7 @@ template <int KIND> int launch(const struct gpu_task *t, cuda_stream stream)
 {
     const int64_t n = body_elements(t);
     if (n == 0) return 0;
-    each<KIND><<<blocks_for(n), THREADS, 0, stream>>>(*t, n, KIND == GPU_POINTWISE && body_is_whole(t));
+    CUDA_LAUNCH(each<KIND>, blocks_for(n), THREADS, 0, stream, *t, n, KIND == GPU_POINTWISE && body_is_whole(t));
     return (int)cudaGetLastError();
 }
 
@@ -78,7 +78,7 @@ bool is_dense(const struct gpu_task *t, int type)
 template <int TYPE> int launch_dense(const struct gpu_task *t, cuda_stream stream)
 {
     const int64_t n = t->u.pointwise.count, packs = n / pack<TYPE>::COUNT;
-    pointwise_dense<TYPE><<<blocks_for(packs ? packs : n), THREADS, 0, stream>>>(*t, packs, n);
+    CUDA_LAUNCH(pointwise_dense<TYPE>, blocks_for(packs ? packs : n), THREADS, 0, stream, *t, packs, n);
     return (int)cudaGetLastError();
 }
 
@@ -133,7 +133,7 @@ template <typename T> int launch_turn(const struct gpu_task *t, int by, cuda_str
     const int64_t a = m->dims[by], b = m->dims[m->rank - 1], others = m->count / (a * b), rows = (b + TILE - 1) / TILE;
     if (rows > 65535) return launch<GPU_MOVE>(t, stream);
     const dim3 grid((unsigned)((a + TILE - 1) / TILE), (unsigned)rows, (unsigned)(others > 65535 ? 65535 : others));
-    turn<T><<<grid, dim3(TILE, TILE_ROWS), 0, stream>>>(*m, by, (const T *)t->at[0], (T *)t->at[1], others);
+    CUDA_LAUNCH(turn<T>, grid, dim3(TILE, TILE_ROWS), 0, stream, *m, by, (const T *)t->at[0], (T *)t->at[1], others);
     return (int)cudaGetLastError();
 }
 
@@ -162,7 +162,7 @@ int cuda_launch_finish(const struct gpu_task *t, bool with_bias, bool with_resid
     const bool product = t->kind == GPU_PRODUCT;
     const int64_t n = body_elements(t);
     if (n == 0) return 0;
-    finish<<<blocks_for(n), THREADS, 0, stream>>>(*t, n, product ? t->u.product.n : t->u.conv.out_c, with_bias, with_residual, product ? t->u.product.act : t->u.conv.act);
+    CUDA_LAUNCH(finish, blocks_for(n), THREADS, 0, stream, *t, n, product ? t->u.product.n : t->u.conv.out_c, with_bias, with_residual, product ? t->u.product.act : t->u.conv.act);
     return (int)cudaGetLastError();
 }
 

@@ -4,6 +4,12 @@
 
 #include "kernels/gpu.h"
 
+/* How the .cu files start a kernel and name a block's shared memory. The host reads these files with words of its own (tests/cuda/emulated/cuda.h). */
+#ifndef CUDA_LAUNCH
+#define CUDA_LAUNCH(kernel, grid, block, bytes, stream, ...) kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__)
+#define CUDA_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -28,7 +28,7 @@ template <int KIND> int launch(const struct gpu_task *t, cuda_stream stream)
 {
     const int64_t n = body_llm_elements(t);
     if (n == 0) return 0;
-    each<KIND><<<blocks_for(n, THREADS), THREADS, 0, stream>>>(*t, n);
+    CUDA_LAUNCH(each<KIND>, blocks_for(n, THREADS), THREADS, 0, stream, *t, n);
     return (int)cudaGetLastError();
 }
 
@@ -146,7 +146,7 @@ template <int M> int launch_few(const struct gpu_task *t, cuda_stream stream)
     const int64_t many = (l->m + M - 1) / M;
     if (groups == 0 || many == 0) return 0;
     if (many > 65535) return (int)cudaErrorInvalidValue;
-    linear_few<M><<<dim3((unsigned)((groups + WARPS - 1) / WARPS), (unsigned)many), THREADS, 0, stream>>>(*t);
+    CUDA_LAUNCH(linear_few<M>, dim3((unsigned)((groups + WARPS - 1) / WARPS), (unsigned)many), THREADS, 0, stream, *t);
     return (int)cudaGetLastError();
 }
 
@@ -201,7 +201,7 @@ int launch_route(const struct gpu_task *t, cuda_stream stream)
 {
     const int64_t n = t->u.route.tokens;
     if (n == 0) return 0;
-    route<<<(unsigned)((n + WARPS - 1) / WARPS), THREADS, 0, stream>>>(*t);
+    CUDA_LAUNCH(route, (unsigned)((n + WARPS - 1) / WARPS), THREADS, 0, stream, *t);
     return (int)cudaGetLastError();
 }
 

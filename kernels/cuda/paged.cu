@@ -196,7 +196,7 @@ template <int TYPE> __global__ void __launch_bounds__(THREADS) attend_tiles(cons
 {
     using namespace nvcuda;
     typedef typename half_of<TYPE>::type H;
-    extern __shared__ __align__(32) unsigned char memory[];
+    CUDA_SHARED(memory);
     const struct gpu_paged *p = &t.u.paged;
     const struct gpu_cache *c = &p->c;
     const int d = (int)c->head_dim, dv = (int)c->head_dim_v, group = (int)(p->heads / c->kv_heads), warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, ldq = d + PAD, ldp = KEYS + PAD, lds = KEYS + 4, ldo = dv + 4;
@@ -329,7 +329,7 @@ template <int TYPE> int launch_tiles(const struct gpu_task *t, cuda_stream strea
     cudaError_t e = cudaFuncSetAttribute(attend_tiles<TYPE>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (e != cudaSuccess) return (int)e;
     const dim3 grid((unsigned)p->tokens, (unsigned)p->c.kv_heads, span_blocks(p, p->tokens * p->c.kv_heads));
-    attend_tiles<TYPE><<<grid, THREADS, bytes, stream>>>(*t);
+    CUDA_LAUNCH(attend_tiles<TYPE>, grid, THREADS, bytes, stream, *t);
     return (int)cudaGetLastError();
 }
 
@@ -343,10 +343,10 @@ int cuda_launch_paged(const struct gpu_task *t, cuda_stream stream)
     if (all == 0) return 0;
     if (fits_tiles(p)) e = p->c.kv_block == BLOCK_F16 ? launch_tiles<GPU_F16>(t, stream) : launch_tiles<GPU_BF16>(t, stream);
     else {
-        attend_alone<<<dim3((unsigned)blocks, span_blocks(p, blocks)), THREADS, 0, stream>>>(*t);
+        CUDA_LAUNCH(attend_alone, dim3((unsigned)blocks, span_blocks(p, blocks)), THREADS, 0, stream, *t);
         e = (int)cudaGetLastError();
     }
     if (e) return e;
-    put_together<<<(unsigned)blocks, THREADS, 0, stream>>>(*t);
+    CUDA_LAUNCH(put_together, (unsigned)blocks, THREADS, 0, stream, *t);
     return (int)cudaGetLastError();
 }

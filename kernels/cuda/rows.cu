@@ -32,8 +32,8 @@ template <typename F> int launch_rows(F *block, F *warp, const struct gpu_task *
 {
     if (rows == 0) return 0;
     if (rows > 0x7fffffff) return (int)cudaErrorInvalidValue;
-    if (n <= SHORT) warp<<<(unsigned)((rows + WARPS - 1) / WARPS), THREADS, 0, stream>>>(*t, rows);
-    else block<<<(unsigned)rows, THREADS, 0, stream>>>(*t, rows);
+    if (n <= SHORT) CUDA_LAUNCH(warp, (unsigned)((rows + WARPS - 1) / WARPS), THREADS, 0, stream, *t, rows);
+    else CUDA_LAUNCH(block, (unsigned)rows, THREADS, 0, stream, *t, rows);
     return (int)cudaGetLastError();
 }
 
@@ -164,7 +164,7 @@ int launch_reduce(const struct gpu_task *t, cuda_stream stream)
     const bool alone = !gpu_type_is_float(t->type[0]) || r->reduction == GPU_RED_PROD || r->reduction >= GPU_RED_ARGMAX;
     if (!alone) return launch_rows(reduce<true>, reduce<false>, t, r->count, r->length, stream);
     if (r->count == 0) return 0;
-    reduce_alone<<<(unsigned)((r->count + THREADS - 1) / THREADS), THREADS, 0, stream>>>(*t, r->count);
+    CUDA_LAUNCH(reduce_alone, (unsigned)((r->count + THREADS - 1) / THREADS), THREADS, 0, stream, *t, r->count);
     return (int)cudaGetLastError();
 }
 

@@ -17,6 +17,8 @@ struct fake_gpu_held fake_gpu_held(void);
 void fake_gpu_compute(const struct gpu_task *t);
 /* The same for the kinds of language models; false: it is not one of them. */
 bool fake_gpu_compute_llm(const struct gpu_task *t);
+/* From now on tasks are computed by this function, which is false for one that it refuses; NULL: by the one above. */
+void fake_gpu_compute_by(bool (*compute)(const struct gpu_task *t));
 /* Kinds of tasks that have run. */
 uint64_t fake_gpu_ran(enum gpu_kind kind);
 

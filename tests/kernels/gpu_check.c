@@ -1,5 +1,6 @@
 /* Every kind of task on a real GPU beside the functions that its kernels are made of, run on the host (tests/kernels/fake_gpu.h): odd shapes, every float type, results poisoned first. Then
- * recordings, copies and queues. `make gpu-check` builds this from base/, engine/ and kernels/ alone and runs it; with --host the host stands in for the card, which checks the checker.
+ * recordings, copies and queues. `make gpu-check` builds this from base/, engine/ and kernels/ alone and runs it; with --host the host stands in for the card, which checks the checker; with
+ * --emulated (build/release/gpu-check-emulated) the kernels themselves run on the host (tests/cuda/emulated/cuda.h).
  * Status 0: all agree; 1: something differs or there is no card. */
 #include <math.h>
 #include <stdio.h>
@@ -13,7 +14,10 @@
 
 enum { SIDES = 2 /* the reference, the card */ };
 
-struct side { const struct gpu_api *api; struct gpu *gpu; struct gpu_queue *queue; };
+struct side { const struct gpu_api *api; struct gpu *gpu; struct gpu_queue *queue; bool (*by)(const struct gpu_task *t); /* of the host: NULL: the reference */ };
+
+/* tests/cuda/emulated/emulate.cu, where it was linked. */
+bool emulated_compute(const struct gpu_task *t) __attribute__((weak));
 
 static struct side sides[SIDES];
 static int passed, failed, refused;
@@ -66,6 +70,7 @@ static bool run_on(struct side *s, struct gpu_task t, const struct numbers *n, v
     }
     for (int k = 0; k < t.operands; k++)
         if (n[k].begins) t.at[n[k].begins - 1] = at[k];
+    fake_gpu_compute_by(s->by);
     enum status st = s->api->prepare(s->gpu, &t, &err);
     if (st == ST_UNSUPPORTED) return false;
     if (!st && recorded && !(st = s->api->record(s->queue, &t, 1, &r, &err))) st = s->api->replay(s->queue, r, &err);
@@ -161,6 +166,7 @@ static void moves(int type)
     gpu_check_task("filled", (struct gpu_task){ .kind = GPU_FILL, .u.fill = { .size = size, .count = 515, .bits = 0x3c00 } }, (struct numbers[]){ { type, 515, 0, true, 0, NULL, 0 } }, 1);
     gpu_check_task("gathered", (struct gpu_task){ .kind = GPU_GATHER, .u.gather = { .size = size, .outer = 3, .n = 17, .inner = 9, .count = 21 } },
           (struct numbers[]){ { type, 459, 0, false, 0, NULL, 0 }, { GPU_I64, 21, 17, false, 0, NULL, 0 }, { type, 567, 0, true, 0, NULL, 0 }, { GPU_I32, 1, 1, false, 0, NULL, 0 } }, 4);
+    gpu_check_task("rotated", (struct gpu_task){ .kind = GPU_ROTATE, .u.rotate = { 15, 50, 6, 4, 10, 5, 8 } }, (struct numbers[]){ { type, 750, 0, false, 0, NULL, 0 }, { type, 40, 0, false, 0, NULL, 0 }, { type, 750, 0, true, 0, NULL, 0 } }, 3);
     gpu_check_task("pixels", (struct gpu_task){ .kind = GPU_PIXELS, .u.pixels = { .n = 2, .space = 35, .channels = 3, .last = type != GPU_F32 } },
           (struct numbers[]){ { GPU_U8, 210, 256, false, 0, NULL, 0 }, { type, 210, 0, true, 0, NULL, 0 }, { GPU_F32, 3, 0, false, 0, NULL, 0 }, { GPU_F32, 3, 0, false, 0, NULL, 0 } }, 4);
 }
@@ -242,13 +248,18 @@ static void attentions(int type)
             if (mask == 2) a.masks[1] = (struct gpu_mask){ .kind = GPU_MASK_SEEN, .unseen = -1e4f, .query = keys };
             gpu_check_task("attention", (struct gpu_task){ .kind = GPU_ATTENTION, .u.attention = a },
                   (struct numbers[]){ { type, 2 * tokens * row, 0, false, 0, NULL, 0 }, { type, 2 * keys * row, 0, false, 0, NULL, 0 }, { type, 2 * keys * row, 0, false, 0, NULL, 0 }, { type, 2 * tokens * row, 0, true, 0, NULL, 0 },
-                                      { type, mask == 1 ? 2 * keys : 0, 0, false, 0, NULL, 0 }, { GPU_U8, mask == 2 ? tokens * keys : 0, 2, false, 0, NULL, 0 } }, 6);
+                                      { type, mask == 1 ? 2 * keys : 0, 0, false, 0, NULL, 0 }, { GPU_U8, mask == 2 ? tokens * keys : 0, 2, false, 0, NULL, 0 }, { GPU_I32, mask == 0 ? 2 : 0, 0, false, 0, (int32_t[]){ 70, 19 }, 0 } }, 7);
         }
 }
 
 int main(int argc, char **argv)
 {
-    const bool host = argc > 1 && strcmp(argv[1], "--host") == 0;
+    const bool emulates = argc > 1 && strcmp(argv[1], "--emulated") == 0, host = emulates || (argc > 1 && strcmp(argv[1], "--host") == 0);
+    if (emulates && !emulated_compute) {
+        printf("gpu-check: this one was built without the kernels\n");
+        return 1;
+    }
+    if (emulates) sides[1].by = emulated_compute;
     struct err err;
     struct gpu_info info;
     sides[0].api = fake_gpu_api();
