@@ -3,6 +3,8 @@
  * delay, no new connections, what was accepted is finished, then everything is given back. */
 #include "server/commands.h"
 
+#include <sys/stat.h>
+
 #include "base/clock.h"
 #include "base/threads.h"
 #include "engine/device_gpu.h"
@@ -20,6 +22,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -63,12 +66,17 @@ static enum status start_gpus(struct server *s, struct err *err)
     const struct server_config *c = s->config;
     const bool named = strcmp(c->gpu, "auto");
     struct err why;
+    char own[4096], cache[4096];
+    snprintf(own, sizeof own, "%.4000s/.inferd", c->store);
     if (!strcmp(c->gpu, "off")) return ST_OK;
-    if (device_gpus_open(named ? c->gpu : NULL, (uint64_t)c->gpu_memory, NULL, &why)) {
+    snprintf(cache, sizeof cache, "%.4000s/.inferd/gpu", c->store);
+    if (device_gpus_open(named ? c->gpu : NULL, (uint64_t)c->gpu_memory, cache, &why)) {
         if (named) return *err = why, why.status;
         log_write(s->log, LOG_INFO, "gpu", "computing on the CPU alone: %s", why.text);
         return ST_OK;
     }
+    (void)mkdir(own, 0755);              /* tuned choices outlive the process where the store can be written to */
+    (void)mkdir(cache, 0755);
     log_write(s->log, LOG_INFO, "gpu", "%d GPUs can be used", device_gpu_count());
     return ST_OK;
 }

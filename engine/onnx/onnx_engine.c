@@ -64,6 +64,7 @@ static enum status build_graph(struct engine *e, struct form f, struct err *err)
     const struct engine_options *o = &e->options;
     if (e->built) import_close(&e->import);
     e->built = false;
+    if (e->device.gpu) e->device.gpu_float = f.precision == PRECISION_F16 ? GPU_F16 : f.precision == PRECISION_BF16 ? GPU_BF16 : GPU_F32;
     enum status st = import_open(&e->import, e->map.data, e->map.size, e->dirfd, false, &e->device, e->memory_max, err);
     if (st) return st;
     e->built = true;
@@ -126,6 +127,41 @@ static bool try_forms(struct engine *e, struct trial *t, enum precision tried, d
     return true;
 }
 
+/* On a card, in float so far: float16 where its error is small enough and it is quicker, else bfloat16, whose range is float's. */
+static enum status choose_on_gpu(struct engine *e, struct err *err)
+{
+    static const enum precision tried[] = { PRECISION_F16, PRECISION_BF16 };
+    const struct engine_choices *choices = e->options.choices;
+    struct form f = { .precision = PRECISION_F32 };
+    struct gpu_info info;
+    struct trial *t;
+    char machine[MACHINE_MAX], text[64], name[8];
+    double error = -1, gain = 0;
+    e->device.gpu->api->info(e->device.gpu->gpu, &info);
+    snprintf(machine, sizeof machine, "%s; %s; %lld rows; trial %d", info.name, info.driver, (long long)e->options.max_batch_rows, TRIAL_EDITION);
+    const bool known = choices && choices->find(choices->ctx, machine, text, sizeof text) && sscanf(text, "%7s %lf %lf", name, &error, &gain) == 3 && precision_from_name(name, &f.precision)
+        && (f.precision == PRECISION_F32 || f.precision == PRECISION_F16 || f.precision == PRECISION_BF16);
+    if (!known) {
+        if (trial_begin(&t, &e->import.graph, e->memory_max, NULL)) return ST_OK;
+        bool done = true;
+        f.precision = PRECISION_F32;
+        for (int k = 0; k < 2 && done && f.precision == PRECISION_F32; k++) {
+            done = !build_graph(e, (struct form){ .precision = tried[k] }, NULL) && !trial_compare(t, &e->import.graph, &error, &gain, NULL);
+            if (done && error <= TRIAL_ERROR_MAX && gain >= GAIN_MIN) f.precision = tried[k];
+        }
+        trial_end(t);
+        if (!done) return build_graph(e, (struct form){ .precision = PRECISION_F32 }, err);       /* nothing was found out, so nothing is kept */
+        snprintf(text, sizeof text, "%s %.3e %.3f", precision_name(f.precision), error, gain);
+        if (choices) choices->keep(choices->ctx, machine, text);
+    }
+    enum status st = strcmp(precision_name(f.precision), e->precision.name) == 0 ? ST_OK : build_graph(e, f, err);
+    e->precision.tried = precision_name(f.precision == PRECISION_F32 ? PRECISION_BF16 : f.precision);
+    e->precision.error_max = TRIAL_ERROR_MAX;
+    e->precision.error = error;
+    e->precision.gain = gain;
+    return st;
+}
+
 /* The graph stands in float. Leaves it in the quicker precision whose error is small enough: of a file that carries scales bytes are tried, of others bfloat16. A trial that fails says
  * nothing of the model: it stays in float. */
 static enum status choose_precision(struct engine *e, struct err *err)
@@ -137,6 +173,7 @@ static enum status choose_precision(struct engine *e, struct err *err)
     double error, gain;
     struct form f;
     struct trial *t;
+    if (e->device.gpu && !e->options.passes_off && trial_wanted(&e->import.graph, e->memory_max)) return choose_on_gpu(e, err);
     if (e->device.gpu || (!e->quantised && !e->device.kernels.bf16) || e->options.passes_off || !trial_wanted(&e->import.graph, e->memory_max)) return ST_OK;
     describe_machine(e, machine);
     if (!(choices && choices->find(choices->ctx, machine, text, sizeof text) && read_choice(text, tried, &f, &error, &gain))) {
@@ -168,7 +205,6 @@ static enum precision first_precision(const struct engine *e)
 static enum status use_gpu(struct engine *e, const struct model_files *files, struct err *err)
 {
     if (files->directory && !(e->directory = strdup(files->directory))) return err_set(err, ST_NO_MEMORY, "opening a model");
-    e->device.gpu_float = e->options.precision == PRECISION_BF16 ? GPU_BF16 : e->options.precision == PRECISION_F16 ? GPU_F16 : GPU_F32;
     return device_gpu_open(&e->device.gpu, e->options.gpu - 1, err);
 }
 

@@ -40,8 +40,13 @@ static bool shapes_of(const struct graph *g, struct operand *shapes)
     return true;
 }
 
+/* Layers that gain by another precision: on the CPU those that were packed, on a card products and convolutions of any kind. */
+static bool is_product(const struct node *n) { return n->op->tasks && (!strcmp(n->op->name, "Conv") || !strcmp(n->op->name, "MatMul") || !strcmp(n->op->name, "Gemm")); }
+
 static bool has_layers(const struct graph *g)
 {
+    for (int i = 0; i < g->node_count && g->gpu; i++)
+        if (!g->nodes[i].dead && is_product(&g->nodes[i])) return true;
     for (int i = 0; i < g->node_count; i++)
         if (!g->nodes[i].dead && (g->nodes[i].conv || ((g->nodes[i].packed || g->nodes[i].sparse) && (gemm_packable(g, &g->nodes[i]) || recurrent_packable(g, &g->nodes[i]))))) return true;
     for (const struct graph *b = g->inner; b; b = b->next_inner)

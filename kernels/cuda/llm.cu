@@ -154,7 +154,6 @@ int launch_linear(const struct gpu_task *t, cuda_stream stream)
 {
     const struct gpu_linear *l = &t->u.linear;
     if (l->experts || l->m == 1) return launch_few<1>(t, stream);
-    if (l->m == 2) return launch_few<2>(t, stream);
     return l->m <= 4 ? launch_few<4>(t, stream) : launch_few<ROWS_MAX>(t, stream);
 }
 

@@ -65,6 +65,8 @@ TEST(a_network_answers_as_on_the_cpu_without_a_host_copy_within)
     CHECK_CLOSE(got, want, ROWS * CLASSES, 0.1f);
     REQUIRE_OK(run_digits(got, 1, PRECISION_F16, 4, NULL, &err), err);
     CHECK_CLOSE(got, want, ROWS * CLASSES, 1e-2f);
+    REQUIRE_OK(run_digits(got, 1, PRECISION_AUTO, 4, NULL, &err), err);
+    CHECK_CLOSE(got, want, ROWS * CLASSES, 1e-2f);
     nothing_is_held();
     device_gpus_use(NULL);
 }

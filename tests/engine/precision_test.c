@@ -3,12 +3,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/device_gpu.h"
+#include "engine/graph/gpu_store.h"
 #include "engine/graph/plan_cache.h"
 #include "engine/onnx/onnx_engine_internal.h"
 #include "engine/onnx/trial.h"
 #include "kernels/conv.h"
 #include "tests/engine/onnx_run.h"
 #include "tests/engine/onnx_writer.h"
+#include "tests/kernels/fake_gpu.h"
 #include "tests/test.h"
 
 static const char *file_in(const char *name)
@@ -330,6 +333,35 @@ TEST(a_trial_chooses_and_its_choice_is_remembered)
     strcpy(m.machine, "another machine");
     opened(path, &m);
     CHECK_INT(m.kept, 3);
+}
+
+/* On a card (tests/kernels/fake_gpu.h, on which halves gain nothing): float16 is tried, then bfloat16; what is remembered is taken. */
+TEST(a_trial_on_a_card)
+{
+    const char *path = file_in("card.onnx");
+    struct memory m = { 0 };
+    struct engine *e;
+    struct err err = { 0 };
+    struct engine_choices choices = { &m, find, keep };
+    struct engine_options o = with(PRECISION_AUTO);
+    o.choices = &choices;
+    o.gpu = 1;
+    write_resnet18(path, 48, 40);
+    device_gpus_use(fake_gpu_api());
+    static const char *const remembered[] = { NULL, "f16 2.000e-03 1.900", "bf16 4.000e-03 1.900", "f32 2.000e-01 0.900" };
+    for (int i = 0; i < 4; i++) {
+        if (remembered[i]) snprintf(m.text, sizeof m.text, "%s", remembered[i]);
+        REQUIRE_OK(onnx_engine.open(&e, &(struct model_files){ NULL, path, NULL }, &o, &err), err);
+        const struct signature_precision p = onnx_engine.describe(e)->precision;
+        CHECK_INT(m.kept, 1);
+        if (i) CHECK(!strncmp(remembered[i], p.name, strlen(p.name)));
+        CHECK(p.error > 1e-4 && p.gain > 0 && (i == 3 || p.error < 2e-2));
+        CHECK_INT(e->import.graph.gpu->float_type, !strcmp(p.name, "f16") ? GPU_F16 : !strcmp(p.name, "bf16") ? GPU_BF16 : GPU_F32);
+        CHECK(strstr(m.machine, "no card;") == m.machine);
+        onnx_engine.close(e);
+    }
+    CHECK_INT(fake_gpu_held().bytes, 0);
+    device_gpus_use(NULL);
 }
 
 TEST(small_networks_and_those_whose_answers_would_change_stay_in_float)
