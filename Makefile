@@ -40,10 +40,11 @@ endif
 ISA_avx2    := -O3 -mavx2 -mfma -mf16c -mbmi2
 ISA_avx512  := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+ISA_avx512vbmi := $(ISA_avx512vnni) -mavx512vbmi
 ISA_avx512bf16 := $(ISA_avx512vnni) -mavx512bf16
 ISA_amx     := $(ISA_avx512bf16) -mavx512fp16 -mavx512vbmi -mamx-tile -mamx-int8 -mamx-bf16
 
-FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/avx512bf16 kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/operators/control engine/operators/text engine/operators/quantised engine/operators/nn engine/operators/vision engine/operators/signal engine/operators/ml engine/operators/microsoft engine/onnx engine/calibrate engine/llm engine/diffusion engine/ensemble model_store monitor api server
+FOLDERS := base kernels kernels/cpu/scalar kernels/cpu/avx2 kernels/cpu/avx512 kernels/cpu/avx512vnni kernels/cpu/avx512vbmi kernels/cpu/avx512bf16 kernels/cpu/amx engine engine/formats engine/text engine/graph engine/operators engine/operators/control engine/operators/text engine/operators/quantised engine/operators/nn engine/operators/vision engine/operators/signal engine/operators/ml engine/operators/microsoft engine/onnx engine/calibrate engine/llm engine/diffusion engine/ensemble model_store monitor api server
 # The GPU library: `make CUDA=1` builds it beside the binary, which opens it at run time. Its C is held to the same rules; CUDA C++ stands in .cu files only.
 CUDA    ?=
 CUDA_HOME ?= /usr/local/cuda

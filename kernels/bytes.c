@@ -40,7 +40,7 @@ const struct bytes_level *bytes_level(enum cpu_level level)
 {
     if (level > cpu_level_detect()) level = cpu_level_detect();
     if (level >= CPU_AMX) return &bytes_level_amx;
-    if (level >= CPU_AVX512) return cpu_has_vnni() ? &bytes_level_avx512vnni : &bytes_level_avx512;
+    if (level >= CPU_AVX512) return !cpu_has_vnni() ? &bytes_level_avx512 : cpu_has_vbmi() ? &bytes_level_avx512vbmi : &bytes_level_avx512vnni;
     return level >= CPU_AVX2 ? &bytes_level_avx2 : &bytes_level_scalar;
 }
 

@@ -71,7 +71,7 @@ struct bytes_level {
     struct bytes_elements each;
 };
 
-extern const struct bytes_level bytes_level_scalar, bytes_level_avx2, bytes_level_avx512, bytes_level_avx512vnni, bytes_level_amx;
+extern const struct bytes_level bytes_level_scalar, bytes_level_avx2, bytes_level_avx512, bytes_level_avx512vnni, bytes_level_avx512vbmi /* and looks bytes up in registers */, bytes_level_amx;
 const struct bytes_level *bytes_level(enum cpu_level level);         /* the best for min(level, machine) */
 
 #endif

@@ -76,6 +76,12 @@ bool cpu_has_vnni(void)
     return cpu_level_detect() >= CPU_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 11 & 1;
 }
 
+bool cpu_has_vbmi(void)
+{
+    uint32_t a, b, c, d;
+    return cpu_level_detect() >= CPU_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 1 & 1;
+}
+
 /* By the vendor: Intel's dot products of bfloat16 take as long as two of floats, AMD's (from Zen 4 on) as long as one. On a machine with tiles a lower level is float. */
 bool cpu_is_quick_at_bf16(enum cpu_level level)
 {

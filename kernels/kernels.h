@@ -15,6 +15,7 @@
 
 enum cpu_level { CPU_SCALAR, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_LEVEL_COUNT };   /* AVX512 means F, BW, DQ, VL; VNNI and bf16 dot are asked for apart; AMX half-precision arithmetic, too */
 enum cpu_level cpu_level_detect(void);                  /* by CPUID and XGETBV; for AMX also the kernel's permission (arch_prctl), asked once */
+bool           cpu_has_vbmi(void);                      /* permutations of bytes (AVX512_VBMI), likewise */
 bool           cpu_has_vnni(void);                      /* 8-bit dot products (AVX512_VNNI), where the level is CPU_AVX512 or above */
 /* Does rounding to bfloat16 pay at this level? With tiles, or with dot products of bfloat16 (AVX512_BF16) at twice floats' rate: AMD's have that, Intel's little more than floats' own. */
 bool           cpu_is_quick_at_bf16(enum cpu_level level);
