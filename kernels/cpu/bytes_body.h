@@ -149,22 +149,28 @@ VEC_INLINE float limit(float v, float low, float high) { return v < low ? low : 
 #if defined(__AVX512F__)
 
 VEC_INLINE __m512 limited(__m512 v, float low, float high) { return _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(low)), _mm512_set1_ps(high)); }
-/* Limits are whole numbers, so that it is the same to round before them or behind. */
-VEC_INLINE __m512 rounded(__m512 v, float low, float high) { return _mm512_roundscale_ps(limited(v, low, high), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 VEC_INLINE int64_t row_at(const struct bytes_rows *r, int i) { return r->pixel ? r->pixel[i] : r->first + i; }
 
-/* 16 numbers as bytes */
-VEC_INLINE void bytes_put(const int sums, const struct bytes_finish *f, uint8_t *y, const uint8_t *residual, __m512 v, __mmask16 mask)
+/* What bytes_put needs of a finish, in registers: y is bytes, which might lie anywhere, so a compiler would read it again for every number. */
+struct put_numbers { __m512 low, high, sum_low, sum_high, first, second; __m512i zero, r_zero; bool r_signed; };
+VEC_INLINE struct put_numbers put_numbers_of(const struct bytes_finish *f)
 {
-    __m512i n;
+    return (struct put_numbers){ .low = _mm512_set1_ps(f->low), .high = _mm512_set1_ps(f->high), .sum_low = _mm512_set1_ps(f->sum_low), .sum_high = _mm512_set1_ps(f->sum_high), .first = _mm512_set1_ps(f->first),
+                                 .second = _mm512_set1_ps(f->second), .zero = _mm512_set1_epi32(f->zero), .r_zero = _mm512_set1_epi32(f->r_zero), .r_signed = f->r_signed };
+}
+
+/* 16 numbers as bytes. Limits are whole numbers, so that it is the same to round before them or behind. */
+VEC_INLINE void bytes_put(const int sums, const struct put_numbers *f, uint8_t *y, const uint8_t *residual, __m512 v, __mmask16 mask)
+{
+    v = _mm512_min_ps(_mm512_max_ps(v, f->low), f->high);
     if (sums) {
         const __m128i r = _mm_maskz_loadu_epi8(mask, residual);
-        const __m512 b = _mm512_cvtepi32_ps(_mm512_sub_epi32(f->r_signed ? _mm512_cvtepi8_epi32(r) : _mm512_cvtepu8_epi32(r), _mm512_set1_epi32(f->r_zero)));
-        v = _mm512_fmadd_ps(b, _mm512_set1_ps(f->second), _mm512_mul_ps(rounded(v, f->low, f->high), _mm512_set1_ps(f->first)));
-        n = _mm512_cvtps_epi32(limited(v, f->sum_low, f->sum_high));
-    } else n = _mm512_cvtps_epi32(limited(v, f->low, f->high));
-    _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(n, _mm512_set1_epi32(f->zero))));
+        const __m512 b = _mm512_cvtepi32_ps(_mm512_sub_epi32(f->r_signed ? _mm512_cvtepi8_epi32(r) : _mm512_cvtepu8_epi32(r), f->r_zero));
+        v = _mm512_fmadd_ps(b, f->second, _mm512_mul_ps(_mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f->first));
+        v = _mm512_min_ps(_mm512_max_ps(v, f->sum_low), f->sum_high);
+    }
+    _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(v), f->zero)));
 }
 
 enum { FINISH_BYTES, FINISH_SUM, FINISH_F32, FINISH_WHOLE, FINISH_ACTIVE };
@@ -176,27 +182,33 @@ VEC_INLINE void panel_rows(const int kind, const struct bytes_rows *r, const int
     const __mmask16 mask = (__mmask16)((1u << columns) - 1);
     const __m512i start = f->start ? _mm512_maskz_loadu_epi32(mask, f->start + channel) : _mm512_setzero_si512();
     const __m512 scale = f->scale ? _mm512_maskz_loadu_ps(mask, f->scale + channel) : _mm512_set1_ps(1), shift = f->shift ? _mm512_maskz_loadu_ps(mask, f->shift + channel) : _mm512_setzero_ps();
+    const struct put_numbers put = put_numbers_of(f);
+    const float inverse = f->inverse;
+    const bool floats = f->out == BYTES_F32;
+    const int64_t channels = r->channels, first = r->first, *const pixels = r->pixel;
+    const uint8_t *const residual = r->residual;
+    uint8_t *const y = r->y;
     float some[BYTES_ROWS * BYTES_PANEL] __attribute__((aligned(64)));
     if (kind == FINISH_ACTIVE) {                   /* all at once */
         for (int i = 0; i < r->rows; i++) _mm512_store_ps(some + i * BYTES_PANEL, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(sums + i * BYTES_PAIR), start)), scale, shift));
         r->k->activate_f32(some, some, (int64_t)r->rows * BYTES_PANEL, f->act, 1);
     }
-    for (int i = 0; i < r->rows; i++) {
-        const int64_t pixel = row_at(r, i), at = pixel * r->channels + channel;
+    for (int i = 0, rows = r->rows; i < rows; i++) {
+        const int64_t pixel = pixels ? pixels[i] : first + i, at = pixel * channels + channel;
         if (pixel < 0) continue;
         const __m512i sum = _mm512_add_epi32(_mm512_loadu_si512(sums + i * BYTES_PAIR), start);
         if (kind == FINISH_WHOLE) {
-            _mm512_mask_storeu_epi32((int32_t *)r->y + at, mask, sum);
+            _mm512_mask_storeu_epi32((int32_t *)(void *)y + at, mask, sum);
             continue;
         }
         __m512 v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, shift);
         if (kind == FINISH_ACTIVE) {
             v = _mm512_load_ps(some + i * BYTES_PANEL);
-            if (f->out != BYTES_F32) v = _mm512_mul_ps(v, _mm512_set1_ps(f->inverse));
+            if (!floats) v = _mm512_mul_ps(v, _mm512_set1_ps(inverse));
         }
-        if (kind == FINISH_F32 || (kind == FINISH_ACTIVE && f->out == BYTES_F32)) _mm512_mask_storeu_ps((float *)r->y + at, mask, v);
-        else if (kind == FINISH_SUM || (kind == FINISH_ACTIVE && r->residual)) bytes_put(1, f, (uint8_t *)r->y + at, r->residual + at, v, mask);
-        else bytes_put(0, f, (uint8_t *)r->y + at, NULL, v, mask);
+        if (kind == FINISH_F32 || (kind == FINISH_ACTIVE && floats)) _mm512_mask_storeu_ps((float *)(void *)y + at, mask, v);
+        else if (kind == FINISH_SUM || (kind == FINISH_ACTIVE && residual)) bytes_put(1, &put, y + at, residual + at, v, mask);
+        else bytes_put(0, &put, y + at, NULL, v, mask);
     }
 }
 
