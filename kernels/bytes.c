@@ -105,6 +105,9 @@ static int64_t depth_blocks(const struct bytes_layer *l) { return (l->spec.in_c 
 /* kernels/bytes_level.h: columns of 4 window rows, channels in the order that the bytes are woven in */
 static int64_t woven(int64_t c) { return c / 64 * 64 + c % 16 / 4 * 16 + c % 64 / 16 * 4 + c % 4; }
 
+/* The last block's channels stand twice where they are few: its other half takes another row of y. */
+static bool is_twice(const struct bytes_layer *l, int64_t c) { return l->depthwise && l->level->depth_columns && c / 64 == depth_blocks(l) - 1 && (l->spec.in_c - 1) % 64 < 32; }
+
 static void pack_depth(struct bytes_layer *l, const int8_t *w)
 {
     const struct bytes_spec *s = &l->spec;
@@ -114,7 +117,11 @@ static void pack_depth(struct bytes_layer *l, const int8_t *w)
             for (int x = 0; x < s->kw; x++) {
                 const int8_t v = w[(c * s->kh + y) * s->kw + x];
                 if (!l->level->depth_columns) l->weight[((int64_t)y * s->kw + x) * s->in_c + c] = v;
-                else l->weight[((x * groups + y / 4) * depth_blocks(l) + c / 64) * 256 + woven(c % 64) * 4 + y % 4] = v;
+                else {
+                    int8_t *block = l->weight + ((x * groups + y / 4) * depth_blocks(l) + c / 64) * 256;
+                    block[woven(c % 64) * 4 + y % 4] = v;
+                    if (is_twice(l, c)) block[woven(c % 64 + 32) * 4 + y % 4] = v;
+                }
             }
 }
 
@@ -141,6 +148,9 @@ static enum status set_finish(struct bytes_layer *l, const int8_t *w, int64_t co
         l->start[to] = (int32_t)((uint32_t)(f->start ? f->start[m] : 0) - (uint32_t)zero * (uint32_t)sums[m]);
         l->scale[to] = f->scale ? f->scale[m] : 1;
         l->shift[to] = f->shift ? f->shift[m] : 0;
+        if (!is_twice(l, m)) continue;
+        const int64_t again = m / 64 * 64 + woven(m % 64 + 32);
+        l->start[again] = l->start[to], l->scale[again] = l->scale[to], l->shift[again] = l->shift[to];
     }
     if (sums != l->sums) free(sums);
     if (f->table) memcpy(l->table, f->table, sizeof l->table);
@@ -408,7 +418,7 @@ static void depth_part(void *ctx, int part, int parts)
     const struct bytes_layer *l = j->l;
     const struct window2d *w = &j->s.w;
     uint8_t *band = j->copy + (uint64_t)part * band_bytes(l, &j->s);
-    struct bytes_depth_job d = { .w = w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = band };
+    struct bytes_depth_job d = { .w = w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = band, .twice = is_twice(l, l->spec.in_c - 1) };
     for (int64_t row = w->out_h * part / parts, end = w->out_h * (part + 1) / parts, some; row < end; row += some) {
         some = end - row < BAND ? end - row : BAND;
         copy_rows(j, band, row * w->stride_h, row * w->stride_h + band_rows(l, some));

@@ -39,6 +39,7 @@ struct bytes_depth_job {
     const float *scale, *shift;
     const uint8_t *x;
     uint8_t *y;
+    bool twice;                          /* with depth_columns: the last block has 32 channels or fewer, which stand in both of its halves */
 };
 
 /* Number by number; a signed byte is read and written as x ^ flip, and so counts from 0 to 255 with its zero 128 higher. One thread. */

@@ -272,15 +272,22 @@ static void finish(const struct bytes_rows *r, const int32_t *sums, int64_t chan
 /* ---- depthwise ---- */
 #if defined(__AVX512VNNI__)
 
-/* Some pixels of a row, 64 channels: each column of the window's rows is woven once, 4 bytes of a channel side by side, and taken by every pixel that it belongs to. */
-VEC_INLINE void strip_multiply(const int pixels, const int kw, const int stride, __m512i sum[][4], const struct bytes_depth_job *j, const uint8_t *x, const int8_t *weight, int64_t column_bytes, __mmask64 mask)
+/* 64 channels of a pixel; or, `twice`, up to 32 of it and as many of the pixel `below` bytes behind. */
+VEC_INLINE __m512i channels_load(const bool twice, const uint8_t *x, int64_t below, __mmask64 mask)
+{
+    if (!twice) return _mm512_maskz_loadu_epi8(mask, x);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8((__mmask32)mask, x)), _mm256_maskz_loadu_epi8((__mmask32)mask, x + below), 1);
+}
+
+/* Some pixels of a row (twice: of two), 64 channels: each column of the window's rows is woven once, 4 bytes of a channel side by side, and taken by every pixel that it belongs to. */
+VEC_INLINE void strip_multiply(const bool twice, const int pixels, const int kw, const int stride, __m512i sum[][4], const struct bytes_depth_job *j, const uint8_t *x, const int8_t *weight, int64_t column_bytes, __mmask64 mask)
 {
     const struct window2d *w = j->w;
-    const int64_t row = w->w * w->c * w->dilation_h, blocks = (w->c + 63) / 64;
+    const int64_t row = w->w * w->c * w->dilation_h, below = w->w * w->c * w->stride_h, blocks = (w->c + 63) / 64;
     for (int y = 0; y < w->kh; y += 4, x += 4 * row, weight += blocks * 256) {
         for (int column = 0; column < (pixels - 1) * stride + kw; column++) {
             __m512i a[4];
-            for (int i = 0; i < 4; i++) a[i] = y + i < w->kh ? _mm512_maskz_loadu_epi8(mask, x + i * row + column * w->c) : _mm512_setzero_si512();
+            for (int i = 0; i < 4; i++) a[i] = y + i < w->kh ? channels_load(twice, x + i * row + column * w->c, below, mask) : _mm512_setzero_si512();
             const __m512i ab = _mm512_unpacklo_epi8(a[0], a[1]), ab2 = _mm512_unpackhi_epi8(a[0], a[1]), cd = _mm512_unpacklo_epi8(a[2], a[3]), cd2 = _mm512_unpackhi_epi8(a[2], a[3]);
             const __m512i v[4] = { _mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd), _mm512_unpacklo_epi16(ab2, cd2), _mm512_unpackhi_epi16(ab2, cd2) };
             for (int p = 0; p < pixels; p++) {
@@ -292,7 +299,7 @@ VEC_INLINE void strip_multiply(const int pixels, const int kw, const int stride,
     }
 }
 
-VEC_INLINE void pixel_finish(const struct bytes_depth_job *j, uint8_t *y, const __m512i sum[4], int64_t block, __mmask64 mask)
+VEC_INLINE void pixel_finish(const bool twice, const struct bytes_depth_job *j, uint8_t *y, const __m512i sum[4], int64_t block, __mmask64 mask)
 {
     const struct bytes_finish *f = j->finish;
     const __m512i zero = _mm512_set1_epi32(f->zero);
@@ -305,10 +312,13 @@ VEC_INLINE void pixel_finish(const struct bytes_depth_job *j, uint8_t *y, const 
     __m512i bytes;
     if (f->out == BYTES_S8) bytes = _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));
     else bytes = _mm512_packus_epi16(_mm512_packus_epi32(n[0], n[1]), _mm512_packus_epi32(n[2], n[3]));
-    _mm512_mask_storeu_epi8(y, mask, bytes);
+    if (twice) {
+        _mm256_mask_storeu_epi8(y, (__mmask32)mask, _mm512_castsi512_si256(bytes));
+        _mm256_mask_storeu_epi8(y + j->w->out_w * j->w->c, (__mmask32)mask, _mm512_extracti64x4_epi64(bytes, 1));
+    } else _mm512_mask_storeu_epi8(y, mask, bytes);
 }
 
-VEC_INLINE void row_depthwise(const int kw, const int stride, const struct bytes_depth_job *j, int64_t row, int64_t block)
+VEC_INLINE void row_depthwise(const bool twice, const int kw, const int stride, const struct bytes_depth_job *j, int64_t row, int64_t block)
 {
     enum { PIXELS = 4 };
     const struct window2d *w = j->w;
@@ -321,14 +331,14 @@ VEC_INLINE void row_depthwise(const int kw, const int stride, const struct bytes
     for (; p + PIXELS <= w->out_w; p += PIXELS) {
         __m512i sum[PIXELS][4];
         for (int i = 0; i < 4 * PIXELS; i++) sum[i / 4][i % 4] = _mm512_setzero_si512();
-        strip_multiply(PIXELS, kw, stride, sum, j, x + p * stride * w->c, weight, column_bytes, mask);
-        for (int i = 0; i < PIXELS; i++) pixel_finish(j, y + (p + i) * w->c, sum[i], block, mask);
+        strip_multiply(twice, PIXELS, kw, stride, sum, j, x + p * stride * w->c, weight, column_bytes, mask);
+        for (int i = 0; i < PIXELS; i++) pixel_finish(twice, j, y + (p + i) * w->c, sum[i], block, mask);
     }
     for (; p < w->out_w; p++) {
         __m512i sum[1][4];
         for (int i = 0; i < 4; i++) sum[0][i] = _mm512_setzero_si512();
-        strip_multiply(1, kw, 1, sum, j, x + p * stride * w->c, weight, column_bytes, mask);
-        pixel_finish(j, y + p * w->c, sum[0], block, mask);
+        strip_multiply(twice, 1, kw, 1, sum, j, x + p * stride * w->c, weight, column_bytes, mask);
+        pixel_finish(twice, j, y + p * w->c, sum[0], block, mask);
     }
 }
 
@@ -342,21 +352,26 @@ VEC_INLINE void row_depthwise_any(const struct bytes_depth_job *j, int64_t row, 
     for (int64_t p = 0; p < w->out_w; p++) {
         __m512i sum[1][4];
         for (int i = 0; i < 4; i++) sum[0][i] = _mm512_setzero_si512();
-        for (int kx = 0; kx < w->kw; kx++) strip_multiply(1, 1, 1, sum, j, x + (p * w->stride_w + kx * w->dilation_w) * w->c, j->weight + block * 256 + kx * column_bytes, column_bytes, mask);
-        pixel_finish(j, j->y + (row * w->out_w + p) * w->c + 64 * block, sum[0], block, mask);
+        for (int kx = 0; kx < w->kw; kx++) strip_multiply(false, 1, 1, 1, sum, j, x + (p * w->stride_w + kx * w->dilation_w) * w->c, j->weight + block * 256 + kx * column_bytes, column_bytes, mask);
+        pixel_finish(false, j, j->y + (row * w->out_w + p) * w->c + 64 * block, sum[0], block, mask);
     }
 }
 
 static void depthwise(const struct bytes_depth_job *j, int64_t from, int64_t to)
 {
     const struct window2d *w = j->w;
+    const int kind = w->dilation_w == 1 && w->stride_w <= 2 ? 10 * w->kw + w->stride_w : 0;
     for (int64_t row = from; row < to; row++)
         for (int64_t block = 0; block * 64 < w->c; block++) {
-            const int kind = w->dilation_w == 1 && w->stride_w <= 2 ? 10 * w->kw + w->stride_w : 0;
-            if (kind == 31) row_depthwise(3, 1, j, row, block);
-            else if (kind == 32) row_depthwise(3, 2, j, row, block);
-            else if (kind == 51) row_depthwise(5, 1, j, row, block);
-            else if (kind == 52) row_depthwise(5, 2, j, row, block);
+            const bool last = block == (w->c - 1) / 64 && j->twice && (kind == 31 || kind == 32);
+            if (last && (row - from) % 2) continue;                /* came with the row before */
+            if (last && row + 1 < to) {
+                if (kind == 31) row_depthwise(true, 3, 1, j, row, block);
+                else row_depthwise(true, 3, 2, j, row, block);
+            } else if (kind == 31) row_depthwise(false, 3, 1, j, row, block);
+            else if (kind == 32) row_depthwise(false, 3, 2, j, row, block);
+            else if (kind == 51) row_depthwise(false, 5, 1, j, row, block);
+            else if (kind == 52) row_depthwise(false, 5, 2, j, row, block);
             else row_depthwise_any(j, row, block);
         }
     for (int64_t i = from * w->out_w * w->c, end = to * w->out_w * w->c; j->finish->table && i < end; i += 1 << 20) look_up(j->y + i, (int)(end - i < 1 << 20 ? end - i : 1 << 20), j->finish->table);
