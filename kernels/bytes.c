@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,7 @@ struct bytes_layer {
     struct bytes_walk walk;              /* without `at`, which hangs on the picture's width */
     int64_t stretch;                     /* bytes of a segment that count */
     int64_t per;                         /* output channels of a group */
+    bool saturates;                      /* bytes_level.h */
     bool depthwise, window, compact;     /* compact: 1 x 1 with a stride, whose pixels are gathered first */
     int8_t *weight;
     int32_t *start;                      /* those of the spec with the zero point's term; in the weights' order where depthwise */
@@ -152,6 +154,8 @@ static enum status set_finish(struct bytes_layer *l, const int8_t *w, int64_t co
         const int64_t again = m / 64 * 64 + woven(m % 64 + 32);
         l->start[again] = l->start[to], l->scale[again] = l->scale[to], l->shift[again] = l->shift[to];
     }
+    l->saturates = f->out == BYTES_U8 && f->zero == 0 && f->low <= 0 && f->low > -1 && f->high == 255;
+    for (int64_t m = 0; m < l->spec.out_c && l->saturates; m++) l->saturates = f->scale && fabsf(f->scale[m]) <= 0.25f && (!f->shift || fabsf(f->shift[m]) < 0x1p29f);
     if (sums != l->sums) free(sums);
     if (f->table) memcpy(l->table, f->table, sizeof l->table);
     f->start = l->start, f->scale = l->scale, f->shift = l->shift;
@@ -375,7 +379,7 @@ static void block_multiply(const struct job *j, struct sums *s, const struct byt
     s->columns = l->per - pair * BYTES_PAIR < BYTES_PAIR ? (int)(l->per - pair * BYTES_PAIR) : BYTES_PAIR;
     s->channel = group * l->per + pair * BYTES_PAIR;
     l->level->multiply(s->numbers, b->x + group * in, walk, b->rows, l->weight + (group * panels_of(l) + 2 * pair) * walk->panel_bytes, s->columns > BYTES_PANEL ? 2 : 1);
-    s->rows = (struct bytes_rows){ .finish = &j->finish, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
+    s->rows = (struct bytes_rows){ .finish = &j->finish, .saturates = l->saturates, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
     s->waiting = true;
 }
 
@@ -418,7 +422,7 @@ static void depth_part(void *ctx, int part, int parts)
     const struct bytes_layer *l = j->l;
     const struct window2d *w = &j->s.w;
     uint8_t *band = j->copy + (uint64_t)part * band_bytes(l, &j->s);
-    struct bytes_depth_job d = { .w = w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = band, .twice = is_twice(l, l->spec.in_c - 1) };
+    struct bytes_depth_job d = { .w = w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = band, .saturates = l->saturates, .twice = is_twice(l, l->spec.in_c - 1) };
     for (int64_t row = w->out_h * part / parts, end = w->out_h * (part + 1) / parts, some; row < end; row += some) {
         some = end - row < BAND ? end - row : BAND;
         copy_rows(j, band, row * w->stride_h, row * w->stride_h + band_rows(l, some));

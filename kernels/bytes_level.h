@@ -19,6 +19,7 @@ struct bytes_walk {
 /* Where finished rows go. */
 struct bytes_rows {
     const struct bytes_finish *finish;
+    bool saturates;                      /* limits are those of an unsigned byte, its zero is 0, and no sum passes what an int32 holds: limiting is saturation */
     const struct kernels *k;
     void *y;
     const uint8_t *residual;
@@ -39,6 +40,7 @@ struct bytes_depth_job {
     const float *scale, *shift;
     const uint8_t *x;
     uint8_t *y;
+    bool saturates;                      /* as of struct bytes_rows */
     bool twice;                          /* with depth_columns: the last block has 32 channels or fewer, which stand in both of its halves */
 };
 

@@ -148,7 +148,6 @@ VEC_INLINE float limit(float v, float low, float high) { return v < low ? low : 
 
 #if defined(__AVX512F__)
 
-VEC_INLINE __m512 limited(__m512 v, float low, float high) { return _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(low)), _mm512_set1_ps(high)); }
 
 VEC_INLINE int64_t row_at(const struct bytes_rows *r, int i) { return r->pixel ? r->pixel[i] : r->first + i; }
 
@@ -173,7 +172,7 @@ VEC_INLINE void bytes_put(const int sums, const struct put_numbers *f, uint8_t *
     _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(v), f->zero)));
 }
 
-enum { FINISH_BYTES, FINISH_SUM, FINISH_F32, FINISH_WHOLE, FINISH_ACTIVE };
+enum { FINISH_BYTES, FINISH_SATURATED, FINISH_SUM, FINISH_F32, FINISH_WHOLE, FINISH_ACTIVE };
 
 /* 16 columns of all rows */
 VEC_INLINE void panel_rows(const int kind, const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
@@ -208,6 +207,7 @@ VEC_INLINE void panel_rows(const int kind, const struct bytes_rows *r, const int
         }
         if (kind == FINISH_F32 || (kind == FINISH_ACTIVE && floats)) _mm512_mask_storeu_ps((float *)(void *)y + at, mask, v);
         else if (kind == FINISH_SUM || (kind == FINISH_ACTIVE && residual)) bytes_put(1, &put, y + at, residual + at, v, mask);
+        else if (kind == FINISH_SATURATED) _mm_mask_storeu_epi8(y + at, mask, _mm512_cvtusepi32_epi8(_mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_setzero_si512())));
         else bytes_put(0, &put, y + at, NULL, v, mask);
     }
 }
@@ -219,6 +219,7 @@ VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, in
     else if (f->act.kind != ACT_NONE) panel_rows(FINISH_ACTIVE, r, sums, channel, columns);
     else if (f->out == BYTES_F32) panel_rows(FINISH_F32, r, sums, channel, columns);
     else if (r->residual) panel_rows(FINISH_SUM, r, sums, channel, columns);
+    else if (r->saturates) panel_rows(FINISH_SATURATED, r, sums, channel, columns);
     else panel_rows(FINISH_BYTES, r, sums, channel, columns);
 }
 
@@ -303,11 +304,13 @@ VEC_INLINE void pixel_finish(const bool twice, const struct bytes_depth_job *j, 
 {
     const struct bytes_finish *f = j->finish;
     const __m512i zero = _mm512_set1_epi32(f->zero);
+    const __m512 low = _mm512_set1_ps(f->low), high = _mm512_set1_ps(f->high);
+    const bool saturates = j->saturates;
     __m512i n[4];
     for (int i = 0; i < 4; i++) {
         const int64_t at = (block * 4 + i) * 16;
         const __m512 v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum[i], _mm512_loadu_si512(j->start + at))), _mm512_loadu_ps(j->scale + at), _mm512_loadu_ps(j->shift + at));
-        n[i] = _mm512_add_epi32(_mm512_cvtps_epi32(limited(v, f->low, f->high)), zero);
+        n[i] = saturates ? _mm512_cvtps_epi32(v) : _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(v, low), high)), zero);
     }
     __m512i bytes;
     if (f->out == BYTES_S8) bytes = _mm512_packs_epi16(_mm512_packs_epi32(n[0], n[1]), _mm512_packs_epi32(n[2], n[3]));

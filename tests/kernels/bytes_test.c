@@ -7,7 +7,7 @@
 
 #include "tests/test.h"
 
-enum finish { PLAIN, SIGNED_OUT, RESIDUAL, TABLE, FLOATS, WHOLE, GELU, SILU_FLOATS };
+enum finish { PLAIN, SATURATED, SIGNED_OUT, RESIDUAL, TABLE, FLOATS, WHOLE, GELU, SILU_FLOATS };
 static const struct shape { int in_c, out_c, groups, kh, kw, stride, dilation, n, h, w, pad, x_zero; bool x_signed; enum finish finish; } shapes[] = {
     { 3, 64, 1, 7, 7, 2, 1, 2, 37, 41, 3, 114, false, PLAIN },
     { 64, 64, 1, 3, 3, 1, 1, 1, 29, 27, 1, 0, false, PLAIN },            /* one run of all rows */
@@ -33,6 +33,11 @@ static const struct shape { int in_c, out_c, groups, kh, kw, stride, dilation, n
     { 40, 40, 40, 3, 3, 1, 2, 1, 14, 14, 2, 12, false, SIGNED_OUT },
     { 40, 40, 40, 3, 3, 1, 1, 1, 14, 14, 1, 12, false, RESIDUAL },       /* as groups of one channel */
     { 40, 40, 40, 1, 1, 1, 1, 2, 9, 7, 0, 12, false, PLAIN },            /* a factor for each channel */
+    { 96, 96, 96, 3, 3, 1, 1, 1, 15, 19, 1, 0, false, SATURATED },       /* the last channels of two rows at once; the last row alone */
+    { 144, 144, 144, 3, 3, 2, 1, 2, 17, 22, 1, 9, false, SATURATED },
+    { 9, 9, 9, 3, 3, 1, 1, 1, 6, 5, 1, 0, false, TABLE },
+    { 64, 72, 1, 3, 3, 1, 1, 1, 9, 13, 1, 0, false, SATURATED },
+    { 16, 96, 1, 1, 1, 1, 1, 2, 11, 13, 0, 0, false, SATURATED },
     { 32, 64, 4, 3, 3, 1, 1, 2, 14, 15, 1, 60, false, PLAIN },           /* groups */
     { 36, 36, 3, 1, 1, 1, 1, 1, 14, 14, 0, 60, false, RESIDUAL },
     { 16, 32, 16, 3, 3, 1, 1, 1, 8, 8, 1, 60, false, PLAIN },            /* two outputs a channel */
@@ -73,6 +78,7 @@ static struct bench bench_make(const struct shape *t)
     for (int i = 0; i < 256; i++) test_table[i] = (uint8_t)(i * 7 + 3);
     f->start = b.start, f->scale = b.scale, f->shift = b.shift, f->out = BYTES_U8, f->zero = 19, f->low = -19, f->high = 236;
     switch (t->finish) {
+    case SATURATED: f->zero = 0, f->low = 0, f->high = 255; break;
     case SIGNED_OUT: f->out = BYTES_S8, f->zero = -20, f->low = -108, f->high = 147; break;
     case RESIDUAL: f->has_residual = true, f->r_zero = 140, f->first = 0.75f, f->second = 1.25f, f->sum_low = -19, f->sum_high = 236, f->low = 0; break;
     case TABLE: f->table = test_table; break;
