@@ -142,9 +142,16 @@ struct spread { char *y; const char *x; int64_t pixels, width, kh; size_t stretc
 static void spread_part(void *ctx, int part, int parts)
 {
     const struct spread *s = ctx;
-    for (int64_t i = s->pixels * part / parts, end = s->pixels * (part + 1) / parts; i < end; i++)
-        for (int64_t ky = 0; ky < s->kh; ky++)
-            memcpy(s->y + (size_t)((i / s->width * s->kh + ky) * s->width + i % s->width) * s->stretch, s->x + (size_t)(i * s->kh + ky) * s->stretch, s->stretch);
+    const int64_t lines = s->pixels / s->width * s->kh;            /* of y: written in order */
+    for (int64_t line = lines * part / parts, end = lines * (part + 1) / parts; line < end; line++) {
+        const char *x = s->x + (size_t)(line / s->kh * s->width * s->kh + line % s->kh) * s->stretch;
+        char *y = s->y + (size_t)(line * s->width) * s->stretch;
+        const size_t step = (size_t)s->kh * s->stretch;
+        if (s->stretch == 64)
+            for (int64_t i = 0; i < s->width; i++) memcpy(y + i * 64, x + (size_t)i * step, 64);
+        else
+            for (int64_t i = 0; i < s->width; i++) memcpy(y + (size_t)i * s->stretch, x + (size_t)i * step, s->stretch);
+    }
 }
 
 static enum status eval_layer(struct call *c, struct err *err)
