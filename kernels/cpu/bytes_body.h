@@ -159,17 +159,21 @@ VEC_INLINE struct put_numbers put_numbers_of(const struct bytes_finish *f)
                                  .second = _mm512_set1_ps(f->second), .zero = _mm512_set1_epi32(f->zero), .r_zero = _mm512_set1_epi32(f->r_zero), .r_signed = f->r_signed };
 }
 
-/* 16 numbers as bytes. Limits are whole numbers, so that it is the same to round before them or behind. */
-VEC_INLINE void bytes_put(const int sums, const struct put_numbers *f, uint8_t *y, const uint8_t *residual, __m512 v, __mmask16 mask)
+/* 16 numbers as whole ones. Limits are whole numbers, so that it is the same to round before them or behind. */
+VEC_INLINE __m512i bytes_whole(const int sums, const struct put_numbers *f, __m128i r, __m512 v)
 {
     v = _mm512_min_ps(_mm512_max_ps(v, f->low), f->high);
     if (sums) {
-        const __m128i r = _mm_maskz_loadu_epi8(mask, residual);
         const __m512 b = _mm512_cvtepi32_ps(_mm512_sub_epi32(f->r_signed ? _mm512_cvtepi8_epi32(r) : _mm512_cvtepu8_epi32(r), f->r_zero));
         v = _mm512_fmadd_ps(b, f->second, _mm512_mul_ps(_mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f->first));
         v = _mm512_min_ps(_mm512_max_ps(v, f->sum_low), f->sum_high);
     }
-    _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(v), f->zero)));
+    return _mm512_add_epi32(_mm512_cvtps_epi32(v), f->zero);
+}
+
+VEC_INLINE void bytes_put(const int sums, const struct put_numbers *f, uint8_t *y, const uint8_t *residual, __m512 v, __mmask16 mask)
+{
+    _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(bytes_whole(sums, f, sums ? _mm_maskz_loadu_epi8(mask, residual) : _mm_setzero_si128(), v)));
 }
 
 enum { FINISH_BYTES, FINISH_SATURATED, FINISH_SUM, FINISH_F32, FINISH_WHOLE, FINISH_ACTIVE };
@@ -212,6 +216,51 @@ VEC_INLINE void panel_rows(const int kind, const struct bytes_rows *r, const int
     }
 }
 
+/* 32 columns as bytes, two rows at a time: packed with saturation and brought in order by one permutation. */
+VEC_INLINE void pair_rows(const int kind, const struct bytes_rows *r, const int32_t *sums, int64_t channel)
+{
+    const struct bytes_finish *f = r->finish;
+    const struct put_numbers put = put_numbers_of(f);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const int64_t channels = r->channels, first = r->first, *const pixels = r->pixel;
+    const uint8_t *const residual = r->residual;
+    const bool is_signed = f->out == BYTES_S8;
+    uint8_t *const y = r->y;
+    __m512i start[2];
+    __m512 scale[2], shift[2];
+    for (int p = 0; p < 2; p++) {
+        start[p] = f->start ? _mm512_loadu_si512(f->start + channel + 16 * p) : _mm512_setzero_si512();
+        scale[p] = f->scale ? _mm512_loadu_ps(f->scale + channel + 16 * p) : _mm512_set1_ps(1);
+        shift[p] = f->shift ? _mm512_loadu_ps(f->shift + channel + 16 * p) : _mm512_setzero_ps();
+    }
+    for (int i = 0, rows = r->rows; i < rows; i += 2) {
+        const int second = i + 1 < rows;
+        const int64_t pixel[2] = { pixels ? pixels[i] : first + i, second ? pixels ? pixels[i + 1] : first + i + 1 : -1 };
+        __m512i n[4];
+        for (int k = 0; k < 4; k++) {
+            const int p = k % 2, row = k / 2 && second;
+            const __m512 v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(sums + (i + row) * BYTES_PAIR + p * BYTES_PANEL), start[p])), scale[p], shift[p]);
+            if (kind == FINISH_SATURATED) n[k] = _mm512_cvtps_epi32(v);
+            else n[k] = bytes_whole(kind == FINISH_SUM, &put, kind == FINISH_SUM && pixel[row] >= 0 ? _mm_loadu_si128((const __m128i *)(const void *)(residual + pixel[row] * channels + channel + 16 * p)) : _mm_setzero_si128(), v);
+        }
+        const __m512i a = _mm512_packs_epi32(n[0], n[1]), b = _mm512_packs_epi32(n[2], n[3]);
+        const __m512i bytes = _mm512_permutexvar_epi32(order, is_signed ? _mm512_packs_epi16(a, b) : _mm512_packus_epi16(a, b));
+        if (pixel[0] >= 0) _mm256_storeu_si256((__m256i *)(void *)(y + pixel[0] * channels + channel), _mm512_castsi512_si256(bytes));
+        if (pixel[1] >= 0) _mm256_storeu_si256((__m256i *)(void *)(y + pixel[1] * channels + channel), _mm512_extracti64x4_epi64(bytes, 1));
+    }
+}
+
+/* false: these are not finished so. */
+VEC_INLINE bool pair_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
+{
+    const struct bytes_finish *f = r->finish;
+    if (columns != BYTES_PAIR || f->out > BYTES_S8 || f->act.kind != ACT_NONE) return false;
+    if (r->residual) pair_rows(FINISH_SUM, r, sums, channel);
+    else if (r->saturates) pair_rows(FINISH_SATURATED, r, sums, channel);
+    else pair_rows(FINISH_BYTES, r, sums, channel);
+    return true;
+}
+
 VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
 {
     const struct bytes_finish *f = r->finish;
@@ -226,6 +275,12 @@ VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, in
 #else
 
 VEC_INLINE int64_t row_at(const struct bytes_rows *r, int i) { return r->pixel ? r->pixel[i] : r->first + i; }
+
+VEC_INLINE bool pair_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
+{
+    (void)r, (void)sums, (void)channel, (void)columns;
+    return false;
+}
 
 VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
 {
@@ -264,8 +319,9 @@ VEC_INLINE void panel_finish(const struct bytes_rows *r, const int32_t *sums, in
 static void finish(const struct bytes_rows *r, const int32_t *sums, int64_t channel, int columns)
 {
     const struct bytes_finish *f = r->finish;
-    panel_finish(r, sums, channel, columns < BYTES_PANEL ? columns : BYTES_PANEL);
-    if (columns > BYTES_PANEL) panel_finish(r, sums + BYTES_PANEL, channel + BYTES_PANEL, columns - BYTES_PANEL);
+    const bool done = pair_finish(r, sums, channel, columns);
+    if (!done) panel_finish(r, sums, channel, columns < BYTES_PANEL ? columns : BYTES_PANEL);
+    if (!done && columns > BYTES_PANEL) panel_finish(r, sums + BYTES_PANEL, channel + BYTES_PANEL, columns - BYTES_PANEL);
     for (int i = 0; f->table && i < r->rows; i++)
         if (row_at(r, i) >= 0) look_up((uint8_t *)r->y + row_at(r, i) * r->channels + channel, columns, f->table);
 }
