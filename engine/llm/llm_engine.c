@@ -73,7 +73,7 @@ static enum status size_pool(struct engine *e, struct err *err)
     if (c->decoder_layers) wanted /= 2;
     if (wanted < 1) return err_set(err, ST_NO_MEMORY, "the KV cache holds no text beside its prompt within its budget of %llu bytes", (unsigned long long)budget);
     e->context = (uint64_t)c->context <= wanted * PAGE_TOKENS ? c->context : (int)(wanted * PAGE_TOKENS);
-    e->step_tokens = STEP_TOKENS;
+    e->step_tokens = e->gpu ? STEP_TOKENS_CARD : STEP_TOKENS;
     e->window = c->causal && !c->decoder_layers ? c->window : 0;
     for (int l = 0; l < c->layers; l++)
         if (!llm_is_windowed(c, l)) e->window = 0;

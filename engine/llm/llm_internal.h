@@ -17,6 +17,7 @@
 
 enum {
     STEP_TOKENS = 512,             /* the token budget of a step: decoding tokens first, then pieces of prompts */
+    STEP_TOKENS_CARD = 2048,       /* on a GPU, whose matrices are read once for all of them */
     SEQUENCES_MAX = 64,            /* texts that may share a step */
 };
 
