@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "engine/onnx/onnx_engine_internal.h"
+#include "engine/operators/nn/conv_slices.h"
 #include "kernels/conv.h"
 #include "server/command_convert.h"
 #include "server/command_model.h"
@@ -40,7 +41,7 @@ static void print_ports(const char *title, const struct port *ports, int count, 
 
 static void kernel_name(const struct node *n, char *out, size_t size)
 {
-    const char *how = n->conv ? conv_layer_kernel(n->conv) : n->packed ? "gemm, packed" : "";
+    const char *how = n->conv ? conv_layer_kernel(n->conv) : n->slices ? conv_slices_kernel(n->slices) : n->packed ? "gemm, packed" : "";
     static const char *const acts[ACT_COUNT] = { "", "relu", "clip", "leaky relu", "sigmoid", "tanh", "silu", "hard sigmoid", "hard swish", "gelu", "gelu", "elu", "softplus", "exp", "quick gelu", "erf" };
     snprintf(out, size, "%s%s%s%s%s%s%s", n->op->name, how[0] ? " (" : "", how, how[0] ? ")" : "", n->residual >= 0 ? " + sum" : "", n->act.kind ? " + " : "", acts[n->act.kind]);
 }

@@ -9,6 +9,7 @@
 #include "base/checked.h"
 #include "engine/graph/gpu_store.h"
 #include "kernels/bytes.h"
+#include "engine/operators/nn/conv_slices.h"
 #include "kernels/conv.h"
 #include "kernels/linear.h"
 #include "kernels/sparse.h"
@@ -361,6 +362,7 @@ void graph_close(struct graph *g)
     for (int i = 0; i < g->node_count; i++) {
         bytes_layer_close(g->nodes[i].bytes);
         if (g->nodes[i].conv) conv_layer_close(g->nodes[i].conv);
+        conv_slices_close(g->nodes[i].slices);
         sparse_close(g->nodes[i].sparse);
         free(g->nodes[i].packed);
     }

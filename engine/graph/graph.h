@@ -62,6 +62,7 @@ struct bytes_layer;
 struct gpu_store;
 struct task_list;
 struct conv_layer;
+struct conv_slices;
 struct linear_layer;
 struct sparse_layer;
 struct graph;
@@ -90,6 +91,7 @@ struct node {
     int         residual;         /* index into in, -1 */
     /* made by passes_pack: shared by all instances, read only */
     struct conv_layer *conv;
+    struct conv_slices *slices;   /* of a convolution over three dimensions (engine/operators/nn/conv_slices.h) */
     void       *packed;           /* GEMM panels */
     uint64_t    packed_bytes;
     const float *bias;            /* dense [n] beside `packed` */

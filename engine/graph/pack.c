@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "engine/graph/passes.h"
 #include "engine/operators/nn/conv_columns.h"
+#include "engine/operators/nn/conv_slices.h"
 #include "engine/operators/nn/spread.h"
 #include "engine/operators/nn/tall_product.h"
 #include "engine/operators/operators.h"
@@ -320,6 +321,41 @@ static enum status pack_columns(struct graph *g, struct node *n, struct err *err
     return st;
 }
 
+/* A convolution over three dimensions whose numbers are usual ones: by slices. */
+static bool slices_packable(const struct graph *g, const struct node *n)
+{
+    const struct operand *w = n->in_count > 1 && value_is_constant(g, n->in[1]) ? &g->values[n->in[1]].type : NULL;
+    const int bias = n->in_count > 2 && n->residual != 2 ? n->in[2] : -1;
+    int strides, dilations;
+    if (!(n->op->flags & OP_WANTS_LAST) || op_is_bytes_layer(n->op) || !w || w->rank != 5 || !columns_packable(g, n) || (bias >= 0 && (!value_is_constant(g, bias) || g->values[bias].type.dtype != DT_F32 || (int64_t)operand_count(&g->values[bias].type) != w->dims[0]))) return false;
+    const int64_t *stride = node_ints(n, "strides", &strides), *dilation = node_ints(n, "dilations", &dilations);
+    for (int d = 0; d < 3; d++)
+        if (w->dims[2 + d] > 64 || (stride && (strides != 3 || stride[d] < 1 || stride[d] > 64)) || (dilation && (dilations != 3 || dilation[d] < 1 || dilation[d] > 64))) return false;
+    return true;
+}
+
+static enum status pack_slices(struct graph *g, struct node *n, struct err *err)
+{
+    const struct operand *w = &g->values[n->in[1]].type, *x = probe_known(g, n->in[0]) ? &g->values[n->in[0]].probe[0] : NULL;
+    const int bias = n->in_count > 2 && n->residual != 2 ? n->in[2] : -1;
+    const int64_t groups = node_int(n, "group", 1);
+    int count;
+    const int64_t *strides = node_ints(n, "strides", &count), *dilations = node_ints(n, "dilations", &count);
+    struct conv_spec spec = { .in_c = w->dims[1] * groups, .out_c = w->dims[0], .groups = groups, .kh = (int)w->dims[3], .kw = (int)w->dims[4], .stride_h = strides ? (int)strides[1] : 1, .stride_w = strides ? (int)strides[2] : 1,
+                              .dilation_h = dilations ? (int)dilations[1] : 1, .dilation_w = dilations ? (int)dilations[2] : 1, .bf16 = g->bf16 && !(g->exact_ends && reads_input(g, n)), .loose = g->loose };
+    if (x && x->rank == 5) spec.hint_h = x->dims[3], spec.hint_w = x->dims[4], spec.hint_n_max = x->dims[2];
+    enum status st = charge(g, w->bytes, err);
+    if (st) return st;
+    void *own_w, *own_b = NULL;
+    const float *weight = scaled_weight(g, n, &own_w), *vector = bias >= 0 ? borrow_dense(g, bias, &own_b) : NULL;
+    if (!weight || (bias >= 0 && !vector)) st = err_set(err, ST_NO_MEMORY, "unpacking a weight");
+    else st = conv_slices_open(&n->slices, &spec, (int)w->dims[2], weight, vector, n->act, &g->device.kernels, g->device.threads, err);
+    free(own_w);
+    free(own_b);
+    if (!st) g->packed_bytes += conv_slices_bytes(n->slices);
+    return st ? err_prefix(err, "node '%s' (Conv)", n->name) : ST_OK;
+}
+
 static enum status pack_recurrent(struct graph *g, struct node *n, struct err *err)
 {
     const struct operand *w = &g->values[n->in[1]].type, *r = &g->values[n->in[2]].type;
@@ -397,7 +433,7 @@ static enum status pack_bytes(struct graph *g, struct node *n, struct err *err)
 /* Does a node read this input as plain bytes although it was packed? */
 static bool reads_packed(const struct graph *g, const struct node *n, int k)
 {
-    if (n->conv) return k == 1 || k == 2;
+    if (n->conv || n->slices) return k == 1 || (k == 2 && n->residual != 2);
     if (n->bytes) return k == 1;
     if (n->recurrent) return k == 1 || k == 2;
     return n->packed ? k == 1 || (k == 2 && recurrent_packable(g, n)) : (n->linear || n->sparse) && k == 1;
@@ -425,6 +461,7 @@ enum status pack_weights(struct graph *g, struct err *err)
         enum status st = ST_OK;
         if (goes_to_gpu(g, n)) continue;
         if (op_is_bytes_layer(n->op)) st = pack_bytes(g, n, err);
+        else if (slices_packable(g, n)) st = pack_slices(g, n, err);
         else if (columns_packable(g, n)) st = pack_columns(g, n, err);
         else if (n->op->flags & OP_WANTS_LAST) st = pack_conv(g, n, err);
         else if (n->op == &op_spread) st = pack_spread(g, n, err);

@@ -15,6 +15,7 @@
 #include "engine/graph/plan_gpu.h"
 #include "engine/graph/space.h"
 #include "kernels/bytes.h"
+#include "engine/operators/nn/conv_slices.h"
 #include "kernels/conv.h"
 #include "kernels/linear.h"
 
@@ -343,6 +344,7 @@ const struct operand *plan_output(const struct plan *p, int k) { return &p->oper
 static const char *kernel_name(const struct node *n)
 {
     if (n->conv) return conv_layer_kernel(n->conv);
+    if (n->slices) return conv_slices_kernel(n->slices);
     if (n->bytes) return bytes_layer_kernel(n->bytes);
     if (n->linear) return linear_kernel(n->linear);
     return n->sparse ? "pruned" : n->packed ? "gemm" : "";

@@ -1,5 +1,5 @@
 /* Convolution. With a constant f32 weight and one or two spatial dimensions the node carries a packed layer (kernels/conv.h) that runs on
- * channels-last data; an operand in plain order is turned in scratch, so the node is right with and without the layout pass. Other f32 is gathered into
+ * channels-last data, with three one for each place of the kernel's depth (nn/conv_slices.h); an operand in plain order is turned in scratch, so the node is right with and without the layout pass. Other f32 is gathered into
  * rows and multiplied (nn/conv_columns.h); other types are computed directly. */
 #include <stdlib.h>
 #include <string.h>
@@ -7,13 +7,15 @@
 #include "base/checked.h"
 #include "engine/graph/tasks.h"
 #include "engine/operators/nn/conv_columns.h"
+#include "engine/operators/nn/conv_slices.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/operators.h"
 #include "engine/operators/window.h"
 #include "kernels/conv.h"
 
 struct conv_state {
-    struct conv_plan *plan;
+    struct conv_plan *plan;               /* one of the two */
+    struct slices_plan *slices;
     uint64_t turned_x, turned_y;          /* bytes at the start of scratch */
     int64_t  in_space, out_space;
 };
@@ -61,6 +63,7 @@ static void release_conv(void *state)
 {
     struct conv_state *s = state;
     if (s->plan) conv_plan_close(s->plan);
+    slices_plan_close(s->slices);
     free(s);
 }
 
@@ -69,19 +72,22 @@ static enum status prepare_conv(struct call *c, struct err *err)
     const struct operand *x = c->in[0], *y = c->out[0];
     struct window w;
     int64_t groups;
-    if (!c->node->conv || y->bytes == 0) return ST_OK;
+    if ((!c->node->conv && !c->node->slices) || y->bytes == 0) return ST_OK;
     enum status st = read_conv(c, &w, &groups, err);
     if (st) return st;
     struct conv_state *s = mem_calloc_array(1, sizeof *s);
     if (!s) return err_set(err, ST_NO_MEMORY, "planning a convolution");
-    struct window2d d = window_2d(&w, x->dims[0], x->dims[1]);
-    st = conv_plan_open(&s->plan, c->node->conv, &d, c->threads, err);
+    if (c->node->slices) st = slices_plan_open(&s->slices, c->node->slices, &w, x->dims[0], c->threads, err);
+    else {
+        const struct window2d d = window_2d(&w, x->dims[0], x->dims[1]);
+        st = conv_plan_open(&s->plan, c->node->conv, &d, c->threads, err);
+    }
     if (st) {
         free(s);
         return st;
     }
-    s->in_space = d.h * d.w;
-    s->out_space = d.out_h * d.out_w;
+    s->in_space = dims_product(x->dims, 2, x->rank);
+    s->out_space = dims_product(y->dims, 2, y->rank);
     if (!x->channels_last && x->dims[1] > 1 && s->in_space > 1) s->turned_x = (x->bytes + 63) & ~(uint64_t)63;
     if (!y->channels_last && y->dims[1] > 1 && s->out_space > 1) s->turned_y = (y->bytes + 63) & ~(uint64_t)63;
     c->state = s;
@@ -94,7 +100,7 @@ static uint64_t scratch_conv(const struct call *c)
     struct call copy = *c;
     struct window w;
     int64_t groups;
-    if (s) return s->turned_x + s->turned_y + conv_plan_scratch(s->plan);
+    if (s) return s->turned_x + s->turned_y + (s->plan ? conv_plan_scratch(s->plan) : slices_plan_scratch(s->slices));
     return c->in[0]->dtype == DT_F32 && !read_conv(&copy, &w, &groups, NULL) ? columns_scratch(c, &w, false, groups) : 0;
 }
 
@@ -174,7 +180,8 @@ static enum status eval_conv(struct call *c, struct err *err)
     }
     if (s->turned_y) out = scratch + s->turned_x;
     const void *residual = c->node->residual >= 0 ? c->in[c->node->residual]->data : NULL;
-    enum status st = conv_plan_run(s->plan, out, in, residual, scratch + s->turned_x + s->turned_y, err);
+    char *rest = scratch + s->turned_x + s->turned_y;
+    enum status st = s->plan ? conv_plan_run(s->plan, out, in, residual, rest, err) : slices_plan_run(s->slices, out, in, residual, rest, err);
     if (!st && s->turned_y) c->k->transpose_2d(y->data, out, y->dims[0], s->out_space, y->dims[1], 4, c->threads);
     return st;
 }

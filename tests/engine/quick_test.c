@@ -125,7 +125,8 @@ TEST(recurrent_networks_agree_with_their_definition)
 TEST(convolutions_without_a_layer_agree_with_their_definition)
 {
     static const char *const none[] = { NULL }, *const two[] = { "strides=2,2", "pads=1,1,1,1", "output_padding=1,1", NULL }, *const odd[] = { "strides=3,2", "pads=2,0,1,3", "dilations=2,1", "group=2", NULL }, *const flat[] = { "strides=[2", "pads=1,0", NULL },
-        *const deep[] = { "strides=2,1,2", "pads=1,0,1,1,0,1", NULL }, *const deep_conv[] = { "strides=1,2,1", "pads=1,1,0,1,0,2", "dilations=1,1,2", "group=2", NULL }, *const same[] = { "auto_pad=sSAME_UPPER", "strides=2,2", NULL };
+        *const deep[] = { "strides=2,1,2", "pads=1,0,1,1,0,1", NULL }, *const deep_conv[] = { "strides=1,2,1", "pads=1,1,0,1,0,2", "dilations=1,1,2", "group=2", NULL }, *const same[] = { "auto_pad=sSAME_UPPER", "strides=2,2", NULL },
+        *const apart[] = { "pads=2,1,0,1,1,2", "strides=2,1,2", NULL }, *const beside[] = { "pads=4,1,1,4,1,1", "dilations=3,1,1", NULL }, *const grouped[] = { "group=4", "pads=1,1,1,1,1,1", NULL }, *const upper[] = { "auto_pad=sSAME_UPPER", "strides=1,2,1", NULL };
     static const struct one_case cases[] = {
         { "ConvTranspose", two, 17, { 4, { 2, 12, 7, 9 } }, { { 4, { 12, 19, 3, 3 } }, { 1, { 19 } } }, 2, true, false, 2e-6f },
         { "ConvTranspose", odd, 17, { 4, { 1, 12, 5, 6 } }, { { 4, { 12, 10, 3, 4 } } }, 1, true, false, 2e-6f },
@@ -134,6 +135,10 @@ TEST(convolutions_without_a_layer_agree_with_their_definition)
         { "ConvTranspose", deep, 17, { 5, { 1, 6, 3, 4, 5 } }, { { 5, { 6, 9, 3, 2, 3 } } }, 1, true, false, 2e-6f },
         { "ConvTranspose", two, 17, { 4, { 1, 4, 5, 5 } }, { { 4, { 4, 3, 3, 3 } } }, 1, false, true, 2e-6f },
         { "Conv", deep_conv, 17, { 5, { 2, 6, 5, 6, 9 } }, { { 5, { 34, 3, 3, 3, 3 } }, { 1, { 34 } } }, 2, true, false, 2e-6f },
+        { "Conv", apart, 17, { 5, { 2, 16, 7, 9, 10 } }, { { 5, { 48, 16, 3, 3, 3 } }, { 1, { 48 } } }, 2, true, false, 2e-6f },      /* slices two apart */
+        { "Conv", beside, 17, { 5, { 2, 8, 6, 8, 8 } }, { { 5, { 24, 8, 3, 3, 3 } }, { 1, { 24 } } }, 2, true, false, 2e-6f },          /* places of the kernel that meet no slice */
+        { "Conv", grouped, 17, { 5, { 1, 8, 5, 7, 6 } }, { { 5, { 16, 2, 3, 3, 3 } } }, 1, true, false, 2e-6f },
+        { "Conv", upper, 17, { 5, { 1, 3, 8, 9, 9 } }, { { 5, { 16, 3, 4, 5, 3 } }, { 1, { 16 } } }, 2, true, false, 2e-6f },
         { "Conv", none, 17, { 5, { 1, 33, 4, 5, 6 } }, { { 5, { 17, 33, 1, 1, 1 } } }, 1, true, false, 2e-6f },
         { "Conv", none, 17, { 4, { 2, 9, 11, 12 } }, { { 4, { 37, 9, 3, 3 } }, { 1, { 37 } } }, 2, false, true, 2e-6f },
     };
