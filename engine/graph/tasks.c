@@ -105,6 +105,16 @@ struct gpu_task *task_pointwise(struct task_list *l, const struct call *c, int f
     return t;
 }
 
+struct gpu_task *task_dense(struct task_list *l, int function, const struct operand *a, const struct operand *b, const struct operand *y)
+{
+    struct gpu_task *t = task_add(l, GPU_POINTWISE);
+    task_value(l, t, a);
+    if (b) task_value(l, t, b);
+    task_value(l, t, y);
+    t->u.pointwise = (struct gpu_pointwise){ .function = function, .inputs = b ? 2 : 1, .count = (int64_t)operand_count(y) };
+    return t;
+}
+
 void task_move_into(struct task_list *l, const struct operand *y, int64_t to, const int64_t *y_steps, const struct operand *x, int64_t from, const int64_t *x_steps, int rank, const int64_t *dims)
 {
     struct gpu_task *t = task_add(l, GPU_MOVE);

@@ -54,6 +54,8 @@ void task_refuse(struct task_list *l);
 
 /* y = function(inputs) over broadcast inputs 0 to count - 1 of the call, in y's order. */
 struct gpu_task *task_pointwise(struct task_list *l, const struct call *c, int function, int count);
+/* The same of dense values of one shape; b NULL: of a alone. */
+struct gpu_task *task_dense(struct task_list *l, int function, const struct operand *a, const struct operand *b, const struct operand *y);
 /* Every element of y is this float. */
 void task_fill(struct task_list *l, const struct operand *y, float v);
 /* Elements of x, `from` on by steps of their own, to a dense y in order of dims. */

@@ -246,25 +246,15 @@ void tasks_patches(struct call *c, struct task_list *l)
 }
 
 /* ---- element by element ---- */
-static struct gpu_task *dense(struct task_list *l, int function, const struct operand *a, const struct operand *b, const struct operand *y)
-{
-    struct gpu_task *t = task_add(l, GPU_POINTWISE);
-    task_value(l, t, a);
-    if (b) task_value(l, t, b);
-    task_value(l, t, y);
-    t->u.pointwise = (struct gpu_pointwise){ .function = function, .inputs = b ? 2 : 1, .count = (int64_t)operand_count(y) };
-    return t;
-}
-
-void tasks_act(struct call *c, struct task_list *l) { dense(l, GPU_COPY, c->in[0], NULL, c->out[0])->u.pointwise.act = c->node->act; }
-void tasks_product(struct call *c, struct task_list *l) { dense(l, GPU_MUL, c->in[0], c->in[1], c->out[0]); }
+void tasks_act(struct call *c, struct task_list *l) { task_dense(l, GPU_COPY, c->in[0], NULL, c->out[0])->u.pointwise.act = c->node->act; }
+void tasks_product(struct call *c, struct task_list *l) { task_dense(l, GPU_MUL, c->in[0], c->in[1], c->out[0]); }
 
 void tasks_modulate(struct call *c, struct task_list *l)
 {
     const struct modulate_spec *s = c->node->spec;
     const int64_t channels = last_of(c->in[0]);
     if (s->scale < 0 && s->shift < 0) {
-        dense(l, GPU_COPY, c->in[0], NULL, c->out[0]);
+        task_dense(l, GPU_COPY, c->in[0], NULL, c->out[0]);
         return;
     }
     struct input in[3] = { whole(c->in[0]) };
@@ -299,7 +289,7 @@ void tasks_add_positions(struct call *c, struct task_list *l)
 }
 
 /* A view of one input; what has two is not laid out as one, though the numbers stay as they are. */
-void tasks_as_tokens(struct call *c, struct task_list *l) { dense(l, GPU_COPY, c->in[0], NULL, c->out[0]); }
+void tasks_as_tokens(struct call *c, struct task_list *l) { task_dense(l, GPU_COPY, c->in[0], NULL, c->out[0]); }
 
 /* In place a number and its neighbour would be read after one was written: it goes through a buffer. */
 void tasks_rope_pairs(struct call *c, struct task_list *l)

@@ -223,27 +223,17 @@ void tasks_gate(struct call *c, struct task_list *l)
 }
 
 /* ---- element by element ---- */
-static struct gpu_task *dense(struct task_list *l, int function, const struct operand *a, const struct operand *b, const struct operand *y)
-{
-    struct gpu_task *t = task_add(l, GPU_POINTWISE);
-    task_value(l, t, a);
-    if (b) task_value(l, t, b);
-    task_value(l, t, y);
-    t->u.pointwise = (struct gpu_pointwise){ .function = function, .inputs = b ? 2 : 1, .count = (int64_t)operand_count(y) };
-    return t;
-}
-
 static float limit_of(const struct call *c) { return ((const struct limit_spec *)c->node->spec)->limit; }
 
-void tasks_clip(struct call *c, struct task_list *l) { dense(l, GPU_COPY, c->in[0], NULL, c->out[0])->u.pointwise.act = (struct activation_spec){ ACT_CLIP, -limit_of(c), limit_of(c) }; }
-void tasks_scale(struct call *c, struct task_list *l) { dense(l, GPU_SCALE, c->in[0], NULL, c->out[0])->u.pointwise.alpha = limit_of(c); }
-void tasks_sum(struct call *c, struct task_list *l) { dense(l, GPU_ADD, c->in[0], c->in[1], c->out[0]); }
+void tasks_clip(struct call *c, struct task_list *l) { task_dense(l, GPU_COPY, c->in[0], NULL, c->out[0])->u.pointwise.act = (struct activation_spec){ ACT_CLIP, -limit_of(c), limit_of(c) }; }
+void tasks_scale(struct call *c, struct task_list *l) { task_dense(l, GPU_SCALE, c->in[0], NULL, c->out[0])->u.pointwise.alpha = limit_of(c); }
+void tasks_sum(struct call *c, struct task_list *l) { task_dense(l, GPU_ADD, c->in[0], c->in[1], c->out[0]); }
 void tasks_softcap(struct call *c, struct task_list *l)
 {
-    struct gpu_task *t = dense(l, GPU_SCALE, c->in[0], NULL, c->out[0]);
+    struct gpu_task *t = task_dense(l, GPU_SCALE, c->in[0], NULL, c->out[0]);
     t->u.pointwise.alpha = 1 / limit_of(c);
     t->u.pointwise.act = (struct activation_spec){ ACT_TANH, 0, 0 };
-    dense(l, GPU_SCALE, c->out[0], NULL, c->out[0])->u.pointwise.alpha = limit_of(c);
+    task_dense(l, GPU_SCALE, c->out[0], NULL, c->out[0])->u.pointwise.alpha = limit_of(c);
 }
 
 /* x * sigmoid(gate of the row) + z */

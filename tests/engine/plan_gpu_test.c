@@ -13,16 +13,6 @@
 enum { PIXELS = 28 * 28, CLASSES = 10, ROWS = 3, CALLS_MAX = 400 };
 static const char digits[] = "models/digits/1/model.onnx";
 
-static void nothing_is_held(void)
-{
-    const struct fake_gpu_held h = fake_gpu_held();
-    CHECK_INT(h.bytes, 0);
-    CHECK_INT(h.pinned, 0);
-    CHECK_INT(h.queues, 0);
-    CHECK_INT(h.recordings, 0);
-    CHECK_INT(h.prepared, 0);
-}
-
 /* Runs `rounds` times over ROWS rows; the answer of the last in y. */
 static enum status run_digits(float *y, int gpu, enum precision precision, int rounds, struct plan_gpu_counts *counts, struct err *err)
 {
@@ -67,7 +57,7 @@ TEST(a_network_answers_as_on_the_cpu_without_a_host_copy_within)
     CHECK_CLOSE(got, want, ROWS * CLASSES, 1e-2f);
     REQUIRE_OK(run_digits(got, 1, PRECISION_AUTO, 4, NULL, &err), err);
     CHECK_CLOSE(got, want, ROWS * CLASSES, 1e-2f);
-    nothing_is_held();
+    CHECK(fake_gpu_is_empty());
     device_gpus_use(NULL);
 }
 
@@ -84,7 +74,7 @@ static void fail_each_call(enum status status)
         enum status st = run_digits(got, 1, PRECISION_F32, 4, NULL, &err);
         const uint64_t calls = fake_gpu_fail(0, ST_OK);
         device_gpus_use(NULL);
-        nothing_is_held();
+        CHECK(fake_gpu_is_empty());
         if (st) {
             failed++;
             CHECK_INT(st, status == ST_NO_MEMORY ? ST_NO_MEMORY : ST_UNAVAILABLE);
@@ -145,7 +135,7 @@ TEST(a_model_goes_on_on_the_cpu_after_its_card_was_lost)
     CHECK_INT(plan_gpu_counts(r.instance->plans.entries[0].plan).device_steps, 0);
     onnx_run_close(&r);
     fake_gpu_fail(0, ST_OK);
-    nothing_is_held();
+    CHECK(fake_gpu_is_empty());
     device_gpus_use(NULL);
 }
 

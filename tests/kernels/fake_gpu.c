@@ -31,6 +31,7 @@ uint64_t fake_gpu_fail(uint64_t at, enum status status)
 }
 
 struct fake_gpu_held fake_gpu_held(void) { return held; }
+bool fake_gpu_is_empty(void) { return !held.bytes && !held.pinned && !held.queues && !held.recordings && !held.prepared; }
 uint64_t fake_gpu_ran(enum gpu_kind kind) { return ran[kind]; }
 
 /* Counts a call; a failure when it is this one's turn, or the device is lost. */

@@ -13,6 +13,7 @@ uint64_t fake_gpu_fail(uint64_t at, enum status status);
 /* Bytes that are allocated and not given back, and queues, recordings and prepared tasks likewise. */
 struct fake_gpu_held { uint64_t bytes, pinned; int queues, recordings, prepared; };
 struct fake_gpu_held fake_gpu_held(void);
+bool fake_gpu_is_empty(void);            /* none of them */
 /* Computes a task whose addresses are host memory. */
 void fake_gpu_compute(const struct gpu_task *t);
 /* The same for the kinds of language models; false: it is not one of them. */

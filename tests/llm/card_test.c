@@ -1,5 +1,5 @@
-/* Language models on a card without a card (tests/kernels/fake_gpu.h): every architecture's logits as transformers has them, exact and through products of halves; keys and values of every type;
- * quantised matrices; texts through the engine, with pages swapped, and after the card was lost. */
+/* Language models on a card without a card (tests/kernels/fake_gpu.h): every architecture's logits as transformers has them, exact, and through products and
+ * keys and values of halves. Quantised matrices are in quantised_test.c, texts in engine_test.c and golden_test.c. */
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,16 +13,6 @@
 #include "tests/test.h"
 
 #define VECTORS "tests/llm/vectors"
-
-static void nothing_is_held(void)
-{
-    const struct fake_gpu_held h = fake_gpu_held();
-    CHECK_INT(h.bytes, 0);
-    CHECK_INT(h.pinned, 0);
-    CHECK_INT(h.queues, 0);
-    CHECK_INT(h.recordings, 0);
-    CHECK_INT(h.prepared, 0);
-}
 
 /* The largest difference from the vector; negative: it did not run, and why is in err. */
 static double measure(const struct tiny *t, const char *folder, const struct device_gpu *gpu, enum linear_mode mode, int kv_type, int piece, struct err *err)
@@ -78,6 +68,6 @@ TEST(every_architecture)
     closedir(d);
     CHECK(models >= 30);
     CHECK(fake_gpu_ran(GPU_LINEAR) && fake_gpu_ran(GPU_PAGED) && fake_gpu_ran(GPU_STORE) && fake_gpu_ran(GPU_ROUTE) && fake_gpu_ran(GPU_COMBINE) && fake_gpu_ran(GPU_PRODUCT) && fake_gpu_ran(GPU_ROPE_TABLE));
-    nothing_is_held();
+    CHECK(fake_gpu_is_empty());
     device_gpus_use(NULL);
 }
