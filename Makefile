@@ -71,7 +71,7 @@ V       ?=
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-4s %s\n' $(1) $(2))
 
-.PHONY: all help setup run test bench bench-peers bench-embeddings zoo bench-serving bench-pictures bench-texts bench-stream llama-compat int8-compat fuzz faults compat docker-check gpu-check light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
+.PHONY: all help setup run test bench bench-peers bench-embeddings zoo bench-serving bench-pictures bench-texts bench-stream llama-compat int8-compat fuzz faults compat docker-check gpu-check test-gpu bench-gpu light conformance clean install dist check-includes check-sizes check-map tests-build fuzz-build
 
 all: $(B)/inferd $(if $(CUDA),$(B)/libinferd_cuda.so)  ## build the release binary build/release/inferd
 
@@ -227,6 +227,14 @@ $(B)/libinferd_cuda_shim.so: $(CUDA_HOST)
 
 gpu-check: $(B)/gpu-check $(B)/libinferd_cuda.so  ## every CUDA kernel and library call beside its reference on the host, at odd shapes (needs the toolkit and a card)
 	$(B)/gpu-check $(B)/libinferd_cuda.so
+
+# Whole models on a card: the same tests that `make test` runs on a device without one (tests/kernels/fake_gpu.h).
+test-gpu: gpu-check tests-build  ## gpu-check, then logits, texts, latents and networks on a real card beside the CPU and the libraries the models come from (needs CUDA=1)
+	for t in llm/card_test llm/golden_test llm/quantised_test diffusion/vectors_test; do echo "== $$t"; TEST_GPU=$(abspath $(B))/libinferd_cuda.so $(B)/tests/$$t || exit 1; done
+	TEST_GPU=$(abspath $(B))/libinferd_cuda.so $(B)/tests/llm/engine_test texts_on_a_card
+
+bench-gpu: $(B)/inferd $(B)/libinferd_cuda.so  ## networks, a language model and one that draws on GPU 0, beside PyTorch where it finds the card (needs CUDA=1; GPU_BENCH="--only resnet50 --torch off")
+	@tools/bench_gpu.py --inferd $(B)/inferd $(GPU_BENCH)
 
 docker-check:  ## take the Dockerfile's steps in a clean Debian root and start what it makes (as root, with debootstrap; minutes; DOCKER_TARGET=cuda)
 	@tools/docker_check.py $(or $(DOCKER_TARGET),cpu)

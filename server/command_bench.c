@@ -143,12 +143,13 @@ static enum status bench(const struct bench *b, struct err *err)
     if (!st) st = b->binding_count ? command_bindings_read(m.signature, b->bindings, count, inputs, &arena, err) : make_inputs(m.signature, b, inputs, &arena, err);
     if (!st) st = measure(b, &m, inputs, count, times, &runs, err);
     if (!st) {
+        char where[64];
         qsort(times, (size_t)runs, sizeof *times, compare_times);
         double min = (double)times[0] / 1e6, median = (double)times[runs / 2] / 1e6, p99 = (double)times[(runs - 1) * 99 / 100] / 1e6;
         double load = (double)m.load_ns / 1e6, rss = command_resident_mb("VmHWM:");
         if (b->json) printf("{\"precision\":\"%s\",\"threads\":%d,\"batch\":%lld,\"runs\":%d,\"min_ms\":%.4f,\"median_ms\":%.4f,\"p99_ms\":%.4f,\"load_ms\":%.1f,\"base_rss_mb\":%.1f,\"peak_rss_mb\":%.1f}\n", m.signature->precision.name, b->options.threads, (long long)b->batch, runs, min, median, p99, load, base, rss);
-        else printf("%s: batch %lld, %d threads, %s, %s: %d runs, min %.3f ms, median %.3f ms, p99 %.3f ms, %.1f rows/s; loaded in %.1f ms, peak %.1f MiB\n", b->model, (long long)b->batch, b->options.threads,
-                    m.signature->precision.name, cpu_level_name(m.engine->import.graph.device.kernels.level), runs, min, median, p99, (double)b->batch / median * 1e3, load, rss);
+        else printf("%s: batch %lld, %s, %s: %d runs, min %.3f ms, median %.3f ms, p99 %.3f ms, %.1f rows/s; loaded in %.1f ms, peak %.1f MiB\n", b->model, (long long)b->batch,
+                    m.signature->precision.name, command_where(&b->options, m.engine->import.graph.device.kernels.level, where), runs, min, median, p99, (double)b->batch / median * 1e3, load, rss);
         const struct signature_precision *p = &m.signature->precision;
         if (!b->json && p->error >= 0) printf("precision: %s has an error of %.2e (%.1e is allowed) and is %.2f times as fast as f32: %s\n", p->tried, p->error, p->error_max, p->gain, p->name);
         if (b->trace && !b->json) print_trace(&m);

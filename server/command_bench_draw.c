@@ -97,6 +97,7 @@ enum status bench_draw(const char *model, const struct engine_options *o, const 
         if (!st) {
             int n = 0;
             for (int k = 1; k < w.count; k++) calls[n++] = (double)(w.times[k] - w.times[k - 1]) / 1e9;
+            char where[64];
             if (!n) calls[n++] = (double)j.denoise_ns / 1e9;
             qsort(calls, (size_t)n, sizeof *calls, compare);
             const double text = (double)j.text_ns / 1e9, vae = (double)j.decode_ns / 1e9 / j.pictures, rss = command_resident_mb("VmHWM:"), load = (double)m.load_ns / 1e9;
@@ -104,8 +105,8 @@ enum status bench_draw(const char *model, const struct engine_options *o, const 
                 printf("{\"width\":%d,\"height\":%d,\"pictures\":%d,\"steps\":%d,\"guidance\":%g,\"sampler\":\"%s\",\"threads\":%d,\"precision\":\"%s\",\"text_s\":%.4f,\"step_s\":%.4f,\"step_min_s\":%.4f,\"vae_s\":%.4f,\"whole_s\":%.4f,\"load_s\":%.3f,\"peak_rss_mb\":%.1f}\n",
                        j.used.width, j.used.height, j.pictures, j.used.steps, (double)j.used.guidance, image_sampler_name(j.used.sampler), o->threads, o->precision == PRECISION_F32 ? "f32" : "auto", text, calls[n / 2], calls[0], vae, whole, load, rss);
             else
-                printf("%s: %d picture(s) of %dx%d, %d steps of %s, guidance %g, %d threads: texts %.3f s, a step %.3f s (least %.3f), the autoencoder %.3f s, all %.3f s; loaded in %.2f s, peak %.0f MiB\n",
-                       model, j.pictures, j.used.width, j.used.height, j.used.steps, image_sampler_name(j.used.sampler), (double)j.used.guidance, o->threads, text, calls[n / 2], calls[0], vae, whole, load, rss);
+                printf("%s: %d picture(s) of %dx%d, %d steps of %s, guidance %g, %s: texts %.3f s, a step %.3f s (least %.3f), the autoencoder %.3f s, all %.3f s; loaded in %.2f s, peak %.0f MiB\n",
+                       model, j.pictures, j.used.width, j.used.height, j.used.steps, image_sampler_name(j.used.sampler), (double)j.used.guidance, command_where(o, m.engine->graphs[GRAPH_DENOISER].device.kernels.level, where), text, calls[n / 2], calls[0], vae, whole, load, rss);
             if (b->trace && !b->json) {
                 print_trace(&m, GRAPH_DENOISER, "the network");
                 print_trace(&m, GRAPH_DECODER, "the autoencoder");

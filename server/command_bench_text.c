@@ -82,8 +82,9 @@ static void print_trace(const struct engine_instance *i)
 }
 
 /* Has a text the same bits in any company? */
-static bool is_invariant(const struct graph *g)
+static bool is_invariant(const struct graph *g, const struct engine_options *o)
 {
+    if (g->gpu) return o->batch_invariant;
     for (int i = 0; i < g->linear_count; i++)
         if (!linear_is_invariant(g->linears[i])) return false;
     return true;
@@ -122,13 +123,14 @@ enum status bench_text(const char *model, const struct engine_options *options, 
     if (!st && b.generate) st = repeat(&b, ask, decode, &write_s, err);
     if (!st) {
         double read = read_s > 0 ? b.prompt * b.sequences / read_s : 0, written = write_s > 0 ? b.generate * b.sequences / write_s : 0, load = (double)m.load_ns / 1e6, rss = command_resident_mb("VmHWM:");
-        const char *mode = options->precision == PRECISION_F32 ? "f32" : is_invariant(&e->graph) ? "batch invariant" : "fast";
+        char where[64];
+        const char *mode = options->precision == PRECISION_F32 ? "f32" : is_invariant(&e->graph, options) ? "batch invariant" : "fast";
         if (ask->json)
             printf("{\"prefill_tokens_per_s\":%.2f,\"decode_tokens_per_s\":%.2f,\"mode\":\"%s\",\"threads\":%d,\"prompt\":%d,\"generate\":%d,\"sequences\":%d,\"load_ms\":%.1f,\"peak_rss_mb\":%.1f}\n",
                    read, written, mode, options->threads, b.prompt, b.generate, b.sequences, load, rss);
         else
-            printf("%s: mode %s, %d threads, %s, %d sequences: prefill %d tokens %.1f tokens/s, decode %d tokens %.2f tokens/s; loaded in %.1f ms, peak %.1f MiB\n", model, mode, options->threads,
-                   cpu_level_name(e->graph.device.kernels.level), b.sequences, b.prompt, read, b.generate, written, load, rss);
+            printf("%s: mode %s, %s, %d sequences: prefill %d tokens %.1f tokens/s, decode %d tokens %.2f tokens/s; loaded in %.1f ms, peak %.1f MiB\n", model, mode,
+                   command_where(options, e->graph.device.kernels.level, where), b.sequences, b.prompt, read, b.generate, written, load, rss);
     }
     command_model_close(&m);
     return st;

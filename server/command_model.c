@@ -329,6 +329,13 @@ enum status command_bindings_read(const struct signature *s, const struct comman
     return ST_OK;
 }
 
+const char *command_where(const struct engine_options *o, enum cpu_level level, char *text)
+{
+    if (o->gpu) snprintf(text, 64, "GPU %d", o->gpu - 1);
+    else snprintf(text, 64, "%d threads, %s", o->threads, cpu_level_name(level));
+    return text;
+}
+
 double command_resident_mb(const char *field)
 {
     double kb = 0;

@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "base/file.h"
 #include "engine/engine.h"
+#include "kernels/kernels.h"
 
 enum { COMMAND_TENSORS_MAX = 256 };
 
@@ -49,6 +50,8 @@ enum status command_bindings_read(const struct signature *s, const struct comman
 enum status command_tensor_write(const char *path, const struct tensor *t, struct err *err);
 
 /* A line of /proc/self/status ("VmRSS:", "VmHWM:") in MB of 1024 KB, 0 when it is not there. What getrusage calls the greatest would still count the process that started this one. */
+/* Where a model computes, for what benchmarks print: "2 threads, avx512", or "GPU 0". `text` holds at least 64 bytes. */
+const char *command_where(const struct engine_options *o, enum cpu_level level, char *text);
 double      command_resident_mb(const char *field);
 
 #endif

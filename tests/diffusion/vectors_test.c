@@ -125,7 +125,7 @@ static const float HALVES = 0.08f;
 static void check_family(const char *family)
 {
     check_family_as(family, "", INT_MAX);
-    device_gpus_use(fake_gpu_api());
+    device_gpus_use(test_gpu_api());
     draft_way = (struct draft_way){ PRECISION_F32, 1 };
     near.each = 2e-3f;                         /* other orders of addition, over up to ten calls */
     check_family_as(family, " on a card", 2);

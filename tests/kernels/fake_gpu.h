@@ -6,6 +6,9 @@
 #include "kernels/gpu.h"
 
 const struct gpu_api *fake_gpu_api(void);
+/* What tests of whole models run on: the library that the environment's TEST_GPU names (make test-gpu), else the one without a card. */
+const struct gpu_api *test_gpu_api(void);
+bool test_gpu_is_fake(void);
 
 /* From now on call number `at` (1: the next) of open, alloc, pin, queue_open, put, get, wait, prepare, run, record and replay fails with `status`; a status that is not
  * ST_NO_MEMORY leaves the device lost. 0: no more. Gives the number of calls since the last setting. */

@@ -265,7 +265,7 @@ TEST(texts_on_a_card)
         struct err err = { 0 };
         char path[100];
         snprintf(path, sizeof path, "tests/llm/vectors/%s.txt", models[f].file);
-        device_gpus_use(fake_gpu_api());
+        device_gpus_use(test_gpu_api());
         on_card = true;
         swap_bytes = models[f].swap;
         const bool started = model_start(&m, path, models[f].kv, 1, &err);

@@ -79,7 +79,7 @@ TEST(golden_text_from_every_format)
     snprintf(source, sizeof source, "%s/data/stories260k/golden-greedy-200.txt", test_shared());
     REQUIRE_OK(file_read_path(&golden, &length, source, 1 << 16, &err), err);
     snprintf(source, sizeof source, "%s/data/stories260k/stories260K.bin", test_shared());
-    device_gpus_use(fake_gpu_api());
+    device_gpus_use(test_gpu_api());
     for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) {
         struct buf text;
         bool folder = !strncmp(made[i].file, "folder", 6);

@@ -152,7 +152,7 @@ TEST(quantised_models_compute_their_decoded_weights)
     REQUIRE(run(source, LINEAR_F32, &t, exact));
     printf("  standard deviation of the logits %.2f\n", spread(exact));
     CHECK(spread(exact) > 2);
-    device_gpus_use(fake_gpu_api());
+    device_gpus_use(test_gpu_api());
     for (int i = 0; convert_mix_name(i); i++) check_mix(convert_mix_name(i), source, directory, &t);
     device_gpus_use(NULL);
 }
