@@ -230,6 +230,52 @@ static enum status make_mask(struct engine_instance *i, struct sequence *q, bool
     return any || may_end ? ST_OK : err_set(err, ST_BAD_INPUT, "the model's vocabulary has no token that the grammar lets follow");
 }
 
+/* ---- drawing ---- */
+/* Does the step's last row of this text become a token? */
+static bool draws(const struct sequence *q) { return q->slot->job->task == TEXT_GENERATE && q->computed >= q->count && q->max_tokens != 0; }
+
+static enum status draw(struct engine_instance *i, struct sequence *q, const struct plan *plan, struct sampler *sampler, const uint32_t *mask, struct text_token *t, struct err *err)
+{
+    const struct text_job *j = q->slot->job;
+    const struct operand *logits = plan_output(plan, LLM_LOGITS);
+    const int generated = q->count - q->given;
+    const struct sampler_question ask = { .how = &j->sampling, .bias = j->bias, .bias_count = j->bias_count, .past = { q->tokens, q->count, q->given }, .breaks = j->breaker_count ? breaks : NULL,
+        .breaks_context = q, .mask = mask, .banned = i->engine->ends, .banned_count = generated < j->min_tokens ? i->engine->end_count : 0, .seed = q->answer->seed, .choice = (uint32_t)(q->prompt_index * j->choices + q->choice), .index = (uint32_t)generated, .logprobs = j->logprobs };
+    return sampler_draw(sampler, (float *)logits->data + (q->result + q->results - 1) * logits->dims[1], &ask, &q->sampler, t, err);
+}
+
+int64_t answer_logits_for_a_thread = 1 << 14;
+
+struct drawing { struct engine_instance *i; const struct plan *plan; };
+
+static void draw_part(void *ctx, int part, int parts)
+{
+    const struct drawing *d = ctx;
+    struct engine_instance *i = d->i;
+    for (int b = part; b < i->batch_count; b += parts) {
+        struct sequence *q = i->batch[b];
+        if (!draws(q) || q->grammar) continue;
+        q->draw_error = (struct err){ 0 };
+        (void)draw(i, q, d->plan, i->samplers[part], NULL, &q->drawn, &q->draw_error);
+        q->is_drawn = true;
+    }
+}
+
+void answer_draw(struct engine_instance *i, const struct plan *plan)
+{
+    struct drawing d = { i, plan };
+    int count = 0;
+    for (int b = 0; b < i->batch_count; b++) {
+        i->batch[b]->is_drawn = false;
+        count += draws(i->batch[b]) && !i->batch[b]->grammar;
+    }
+    int64_t parts = (int64_t)count * i->engine->model.config.vocabulary / answer_logits_for_a_thread;
+    if (parts > count) parts = count;
+    if (parts > i->samplers_count) parts = i->samplers_count;
+    if (parts < 2) return;                     /* answer_take draws then */
+    parallel_for((int)parts, (int)parts, draw_part, &d);
+}
+
 enum status answer_take(struct engine_instance *i, struct sequence *q, const struct plan *plan, struct err *err)
 {
     const struct text_job *j = q->slot->job;
@@ -246,7 +292,6 @@ enum status answer_take(struct engine_instance *i, struct sequence *q, const str
         return ST_OK;
     }
     struct text_token t;
-    int64_t v = logits->dims[1];
     if (q->grammar) {
         bool over;
         enum status masked = make_mask(i, q, &over, err);
@@ -256,10 +301,12 @@ enum status answer_take(struct engine_instance *i, struct sequence *q, const str
             return ST_OK;
         }
     }
-    int generated = q->count - q->given;
-    const struct sampler_question ask = { .how = &j->sampling, .bias = j->bias, .bias_count = j->bias_count, .past = { q->tokens, q->count, q->given }, .breaks = j->breaker_count ? breaks : NULL,
-        .breaks_context = q, .mask = q->grammar ? i->mask : NULL, .banned = i->engine->ends, .banned_count = generated < j->min_tokens ? i->engine->end_count : 0, .seed = q->answer->seed, .choice = (uint32_t)(q->prompt_index * j->choices + q->choice), .index = (uint32_t)generated, .logprobs = j->logprobs };
-    enum status st = sampler_draw(i->sampler, (float *)logits->data + (q->result + q->results - 1) * v, &ask, &q->sampler, &t, err);
+    enum status st = ST_OK;
+    if (q->is_drawn) {
+        t = q->drawn;
+        st = q->draw_error.status;
+        *err = q->draw_error;
+    } else st = draw(i, q, plan, i->samplers[0], q->grammar ? i->mask : NULL, &t, err);
     if (st) return st;
     if (q->grammar && !is_end(i->engine, j, t.token)) st = grammar_state_accept(q->grammar, t.token, err);
     if (st) return st;

@@ -168,7 +168,7 @@ static void instance_stop(struct engine_instance *i)
     arena_free(&i->run);
     pages_close(&i->pages);
     pool_close(&i->pool);
-    sampler_close(i->sampler);
+    for (int k = 0; k < i->samplers_count; k++) sampler_close(i->samplers[k]);
     free(i->mask);
     free(i->tokens);
     free(i->rows);
@@ -195,7 +195,11 @@ static enum status instance_start(struct engine_instance **out, struct engine *e
     i->batch = mem_calloc_array((uint64_t)e->sequences, sizeof(struct sequence *));
     i->mask = mem_calloc_array(((uint64_t)e->model.config.vocabulary + 63) / 32, sizeof *i->mask);
     enum status st = i->tokens && i->rows && i->encoded && i->page_table && i->batch && i->mask ? pages_open(&i->pages, e->pages, err) : err_set(err, ST_NO_MEMORY, "starting an instance");
-    if (!st) st = sampler_open(&i->sampler, e->model.config.vocabulary, &e->graph.device.kernels, err);
+    const int drawers = e->options.threads < 1 ? 1 : e->options.threads > DRAWERS_MAX ? DRAWERS_MAX : e->options.threads;
+    for (int k = 0; k < drawers && !st; k++) {
+        st = sampler_open(&i->samplers[k], e->model.config.vocabulary, &e->graph.device.kernels, err);
+        i->samplers_count += !st;
+    }
     if (!st) {
         i->positions = i->tokens + room;
         i->types = i->positions + room;
@@ -327,6 +331,7 @@ static enum status instance_submit(struct engine_instance *i, struct slot *const
     step_gather(i, slots, n);
     if (i->batch_count == 0) return err_set(err, ST_INTERNAL, "no text of the step could be computed: the KV cache of %d pages is too small", i->engine->pages);
     enum status st = step_run(i, stop, &plan, err);
+    if (!st) answer_draw(i, plan);
     for (int b = 0; b < i->batch_count && !st; b++) {
         struct slot *slot = &i->batch[b]->slot->base;
         if (slot->state == SLOT_FAILED) continue;

@@ -19,6 +19,7 @@ enum {
     STEP_TOKENS = 512,             /* the token budget of a step: decoding tokens first, then pieces of prompts */
     STEP_TOKENS_CARD = 2048,       /* on a GPU, whose matrices are read once for all of them */
     SEQUENCES_MAX = 64,            /* texts that may share a step */
+    DRAWERS_MAX = 16,              /* threads that draw tokens at once */
 };
 
 struct engine {
@@ -81,6 +82,9 @@ struct sequence {
     /* of the step that runs */
     int      first, taken;         /* its tokens in the step */
     int      result, results;      /* its rows of results */
+    bool     is_drawn;             /* its next token, or why there is none, is in what follows */
+    struct text_token drawn;
+    struct err draw_error;
 };
 
 struct llm_slot {
@@ -100,7 +104,8 @@ struct engine_instance {
     uint64_t          swapped_bytes;           /* of texts that gave way, of options.kv_swap_bytes */
     struct pool       pool;        /* keys and values: engine.pages * page_bytes */
     const struct graph *graph;     /* of the engine: on its card, or the one that takes its place */
-    struct sampler   *sampler;
+    struct sampler   *samplers[DRAWERS_MAX];       /* of the threads that draw */
+    int               samplers_count;
     uint32_t         *mask;        /* [(vocabulary + 31) / 32] of the token being drawn */
     uint64_t          arrivals;
     /* inputs of a step */
@@ -158,6 +163,9 @@ enum status card_check(const struct engine *e, struct err *err);
 enum status card_leave(struct engine_instance *i, struct slot *const *slots, int n, struct err *err);
 
 /* ---- answer.c ---- */
+/* Draws the next tokens of the step's texts that no grammar holds, on all threads; answer_take tells them. */
+void        answer_draw(struct engine_instance *i, const struct plan *plan);
+extern int64_t answer_logits_for_a_thread;       /* fewer are not worth one; tests set it */
 /* What the step found for a sequence: a token drawn and told, a vector added up. */
 enum status answer_take(struct engine_instance *i, struct sequence *q, const struct plan *plan, struct err *err);
 enum status answer_echo(struct sequence *q, const struct tokenizer *t, struct err *err);

@@ -173,6 +173,21 @@ TEST(a_text_is_the_same_alone_and_among_others)
     model_stop(&m);
 }
 
+/* Tokens drawn on several threads. */
+TEST(texts_are_the_same_on_several_threads)
+{
+    struct model m;
+    struct err err = { 0 };
+    const int64_t usual = answer_logits_for_a_thread;
+    answer_logits_for_a_thread = 1;
+    REQUIRE(model_start(&m, "tests/llm/vectors/llama.txt", 0, 3, &err));
+    run_alone(&m, 20);
+    run_together(&m, 20);
+    compare_and_free();
+    model_stop(&m);
+    answer_logits_for_a_thread = usual;
+}
+
 /* The pool holds the longest text and little more: texts give their pages up and are computed again, and nobody sees it. */
 TEST(texts_that_give_way_come_back_the_same)
 {
