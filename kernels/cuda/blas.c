@@ -54,7 +54,8 @@ static bool epilogue_of(const struct gpu_product *p, cublasLtEpilogue_t *out)
     }
 }
 
-static enum status describe(struct blas_plan *p, struct gpu *g, const struct gpu_task *t, struct err *err)
+/* plain: without an epilogue of the library's. */
+static enum status describe(struct blas_plan *p, struct gpu *g, const struct gpu_task *t, bool plain, struct err *err)
 {
     const struct gpu_product *s = &t->u.product;
     const cublasOperation_t turned = CUBLAS_OP_T;
@@ -63,7 +64,8 @@ static enum status describe(struct blas_plan *p, struct gpu *g, const struct gpu
     if (!data_type(t->type[0], &type) || t->type[1] != t->type[0] || !data_type(t->type[2], &made) || (made != type && made != CUDA_R_32F) || (s->has_bias && t->type[3] != t->type[2]) || (s->has_residual && t->type[4] != t->type[2]))
         return err_set(err, ST_UNSUPPORTED, "the product's types are not one float type, or halves with a result of floats");
     if (s->m * s->n * s->k * s->batch == 0 || s->batch > INT32_MAX) return err_set(err, ST_UNSUPPORTED, "the product is empty");
-    p->finish = !epilogue_of(s, &epilogue);
+    p->finish = !epilogue_of(s, &epilogue) || plain;
+    if (plain) epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     cublasStatus_t b = cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);         /* floats in full, without TF32 */
     if (b == CUBLAS_STATUS_SUCCESS && s->b_turned) b = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned);
     if (b == CUBLAS_STATUS_SUCCESS && s->a_turned) b = cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &turned, sizeof turned);
@@ -132,11 +134,11 @@ static enum status find_algorithm(struct blas_plan *p, struct gpu *g, const stru
     return st;
 }
 
-enum status blas_open(struct blas_plan **out, struct gpu *g, const struct gpu_task *t, struct err *err)
+static enum status open_as(struct blas_plan **out, struct gpu *g, const struct gpu_task *t, bool plain, struct err *err)
 {
     struct blas_plan *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "preparing a product");
-    enum status st = describe(p, g, t, err);
+    enum status st = describe(p, g, t, plain, err);
     pthread_mutex_lock(&g->lock);
     if (!st) st = find_algorithm(p, g, t, err);
     pthread_mutex_unlock(&g->lock);
@@ -146,6 +148,15 @@ enum status blas_open(struct blas_plan **out, struct gpu *g, const struct gpu_ta
     }
     *out = p;
     return ST_OK;
+}
+
+/* With the library's epilogue, or where it offers nothing with it, without: a kernel finishes the product then. */
+enum status blas_open(struct blas_plan **out, struct gpu *g, const struct gpu_task *t, struct err *err)
+{
+    const struct gpu_product *s = &t->u.product;
+    enum status st = open_as(out, g, t, false, err);
+    if (st == ST_UNSUPPORTED && (s->has_bias || s->has_residual || s->act.kind != ACT_NONE)) st = open_as(out, g, t, true, err);
+    return st;
 }
 
 enum status blas_run(struct blas_plan *p, struct gpu_queue *q, const struct gpu_task *t, struct err *err)

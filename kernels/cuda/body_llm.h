@@ -2,6 +2,8 @@
 #ifndef KERNELS_CUDA_BODY_LLM_H
 #define KERNELS_CUDA_BODY_LLM_H
 
+#include <assert.h>
+
 #include "kernels/attention.h"
 #include "kernels/cuda/body.h"
 
@@ -17,6 +19,7 @@ BODY struct body_words body_fetch(const uint8_t *p)
     const uint4 v = __ldg((const uint4 *)p);
     w.v[0] = v.x, w.v[1] = v.y, w.v[2] = v.z, w.v[3] = v.w;
 #else
+    assert((uintptr_t)p % 16 == 0);      /* a card would stop */
     for (int i = 0; i < 4; i++) w.v[i] = (uint32_t)p[4 * i] | (uint32_t)p[4 * i + 1] << 8 | (uint32_t)p[4 * i + 2] << 16 | (uint32_t)p[4 * i + 3] << 24;
 #endif
     return w;

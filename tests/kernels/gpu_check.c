@@ -213,6 +213,17 @@ static void products(int type)
             }
 }
 
+/* Halves whose result is floats, as language models ask for. */
+static void mixed_products(int type)
+{
+    for (int a = 0; a < 2; a++)
+        for (int residual = 0; residual < 2; residual++) {
+            const struct gpu_product p = { .m = 37, .n = 96, .k = 128, .batch = 1, .alpha = 1, .b_turned = true, .has_bias = true, .has_residual = residual, .act = { a ? ACT_GELU_TANH : ACT_NONE, 0, 0 } };
+            gpu_check_task("product of halves in floats", (struct gpu_task){ .kind = GPU_PRODUCT, .u.product = p },
+                           (struct numbers[]){ { type, 37 * 128, 0, false, 0, NULL, 0 }, { type, 96 * 128, 0, false, 0, NULL, 0 }, { GPU_F32, 37 * 96, 0, true, 0, NULL, 0 }, { GPU_F32, 96, 0, false, 0, NULL, 0 }, { GPU_F32, residual ? 37 * 96 : 0, 0, false, 0, NULL, 0 } }, 5);
+        }
+}
+
 static void convolutions(int type)
 {
     static const struct { struct gpu_conv c; } cases[] = {
@@ -278,6 +289,7 @@ int main(int argc, char **argv)
         rows(type);
         windows(type);
         products(type);
+        if (type != GPU_F32) mixed_products(type);
         convolutions(type);
         attentions(type);
     }
