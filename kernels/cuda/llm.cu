@@ -123,13 +123,17 @@ template <int M> __global__ void __launch_bounds__(THREADS) linear_few(const __g
     float sum[COLUMNS][M], other[COLUMNS][M];
 #pragma unroll
     for (int m = 0; m < M; m++) x[m] = body_linear_x(&t, r0 + m < l->m ? r0 + m : l->m - 1);
+    /* once, or gated: twice, part 1 first; one place in the code, since there is much of it */
+#pragma unroll 1
+    for (int left = l->gated; left >= 0; left--) {
+        const int from = left ? 1 : part;
 #pragma unroll
-    for (int c = 0; c < COLUMNS; c++) rows[c] = body_linear_row(&t, part, r0, column + c < n ? column + c : n - 1);
-    sums_of<M>(&l->w[part], rows, x, aligned, sum);
-    if (l->gated) {
+        for (int c = 0; c < COLUMNS; c++) rows[c] = body_linear_row(&t, from, r0, column + c < n ? column + c : n - 1);
+        sums_of<M>(&l->w[from], rows, x, aligned, sum);
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) rows[c] = body_linear_row(&t, 1, r0, column + c < n ? column + c : n - 1);
-        sums_of<M>(&l->w[1], rows, x, aligned, other);
+        for (int c = 0; c < COLUMNS; c++)
+#pragma unroll
+            for (int m = 0; m < M && left; m++) other[c][m] = sum[c][m];
     }
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++)
