@@ -251,5 +251,5 @@ dist:  ## a source archive of HEAD
 clean:  ## remove build/
 	rm -rf build
 
--include $(OBJ:.o=.d) $(CUDA_OBJ:.o=.d) $(CUDA_HOST:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
-.SECONDARY: $(TESTBIN:=.o) $(FUZZBIN:=.o) $(B)/tests/test.o $(B)/tests/fuzz/driver.o $(B)/tests/bench/kernels_bench.o
+-include $(OBJ:.o=.d) $(CUDA_OBJ:.o=.d) $(CUDA_HOST:.o=.d) $(EMULATED:.o=.d) $(GPU_CHECK:.o=.d) $(TESTHELP:.o=.d) $(TESTBIN:=.d) $(FUZZBIN:=.d) $(B)/server/main.d $(B)/tests/test.d
+.SECONDARY: $(TESTBIN:=.o) $(TESTHELP) $(FUZZBIN:=.o) $(B)/tests/test.o $(B)/tests/fuzz/driver.o $(B)/tests/bench/kernels_bench.o
