@@ -117,7 +117,11 @@ if [ ${#e2e[@]} -gt 0 ] && build "" build/release/inferd build/release/tests/ben
 fi
 # The GPU: its checks with the host in the card's place, and the library where the CUDA toolkit is.
 if wanted kernels/gpu_check && build "" build/release/gpu-check; then run "tests/kernels/gpu_check (host)" build/release/gpu-check --host; fi
-if wanted kernels/gpu_check && build "" build/release/gpu-check-emulated; then run "tests/kernels/gpu_check (kernels on the host)" build/release/gpu-check-emulated --emulated; fi
+if wanted kernels/gpu_check; then      # a C++ compiler reads the kernels
+    tools/setup.sh g++ >"$log/g++.log" 2>&1
+    if ! command -v g++ >/dev/null; then note "skip tests/kernels/gpu_check (kernels on the host): there is no g++, and it could not be installed"; skipped=$((skipped + 1))
+    elif build "" build/release/gpu-check-emulated; then run "tests/kernels/gpu_check (kernels on the host)" build/release/gpu-check-emulated --emulated; fi
+fi
 if wanted kernels/cuda && [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
     if build address build/address/cuda-host-check; then run "tests/cuda/host_check (address)" build/address/cuda-host-check; fi
     if build "" build/release/gpu-check build/release/libinferd_cuda_shim.so; then run "tests/kernels/gpu_check (shim)" build/release/gpu-check build/release/libinferd_cuda_shim.so; fi

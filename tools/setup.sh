@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building, testing and running need, when any is missing. Without root it says what to install.
+# Installs the Debian packages that building, testing and running need, and those named, when any is missing. Without root it says what to install.
 set -eu
 packages=(gcc make libc6-dev pkg-config libmicrohttpd-dev libgnutls28-dev libgrpc-dev libcurl4-gnutls-dev libdnnl-dev libsqlite3-dev nettle-dev libjpeg62-turbo-dev libpng-dev libwebp-dev
-          zlib1g-dev libseccomp-dev libpcre2-dev libutf8proc-dev curl ca-certificates python3 python3-venv zstd)
+          zlib1g-dev libseccomp-dev libpcre2-dev libutf8proc-dev curl ca-certificates python3 python3-venv zstd "$@")
 missing=()
 for p in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q '^install ok installed' || missing+=("$p")
