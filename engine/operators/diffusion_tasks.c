@@ -11,8 +11,8 @@ static int64_t last_of(const struct operand *o) { return o->rank ? o->dims[o->ra
 static int64_t between(const struct operand *o) { return o->rank < 2 ? 1 : dims_product(o->dims, 1, o->rank - 1); }
 static const struct operand *given(const struct call *c, int i) { return i < c->in_count ? c->in[i] : NULL; }
 
-/* A pointwise task over [n, rows, channels]: inputs that have all of it, or one row of `columns` numbers for each of n, from `first` on. */
-struct input { const struct operand *value; int own /* + 1 */; bool by_picture; int64_t columns, first; };
+/* A pointwise task over [n, rows, channels]: inputs that have all of it, or one row of `columns` numbers for each of n. */
+struct input { const struct operand *value; int own /* + 1 */; bool by_picture; int64_t columns; };
 
 static struct gpu_task *pointwise(struct task_list *l, int function, const struct input *in, int count, const struct operand *y, int own_y)
 {
@@ -33,15 +33,21 @@ static struct gpu_task *pointwise(struct task_list *l, int function, const struc
     return t;
 }
 
-/* Inputs that begin within a value: where they lie is moved by `first` numbers. */
+/* Columns `first` to `first + count` of each of the value's `rows`, dense in a buffer of their own: its number. */
+static int columns_of(struct task_list *l, const struct operand *o, int64_t rows, int64_t first, int64_t count)
+{
+    const int own = task_own(l, (uint64_t)(rows * count) * (uint64_t)gpu_type_bytes(l->float_type));
+    struct gpu_task *t = task_add(l, GPU_MOVE);
+    task_value(l, t, o);
+    task_own_operand(l, t, own, l->float_type);
+    t->u.move = (struct gpu_move){ .rank = 2, .size = gpu_type_bytes(l->float_type), .count = rows * count, .from = first, .dims = { rows, count }, .x_steps = { last_of(o), 1 }, .y_steps = { count, 1 } };
+    return own;
+}
+
+/* An input that is some columns of a row for each picture. */
 static struct input part_of(struct task_list *l, const struct operand *m, int64_t first, int64_t count)
 {
-    const int own = task_own(l, (uint64_t)(m->dims[0] * count) * (uint64_t)gpu_type_bytes(l->float_type));
-    struct gpu_task *t = task_add(l, GPU_MOVE);
-    task_value(l, t, m);
-    task_own_operand(l, t, own, l->float_type);
-    t->u.move = (struct gpu_move){ .rank = 2, .size = gpu_type_bytes(l->float_type), .count = m->dims[0] * count, .from = first, .dims = { m->dims[0], count }, .x_steps = { last_of(m), 1 }, .y_steps = { count, 1 } };
-    return (struct input){ .own = own + 1, .by_picture = true, .columns = count };
+    return (struct input){ .own = columns_of(l, m, m->dims[0], first, count) + 1, .by_picture = true, .columns = count };
 }
 
 static struct input whole(const struct operand *o) { return (struct input){ .value = o }; }
@@ -130,19 +136,6 @@ static bool large_head(struct call *c, struct task_list *l)
     return true;
 }
 
-/* Heads that begin within a value, as a value of their own (attention's kernel takes where a value begins); -1: they begin with it. */
-static int cut(struct task_list *l, const struct operand *o, int64_t column, int64_t width)
-{
-    const int64_t rows = o->dims[0] * between(o);
-    if (column == 0) return -1;
-    const int own = task_own(l, (uint64_t)(rows * width) * (uint64_t)gpu_type_bytes(l->float_type));
-    struct gpu_task *t = task_add(l, GPU_MOVE);
-    task_value(l, t, o);
-    task_own_operand(l, t, own, l->float_type);
-    t->u.move = (struct gpu_move){ .rank = 2, .size = gpu_type_bytes(l->float_type), .count = rows * width, .from = column, .dims = { rows, width }, .x_steps = { last_of(o), 1 }, .y_steps = { width, 1 } };
-    return own;
-}
-
 void tasks_attention_dense(struct call *c, struct task_list *l)
 {
     const struct attention_dense_op_spec *s = c->node->spec;
@@ -155,10 +148,10 @@ void tasks_attention_dense(struct call *c, struct task_list *l)
     if (large_head(c, l)) return;
     const struct operand *from[] = { q, k, v };
     const int64_t columns[] = { s->q_column, s->k_column, s->v_column };
-    int own[3];
+    int own[3];     /* heads that begin within a value are moved into one of their own, for attention's kernel takes where a value begins; -1: they begin with it */
     struct gpu_steps steps[3];
     for (int i = 0; i < 3; i++) {
-        own[i] = cut(l, from[i], columns[i], width);
+        own[i] = columns[i] ? columns_of(l, from[i], from[i]->dims[0] * between(from[i]), columns[i], width) : -1;
         const int64_t row = own[i] < 0 ? last_of(from[i]) : width;
         steps[i] = (struct gpu_steps){ .row = between(from[i]) * row, .head = s->head_dim, .token = row };
     }
