@@ -58,6 +58,8 @@ void test_close(const char *file, int line, const float *got, const float *want,
         test_fail(file, line, "%zu of %zu differ; worst at [%zu]: %.9g, not %.9g", bad, n, worst, (double)got[worst], (double)want[worst]);
 }
 
+double test_worse(double worst, double difference) { return isnan(worst) || difference <= worst ? worst : difference; }
+
 uint32_t test_random(void)
 {
     random_state ^= random_state << 13;

@@ -29,6 +29,8 @@ void test_add(const char *name, void (*body)(void));
 void test_fail(const char *file, int line, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void test_skip(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void test_close(const char *file, int line, const float *got, const float *want, size_t n, float tolerance);
+/* The larger of the worst difference so far and another one; NaN, which passes no bound, once either is NaN (fmax would lose it). */
+double test_worse(double worst, double difference);
 /* Uniform in [low, high), the same sequence every run. */
 void test_fill(float *x, size_t n, float low, float high);
 uint32_t test_random(void);

@@ -76,7 +76,7 @@ static float *answers(const char *name, enum precision p, enum cpu_level level, 
 static double largest_distance(const float *a, const float *b, int64_t n)
 {
     double most = 0;
-    for (int64_t i = 0; i < n; i++) most = fmax(most, fabs((double)a[i] - b[i]));
+    for (int64_t i = 0; i < n; i++) most = test_worse(most, fabs((double)a[i] - b[i]));
     return most;
 }
 

@@ -73,8 +73,7 @@ static void run_case(const struct one_case *t, bool conv, int level, int threads
         CHECK(a->bytes > 0 && a->bytes == b->bytes && a->rank == b->rank);
         double worst = 0, top = 1e-3;
         for (uint64_t i = 0; i < a->bytes / 4; i++) {
-            const double d = fabs((double)((float *)a->data)[i] - (double)((float *)b->data)[i]);
-            if (!(d <= worst)) worst = d;
+            worst = test_worse(worst, fabs((double)((float *)a->data)[i] - (double)((float *)b->data)[i]));
             top = fmax(top, fabs((double)((float *)b->data)[i]));
         }
         if (!(worst <= (double)t->tolerance * top)) test_fail(__FILE__, __LINE__, "%s %s%s: off by %g of %g (%s, %d threads)", t->op, t->attributes ? t->attributes[0] : "", conv ? " behind a convolution" : "", worst, top, cpu_level_name((enum cpu_level)level), threads);

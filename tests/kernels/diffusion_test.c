@@ -128,10 +128,10 @@ static uint16_t *rounded(float *x, int64_t n)      /* and x to the same numbers 
 }
 
 /* The largest distance between numbers of which the third is what tiles wrote as bfloat16. */
-static float apart(const float *want, const uint16_t *got, int64_t n)
+static double apart(const float *want, const uint16_t *got, int64_t n)
 {
-    float most = 0;
-    for (int64_t i = 0; i < n; i++) most = fmaxf(most, fabsf(want[i] - bf16_to_f32_one(got[i])));
+    double most = 0;
+    for (int64_t i = 0; i < n; i++) most = test_worse(most, (double)fabsf(want[i] - bf16_to_f32_one(got[i])));
     return most;
 }
 
@@ -180,7 +180,7 @@ TEST(attention_takes_masks_shared_heads_and_any_place_of_its_rows)
             halves.q = hq, halves.k = hk, halves.v = hv, halves.y = hy;
             halves.halves_q = halves.halves_k = halves.halves_v = halves.halves_y = true;
             attend_on_tiles(&halves, 2);
-            CHECK(apart(got, hy, n) <= 4e-3f);
+            CHECK(apart(got, hy, n) <= (double)4e-3f);
             free(hq), free(hk), free(hv), free(hy);
         }
         if (shapes[s].add) {      /* a query that sees nothing, as a softmax has it */

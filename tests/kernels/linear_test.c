@@ -209,7 +209,7 @@ TEST(fast_and_invariant_modes_are_near_the_definition)
                 for (int r = 0; l && r < ROW_COUNT; r++) {
                     run(l, got, s.n, x, s.k, rows[r], NULL, 1 + r % 2);
                     double worst = 0;
-                    for (int64_t i = 0; i < rows[r] * s.n; i++) worst = fmax(worst, (double)(fabsf(got[i] - want[i]) / limit[i % s.n]));
+                    for (int64_t i = 0; i < rows[r] * s.n; i++) worst = test_worse(worst, (double)(fabsf(got[i] - want[i]) / limit[i % s.n]));
                     if (!(worst < 0.25)) test_fail(__FILE__, __LINE__, "%s, %lld rows: off by %.3f of the most that rounding can do", linear_kernel(l), (long long)rows[r], worst);
                 }
                 linear_close(l);

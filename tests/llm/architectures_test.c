@@ -4,7 +4,6 @@
 #include "tests/test.h"
 
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,16 +39,6 @@ static const struct { const char *name; void (*edit)(struct llm_config *c); } ed
     { "activation", other_activation }, { "distance", other_distance }, { "alibi", no_alibi },
 };
 
-static double distance(const struct tiny *t, const float *got, int rows)
-{
-    double worst = 0;
-    for (int i = 0; i < rows * t->columns; i++) {
-        double d = fabs((double)got[i] - (double)t->values[i]);
-        if (!(d <= worst)) worst = d;
-    }
-    return worst;
-}
-
 /* How far the model is from its vector; -1 with a sentence on stderr when it does not run. */
 static double measure(const struct tiny *t, const char *folder, void (*edit)(struct llm_config *c), int piece, int threads, int level)
 {
@@ -60,7 +49,7 @@ static double measure(const struct tiny *t, const char *folder, void (*edit)(str
         fprintf(stderr, "  %s\n", err.text);
         return -1;
     }
-    return columns == t->columns ? distance(t, out, t->rows) : -1;
+    return columns == t->columns ? tiny_farthest(out, t->values, t->rows * t->columns) : -1;
 }
 
 static void check_features(const struct tiny *t, const char *name, const char *folder)

@@ -1,7 +1,6 @@
 /* Language models on a card without a card (tests/kernels/fake_gpu.h): every architecture's logits as transformers has them, exact, and through products and
  * keys and values of halves. Quantised matrices are in quantised_test.c, texts in engine_test.c and golden_test.c. */
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,14 +18,9 @@ static double measure(const struct tiny *t, const char *folder, const struct dev
 {
     static float out[TINY_TOKENS * 4096];
     int columns = t->columns;
-    double worst = 0;
     if (tiny_run_card(folder, gpu, mode, kv_type, t->tokens, t->token_count, piece, out, &columns, err)) return -1;
     CHECK_INT(columns, t->columns);
-    for (int i = 0; i < t->rows * t->columns; i++) {
-        const double d = fabs((double)out[i] - (double)t->values[i]);
-        if (!(d <= worst)) worst = d;
-    }
-    return worst;
+    return tiny_farthest(out, t->values, t->rows * t->columns);
 }
 
 static void check_model(const char *name, const struct device_gpu *gpu)

@@ -3,7 +3,6 @@
 #include "engine/llm/convert_internal.h"
 
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,16 +44,6 @@ static bool any_in(const char *name, const char *const *list, size_t count)
     return false;
 }
 
-static double farthest(const float *a, const float *b, int n)
-{
-    double worst = 0;
-    for (int i = 0; i < n; i++) {
-        double d = fabs((double)a[i] - (double)b[i]);
-        if (!(d <= worst)) worst = d;
-    }
-    return worst;
-}
-
 /* Runs the model at `path` and says how far it is from `want`; -1 with a sentence on stderr when it does not run. */
 static double measure(const struct tiny *t, const char *path, const float *want, int rows, int columns)
 {
@@ -65,7 +54,7 @@ static double measure(const struct tiny *t, const char *path, const float *want,
         fprintf(stderr, "  %s\n", err.text);
         return -1;
     }
-    return got == columns ? farthest(out, want, rows * columns) : -1;
+    return got == columns ? tiny_farthest(out, want, rows * columns) : -1;
 }
 
 static bool convert(const char *name, const char *from, const char *to, struct err *err)

@@ -80,15 +80,13 @@ static double distance(const struct tiny *t, const char *a, const char *b)
     static float out[2][TINY_TOKENS * 64];
     struct err err = { 0 };
     int columns = 48;
-    double worst = 0;
     const char *paths[] = { a, b };
     for (int i = 0; i < 2; i++)
         if (tiny_run(paths[i], NULL, t->tokens, t->token_count, t->token_count, 1, CPU_AMX, out[i], &columns, &err)) {
             fprintf(stderr, "  %s\n", err.text);
             return -1;
         }
-    for (int i = 0; i < t->token_count * columns; i++) worst = fmax(worst, fabs((double)out[0][i] - (double)out[1][i]));
-    return worst;
+    return tiny_farthest(out[0], out[1], t->token_count * columns);
 }
 
 TEST(packed_experts_are_read_as_they_are)

@@ -72,16 +72,6 @@ static double spread(const float *x)
     return sqrt(squares / n - sum / n * sum / n);
 }
 
-static double farthest(const float *a, const float *b)
-{
-    double worst = 0;
-    for (int i = 0; i < TEXT_TOKENS * VOCABULARY; i++) {
-        double d = fabs((double)a[i] - (double)b[i]);
-        if (!(d <= worst)) worst = d;
-    }
-    return worst;
-}
-
 static float exact[TEXT_TOKENS * VOCABULARY], quantised[TEXT_TOKENS * VOCABULARY], decoded[TEXT_TOKENS * VOCABULARY], fast[TEXT_TOKENS * VOCABULARY];
 static const struct convert_options as_f32 = { .type = BLOCK_F32, .threads = 1 };
 
@@ -108,7 +98,7 @@ static void check_on_card(const char *mix, const char *file, const struct tiny *
     const bool native = !strcmp(mix, "Q4_0") || !strcmp(mix, "Q8_0") || !strncmp(mix, "Q4_K", 4) || !strncmp(mix, "Q5_K", 4) || !strcmp(mix, "Q6_K");
     REQUIRE_OK(device_gpu_open(&gpu, 0, &err), err);
     REQUIRE_OK(tiny_run_card(file, gpu, LINEAR_F32, BLOCK_F32, t->tokens, t->token_count, t->token_count, card, &columns, &err), err);
-    const double off = farthest(decoded, card);
+    const double off = tiny_farthest(decoded, card, TEXT_TOKENS * VOCABULARY);
     REQUIRE_OK(tiny_run_card(file, gpu, LINEAR_FAST, BLOCK_F16, t->tokens, t->token_count, t->token_count, card, &columns, &err), err);
     const double kl = divergence(decoded, card);
     printf("          on a card off by %.1e, fast KL %.2e\n", off, kl);
@@ -126,7 +116,7 @@ static void check_mix(const char *mix, const char *source, const char *directory
     REQUIRE_OK(convert_quantize(source, file, mix, &as_f32, &report, &err), err);
     REQUIRE_OK(convert_model(file, plain, &as_f32, &report, &err), err);
     REQUIRE(run(file, LINEAR_F32, t, quantised) && run(plain, LINEAR_F32, t, decoded) && run(file, LINEAR_FAST, t, fast));
-    double off = farthest(quantised, decoded), kl = divergence(quantised, fast), loss = divergence(exact, quantised);
+    double off = tiny_farthest(quantised, decoded, TEXT_TOKENS * VOCABULARY), kl = divergence(quantised, fast), loss = divergence(exact, quantised);
     printf("  %-7s f32 off by %.1e from its decoded weights; mean KL: fast from f32 %.2e, quantised from exact %.2e\n", mix, off, kl, loss);
     CHECK(off < 1e-4);
     const int most = (cpu_level_detect() >= CPU_AMX ? TILES_KL_MILLIONTHS : FAST_KL_MILLIONTHS) * (strncmp(mix, "TQ", 2) ? 1 : 2);

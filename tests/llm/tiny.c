@@ -1,6 +1,7 @@
 #include "tests/llm/tiny.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "engine/llm/pool.h"
 #include "engine/llm/pages.h"
 #include "kernels/blocks.h"
+#include "tests/test.h"
 
 enum { PAGES = 16, VALUES_MAX = 1 << 16 };
 
@@ -257,4 +259,11 @@ enum status tiny_run_card(const char *path, const struct device_gpu *gpu, enum l
 enum status tiny_run(const char *folder, void (*edit)(struct llm_config *c), const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err)
 {
     return tiny_run_mode(folder, edit, LINEAR_F32, tokens, count, piece, threads, level, out, columns, err);
+}
+
+double tiny_farthest(const float *a, const float *b, int n)
+{
+    double worst = 0;
+    for (int i = 0; i < n; i++) worst = test_worse(worst, fabs((double)a[i] - (double)b[i]));
+    return worst;
 }

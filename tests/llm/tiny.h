@@ -26,5 +26,7 @@ enum status tiny_run(const char *folder, void (*edit)(struct llm_config *c), con
 /* The same in another mode of the linear layers; then on a card, too, with keys and values of another type (enum block_type). */
 enum status tiny_run_mode(const char *path, void (*edit)(struct llm_config *c), enum linear_mode mode, const int32_t *tokens, int count, int piece, int threads, int level, float *out, int *columns, struct err *err);
 enum status tiny_run_card(const char *path, const struct device_gpu *gpu, enum linear_mode mode, int kv_type, const int32_t *tokens, int count, int piece, float *out, int *columns, struct err *err);
+/* The largest difference between two rows of n numbers; NaN, which passes no bound, when one of them is none. */
+double tiny_farthest(const float *a, const float *b, int n);
 
 #endif
