@@ -165,8 +165,7 @@ struct panels_work { struct panel_job job; const struct linear_layer *l; };
 static void quantise_part(void *ctx, int part, int parts)
 {
     const struct panels_work *w = ctx;
-    const int64_t tiles = panel_tiles(w->l->panels, w->job.m);
-    w->l->panels->quantise(&w->job, tiles * part / parts, tiles * (part + 1) / parts);
+    w->l->panels->quantise(&w->job, part, parts);
 }
 
 static void panels_part(void *ctx, int part, int parts)
@@ -461,7 +460,7 @@ void linear_run_columns(const struct linear_layer *l, float *y, int64_t ldy, con
     } else if (l->layout) {
         struct panel_job job = panel_job_of(&d);
         job.rows = scratch;
-        if (!is_exact(l)) l->panels->quantise(&job, 0, panel_tiles(l->panels, m));
+        if (!is_exact(l)) l->panels->quantise(&job, 0, 1);
         l->panels->multiply(&job, panel, end);
     } else decoded_columns(&d, scratch, from, to);
 }

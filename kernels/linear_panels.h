@@ -58,15 +58,14 @@ void panel_pack(uint8_t *panel, int type, const void *weight, int64_t row_bytes,
 /* Of 16 rows: a power of two above twice every number's magnitude, 0 where all are 0, not finite where that is no number. Not for 16-bit weights. */
 void panel_units(float *unit, int type, const uint8_t *panel, int64_t k);
 
-/* 32 numbers of a row of x rounded to 8 bits. scale is the largest magnitude / 127. For formats with minima: moment, the scale times the sum of the numbers; for the others
- * start, what dot products of u start from: -offset times the sum. [2]: of 16 each for formats with two scales a block, else the first is of all 32.
- * Rows lie in tiles, [block][row of the tile], so that a kernel goes through a tile with one pointer. Tiles have a power of two of rows, at most panel_kernels.tile, and
- * follow each other as panel_tile_rows says. Rows that fill up a tile are zeros. */
+/* 32 numbers of a row of x rounded to 8 bits. scale is the largest magnitude / 127, to 22 bits; less is -1.5 2^23 times that, exactly (lanes_f_scaled of kernels/cpu/vec_lanes.h).
+ * For formats with minima: moment, the scale times the sum of the numbers; for the others
+ * start, what dot products of u start from: LANES_ZERO - offset times the sum. [2]: of 16 each for formats with two scales a block, else the first is of all 32.
+ * Rows lie in tiles, [block][row of the tile], so that a kernel goes through a tile with one pointer; how many rows a tile has is the kernels' own affair. */
 struct panel_block {
     int8_t numbers[32];
-    float scale;
+    float scale, less;
     union { int32_t start[2]; float moment[2]; };
-    float unused;
 };
 
 struct panel_job {
@@ -87,24 +86,16 @@ struct panel_job {
 
 struct panel_kernels {
     const char *name;
-    int tile;                            /* rows of x, a power of two */
-    /* rows [first tile, end tile) of j->rows from j->x */
-    void (*quantise)(const struct panel_job *j, int64_t first, int64_t end);
+    int tile;                            /* j->rows has room for a multiple of so many rows of x */
+    /* one of `parts` parts of j->rows from j->x */
+    void (*quantise)(const struct panel_job *j, int part, int parts);
     /* y's columns of panels [from, to), all m rows, epilogue and all */
     void (*multiply)(const struct panel_job *j, int64_t from, int64_t to);
     /* A panel as floats, equal in bits to the type's decoder: number k of row r to y[k * step + r], for r >= 8 to y[half + k * step + r - 8]. k numbers from `from` on. */
     void (*decode)(float *y, int64_t step, int64_t half, int type, const uint8_t *panel, int64_t from, int64_t k);
 };
 
-static inline int64_t panel_tiles(const struct panel_kernels *p, int64_t m) { return (m + p->tile - 1) / p->tile; }
-/* rows of the next tile when `left` rows are left: the least power of two that takes them all, or half of that where a quarter would stay empty */
-static inline int64_t panel_tile_rows(int tile, int64_t left)
-{
-    int64_t rows = 1;
-    while (rows < left && rows < tile) rows *= 2;
-    return rows > left && left <= rows - rows / 4 && rows >= 8 ? rows / 2 : rows;
-}
-static inline uint64_t panel_rows_bytes(const struct panel_kernels *p, int64_t m, int64_t k) { return (uint64_t)panel_tiles(p, m) * (uint64_t)p->tile * (uint64_t)(k / PANEL_BLOCK) * sizeof(struct panel_block); }
+static inline uint64_t panel_rows_bytes(const struct panel_kernels *p, int64_t m, int64_t k) { return (uint64_t)((m + p->tile - 1) / p->tile * p->tile) * (uint64_t)(k / PANEL_BLOCK) * sizeof(struct panel_block); }
 
 /* The best for min(level, machine): never NULL. */
 const struct panel_kernels *panel_kernels(enum cpu_level level);

@@ -12,33 +12,42 @@
 
 enum { LINEAR_PREFETCH = 4096 };
 
-/* Most rows of x in a tile: as many as leave their sums in registers. */
+/* Most rows of x in a tile: as many as leave their sums in registers. Rounded rows, of two panels; rows as they are. */
 #if defined(__AVX512VNNI__)
-enum { TILE_X = 16 };
+enum { TILE_X = 4, EXACT_X = 8 };
 #elif defined(__AVX2__)
-enum { TILE_X = 4 };
+enum { TILE_X = 4, EXACT_X = 4 };
 #else
-enum { TILE_X = 1 };
+enum { TILE_X = 1, EXACT_X = 1 };
 #endif
-enum { EXACT_X = TILE_X < 8 ? TILE_X : 8 };
 /* Panels of 16-bit weights at once, with HALF_ROWS rows of x at most. */
-enum { HALF_PANELS = 4, HALF_ROWS = TILE_X < 4 ? 1 : TILE_X / 4 };
+enum { HALF_PANELS = 4, HALF_ROWS = EXACT_X < 8 ? 1 : 4 };
 
-static void quantise(const struct panel_job *j, int64_t first, int64_t end)
+/* rows of the next tile when `left` rows are left: the least power of two that takes them all, or half of that where a quarter would stay empty; at most `most` */
+static int64_t tile_rows(int most, int64_t left)
+{
+    int64_t rows = 1;
+    while (rows < left && rows < most) rows *= 2;
+    return rows > left && left <= rows - rows / 4 && rows >= 8 ? rows / 2 : rows;
+}
+
+/* Row `row` of x as blocks that are `apart` from each other, from y on; zeros from row m on. */
+static void round_row(const struct panel_job *j, struct panel_block *y, int64_t apart, int64_t row)
 {
     const struct panel_layout *p = panel_layout(j->type);
-    const int64_t blocks = j->k / PANEL_BLOCK, last = end * TILE_X < j->m ? end * TILE_X : j->m;
-    const int offset = LANES_SIGNED_WIDE && p->offset == 128 ? 0 : p->offset;
-    for (int64_t row = first * TILE_X, rows; row < last; row += rows) {
-        rows = panel_tile_rows(TILE_X, j->m - row);
-        for (int64_t r = 0; r < rows; r++) {
-            struct panel_block *y = j->rows + row * blocks + r;
-            const float *x = j->x + (row + r) * j->ldx;
-            for (int64_t b = 0; b < blocks; b++, y += rows) {
-                if (row + r < j->m) round_block(y, p, offset, x + b * PANEL_BLOCK);
-                else memset(y, 0, sizeof *y);
-            }
-        }
+    const int offset = LANES_SIGNED_WIDE && p->offset == 128 ? 0 : p->offset, zero = p->minimum ? 0 : LANES_ZERO;
+    for (int64_t b = 0; b < j->k / PANEL_BLOCK; b++, y += apart) {
+        if (row < j->m) round_block(y, p, offset, j->x + row * j->ldx + b * PANEL_BLOCK);
+        else *y = (struct panel_block){ .start = { zero, zero } };
+    }
+}
+
+static void quantise(const struct panel_job *j, int part, int parts)
+{
+    const int64_t tiles = (j->m + TILE_X - 1) / TILE_X, end = tiles * (part + 1) / parts * TILE_X, last = end < j->m ? end : j->m;
+    for (int64_t row = tiles * part / parts * TILE_X, rows; row < last; row += rows) {
+        rows = tile_rows(TILE_X, j->m - row);
+        for (int64_t r = 0; r < rows; r++) round_row(j, j->rows + row * (j->k / PANEL_BLOCK) + r, rows, row + r);
     }
 }
 
@@ -79,15 +88,15 @@ VEC_INLINE void quantised_block(const int type, const int rows, struct panel_pla
             LANES_UNROLL
             for (int i = 0; i < count; i++) {
                 const int h = two ? g / 4 : 0;
-                const lanes_i so_far = g % (two ? 4 : 8) ? dot[h][i] : lanes_i_set(minimum ? 0 : x[r + i].start[h]);
+                const lanes_i so_far = g % (two ? 4 : 8) ? dot[h][i] : lanes_i_set(minimum ? LANES_ZERO : x[r + i].start[h]);
                 dot[h][i] = as_signed ? lanes_i_dot_signed(so_far, lanes_b_flip(u[g]), x[r + i].numbers + 4 * g) : lanes_i_dot(so_far, u[g], x[r + i].numbers + 4 * g);
             }
         LANES_UNROLL
         for (int i = 0; i < count; i++) {
-            const lanes_f scale = lanes_f_set(x[r + i].scale);
-            sum[r + i] = lanes_f_fma(lanes_f_from(dot[0][i]), lanes_f_mul(a[0], scale), sum[r + i]);
-            if (two) sum[r + i] = lanes_f_fma(lanes_f_from(dot[1][i]), lanes_f_mul(a[1], scale), sum[r + i]);
+            const float scale = x[r + i].scale, less = x[r + i].less;
+            sum[r + i] = lanes_f_fma(lanes_f_scaled(dot[0][i], scale, less), a[0], sum[r + i]);
             if (minimum) sum[r + i] = lanes_f_fnma(b[0], lanes_f_set(x[r + i].moment[0]), sum[r + i]);
+            if (two) sum[r + i] = lanes_f_fma(lanes_f_scaled(dot[1][i], scale, less), a[1], sum[r + i]);
             if (minimum && two) sum[r + i] = lanes_f_fnma(b[1], lanes_f_set(x[r + i].moment[1]), sum[r + i]);
         }
     }
@@ -190,7 +199,7 @@ VEC_INLINE void exact_tile(const int rows, const struct panel_job *j, int64_t pa
     {                                                                                                                                                \
         quantised_tile(BLOCK_##type_, rows_, PANELS_OF(rows_), j, panel, end, row);                                                                  \
     }
-#define PANELS_OF(rows) ((rows) * 2 <= (TILE_X > 1 ? TILE_X : 2) ? 2 : 1)
+#define PANELS_OF(rows) (EXACT_X == 4 && (rows) == 4 ? 1 : 2)
 
 typedef void exact_kernel(const struct panel_job *j, int64_t panel, int64_t row);
 typedef void quantised_kernel(const struct panel_job *j, int64_t panel, int64_t end, int64_t row);
@@ -201,20 +210,21 @@ typedef void quantised_kernel(const struct panel_job *j, int64_t panel, int64_t 
 #define LIST(name)    { name##1, name##2, name##4, name##8 }
 #define EACH_FEW(X, ...)  X(__VA_ARGS__ 1) X(__VA_ARGS__ 2) X(__VA_ARGS__ 4)
 #define LIST_FEW(name)    { name##1, name##2, name##4 }
-#define QUANTISED_ALL(type_)  QUANTISED(type_, 1) QUANTISED(type_, 2) QUANTISED(type_, 4) QUANTISED(type_, 8) QUANTISED(type_, 16)
-#define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1, quantised_##type_##_2, quantised_##type_##_4, quantised_##type_##_8, quantised_##type_##_16 },
 #elif defined(__AVX2__)
 #define EACH(X, ...)  X(__VA_ARGS__ 1) X(__VA_ARGS__ 2) X(__VA_ARGS__ 4)
 #define LIST(name)    { name##1, name##2, name##4 }
 #define EACH_FEW(X, ...)  X(__VA_ARGS__ 1)
 #define LIST_FEW(name)    { name##1 }
-#define QUANTISED_ALL(type_)  QUANTISED(type_, 1) QUANTISED(type_, 2) QUANTISED(type_, 4)
-#define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1, quantised_##type_##_2, quantised_##type_##_4 },
 #else
 #define EACH(X, ...)  X(__VA_ARGS__ 1)
 #define LIST(name)    { name##1 }
 #define EACH_FEW          EACH
 #define LIST_FEW          LIST
+#endif
+#if defined(__AVX2__)
+#define QUANTISED_ALL(type_)  QUANTISED(type_, 1) QUANTISED(type_, 2) QUANTISED(type_, 4)
+#define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1, quantised_##type_##_2, quantised_##type_##_4 },
+#else
 #define QUANTISED_ALL(type_)  QUANTISED(type_, 1)
 #define QUANTISED_LIST(type_) [BLOCK_##type_] = { quantised_##type_##_1 },
 #endif
@@ -227,7 +237,14 @@ EACH_FEW(HALF, F16, 4, )
 EACH_FEW(HALF, BF16, 4, )
 PANEL_TYPES(QUANTISED_ALL)
 static exact_kernel *const exact_kernels[4] = LIST(exact_tile_), *const half_kernels[2][3][4] = { { LIST(half_tile_F16_1_), LIST(half_tile_F16_2_), LIST_FEW(half_tile_F16_4_) }, { LIST(half_tile_BF16_1_), LIST(half_tile_BF16_2_), LIST_FEW(half_tile_BF16_4_) } };
-static quantised_kernel *const quantised_kernels[BLOCK_TYPE_END][5] = { PANEL_TYPES(QUANTISED_LIST) };
+static quantised_kernel *const quantised_kernels[BLOCK_TYPE_END][3] = { PANEL_TYPES(QUANTISED_LIST) };
+
+/* The activation, on rows [first, end) of the columns of panels [from, to). */
+static void columns_activate(const struct panel_job *j, int64_t first, int64_t end, int64_t from, int64_t to)
+{
+    const int64_t left = from * PANEL_ROWS, right = to * PANEL_ROWS < j->n ? to * PANEL_ROWS : j->n;
+    for (int64_t r = first; j->ep->act.kind != ACT_NONE && r < end; r++) activate_span(j->y + r * j->ldy + left, j->y + r * j->ldy + left, right - left, j->ep->act);
+}
 
 /* All rows against panels [from, to): a panel stays in cache while the rows go by. */
 static void multiply(const struct panel_job *j, int64_t from, int64_t to)
@@ -237,15 +254,14 @@ static void multiply(const struct panel_job *j, int64_t from, int64_t to)
         step = !half ? exact ? 1 : 2 : j->m <= HALF_ROWS && panel + HALF_PANELS <= to ? HALF_PANELS : panel + 2 <= to ? 2 : 1;
         exact_kernel *const *kernels = half ? half_kernels[j->type == BLOCK_BF16][step / 2] : exact_kernels;
         for (int64_t row = 0, rows; row < j->m; row += rows) {
-            rows = panel_tile_rows(exact ? EXACT_X : TILE_X, j->m - row);
+            rows = tile_rows(exact ? EXACT_X : TILE_X, j->m - row);
             const int at = __builtin_ctz((unsigned)rows);
             if (exact) kernels[at](j, panel, row);
             else
                 for (int64_t p = panel; p < panel + step && p < to; p += PANELS_OF(rows)) quantised_kernels[j->type][at](j, p, to, row);
         }
     }
-    const int64_t left = from * PANEL_ROWS, right = to * PANEL_ROWS < j->n ? to * PANEL_ROWS : j->n;
-    for (int64_t r = 0; j->ep->act.kind != ACT_NONE && r < j->m; r++) activate_span(j->y + r * j->ldy + left, j->y + r * j->ldy + left, right - left, j->ep->act);
+    columns_activate(j, 0, j->m, from, to);
 }
 
 static void decode(float *y, int64_t step, int64_t half, int type, const uint8_t *panel, int64_t from, int64_t k)

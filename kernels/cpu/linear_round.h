@@ -5,18 +5,45 @@
 #include "kernels/cpu/vec_lanes.h"
 #include "kernels/linear_panels.h"
 
+enum { SCALE_MASK = ~3 };                /* what is left of a scale's bits: 22, so that 1.5 2^23 times as much is a float */
+static const float ROUND_LEAST = 1e-30f, ROUND_MOST = 1e33f;       /* magnitudes: below the first a block is zeros, above the second it is not finite, as its sums might not be */
+
+/* The largest of a block's magnitudes; what is not finite counts as larger than any that is, as its bits do. */
+VEC_INLINE float block_top(const float *x)
+{
+    uint32_t top = 0;
+    float most;
+#if defined(__AVX512F__)
+    const __m512i low = (__m512i)vec_abs(vec_load(x)), high = (__m512i)vec_abs(vec_load(x + 16));
+    top = (uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(low, high));
+#elif defined(__AVX2__)
+    __m256i v[4];
+    for (int i = 0; i < 4; i++) v[i] = (__m256i)vec_abs(vec_load(x + 8 * i));
+    const __m256i all = _mm256_max_epi32(_mm256_max_epi32(v[0], v[1]), _mm256_max_epi32(v[2], v[3]));
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    top = (uint32_t)_mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+#else
+    for (int i = 0; i < PANEL_BLOCK; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        if ((bits & 0x7fffffff) > top) top = bits & 0x7fffffff;
+    }
+#endif
+    memcpy(&most, &top, sizeof most);
+    return most;
+}
+
 /* Of a block: returns 127 / largest magnitude, 0 where that is next to nothing; *scale its inverse, not finite when some number is not. */
 VEC_INLINE float block_range(const float *x, float *scale)
 {
-    vec top = vec_set(0.0f), poison = top;
-    for (int i = 0; i < PANEL_BLOCK; i += LANES) {
-        const vec v = vec_load(x + i);
-        top = vec_max(top, vec_abs(v));
-        poison = vec_fma(v, vec_set(0.0f), poison);
-    }
-    const float most = vec_top(top);
-    *scale = most / 127.0f + vec_sum(poison);
-    return most > 1e-30f && most < __builtin_inff() ? 127.0f / most : 0.0f;
+    const float most = block_top(x), exact = most / 127.0f;
+    int32_t bits;
+    memcpy(&bits, &exact, sizeof bits);
+    bits &= SCALE_MASK;
+    memcpy(scale, &bits, sizeof bits);
+    if (!(most < ROUND_MOST)) *scale = __builtin_inff();
+    return most > ROUND_LEAST && most < ROUND_MOST ? 127.0f / most : 0.0f;
 }
 
 VEC_INLINE void block_round(int8_t *numbers, const float *x, float rate)
@@ -36,16 +63,30 @@ VEC_INLINE void block_round(int8_t *numbers, const float *x, float rate)
 #endif
 }
 
+/* The sums of a block's first 16 numbers and of the others. */
+VEC_INLINE void block_sums(int sum[2], const int8_t *numbers)
+{
+#if defined(__AVX2__)
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)numbers)), fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    const __m256i eights = _mm256_hadd_epi32(fours, fours), all = _mm256_hadd_epi32(eights, eights);
+    sum[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(all)), sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(all, 1));
+#else
+    sum[0] = sum[1] = 0;
+    for (int i = 0; i < 16; i++) sum[0] += numbers[i], sum[1] += numbers[16 + i];
+#endif
+}
+
 /* offset: what the numbers u of dot products are above the weights' own, where they are not taken as signed */
 VEC_INLINE void round_block(struct panel_block *y, const struct panel_layout *p, int offset, const float *x)
 {
-    int sum[2] = { 0, 0 };
+    int sum[2];
     block_round(y->numbers, x, block_range(x, &y->scale));
-    for (int i = 0; i < 16; i++) sum[0] += y->numbers[i], sum[1] += y->numbers[16 + i];
+    y->less = -0x1.8p23f * y->scale;
+    block_sums(sum, y->numbers);
     if (!p->two) sum[0] += sum[1], sum[1] = 0;
     for (int h = 0; h < 2; h++) {
         if (p->minimum) y->moment[h] = y->scale * (float)sum[h];
-        else y->start[h] = -offset * sum[h];
+        else y->start[h] = LANES_ZERO - offset * sum[h];
     }
 }
 

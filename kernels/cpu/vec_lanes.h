@@ -9,10 +9,13 @@
 #include "kernels/blocks_types.h"
 #include "kernels/cpu/vec_half.h"
 
-/* VNNI multiplies unsigned by signed bytes without saturation. AVX2's pairs of 16 bits would saturate for u above 127, so 8-bit weights are taken signed there. */
+/* lanes_f_scaled: scale times the sums, rounded once, where sums have started from LANES_ZERO. AVX-512 starts them from the bits of 1.5 2^23: read as a float a sum is then
+ * 1.5 2^23 + sum as long as that is below 2^22, and one fused multiply-add with less = -1.5 2^23 scale takes the place of a conversion and a product. The scale has 22 bits, so that
+ * less is exact and the bits are those of the other levels.
+ * VNNI multiplies unsigned by signed bytes without saturation. AVX2's pairs of 16 bits would saturate for u above 127, so 8-bit weights are taken signed there. */
 #if defined(__AVX512VNNI__)
 
-enum { LANES_SIGNED_WIDE = 0 };
+enum { LANES_SIGNED_WIDE = 0, LANES_ZERO = 0x4b400000 };
 #define lanes_f __m512
 #define lanes_i __m512i
 #define lanes_b __m512i
@@ -44,6 +47,7 @@ VEC_INLINE lanes_f lanes_f_add(lanes_f a, lanes_f b) { return _mm512_add_ps(a, b
 VEC_INLINE lanes_f lanes_f_sub(lanes_f a, lanes_f b) { return _mm512_sub_ps(a, b); }
 VEC_INLINE lanes_f lanes_f_fma(lanes_f a, lanes_f b, lanes_f c) { return _mm512_fmadd_ps(a, b, c); }
 VEC_INLINE lanes_f lanes_f_fnma(lanes_f a, lanes_f b, lanes_f c) { return _mm512_fnmadd_ps(a, b, c); }      /* c - a b */
+VEC_INLINE lanes_f lanes_f_scaled(lanes_i sums, float scale, float less) { return _mm512_fmadd_ps((__m512)sums, _mm512_set1_ps(scale), _mm512_set1_ps(less)); }
 VEC_INLINE lanes_f lanes_f_f16(const uint8_t *p) { return vec_load_f16((const uint16_t *)(const void *)p); }
 /* 16 pairs of bfloat16: the first or second number of each */
 VEC_INLINE lanes_f lanes_f_bf16(const uint8_t *p, int second)
@@ -71,7 +75,7 @@ VEC_INLINE void    lanes_f_store_halves(float *low, float *high, lanes_f x) { _m
 
 #elif defined(__AVX2__)
 
-enum { LANES_SIGNED_WIDE = 1 };
+enum { LANES_SIGNED_WIDE = 1, LANES_ZERO = 0 };
 struct lanes_float { __m256 v[2]; };
 struct lanes_int { __m256i v[2]; };
 #define lanes_f struct lanes_float
@@ -138,7 +142,7 @@ VEC_INLINE void    lanes_f_store_halves(float *low, float *high, lanes_f x) { ve
 
 #else
 
-enum { LANES_SIGNED_WIDE = 0 };
+enum { LANES_SIGNED_WIDE = 0, LANES_ZERO = 0 };
 struct lanes_float { float v[16]; };
 struct lanes_int { int32_t v[16]; };
 struct lanes_bytes { uint8_t v[64]; };
@@ -174,6 +178,9 @@ VEC_INLINE void    lanes_f_store_halves(float *low, float *high, lanes_f x) { me
 
 #endif
 
+#if !defined(__AVX512VNNI__)
+VEC_INLINE lanes_f lanes_f_scaled(lanes_i sums, float scale, float less) { return (void)less, lanes_f_mul(lanes_f_from(sums), lanes_f_set(scale)); }
+#endif
 #if !defined(__AVX2__) || defined(__AVX512VNNI__)
 VEC_INLINE lanes_i lanes_i_dot_signed(lanes_i sums, lanes_b w, const int8_t *x) { return lanes_i_dot(sums, lanes_b_flip(w), x); }
 #endif

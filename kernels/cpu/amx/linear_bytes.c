@@ -96,18 +96,16 @@ VEC_INLINE void sums_add(const int two, const int minimum, float *sums, const st
             LANES_UNROLL
             for (int r = 0; r < EACH; r++) {
                 const __m512 scale = vec_set(x->scale[first + r]);
-                sum[r][0] = vec_fma(_mm512_cvtepi32_ps(_mm512_load_si512(c->dots[at + h][0] + (first + r) * PANEL_ROWS)), left * scale, sum[r][0]);
-                sum[r][1] = vec_fma(_mm512_cvtepi32_ps(_mm512_load_si512(c->dots[at + h][1] + (first + r) * PANEL_ROWS)), right * scale, sum[r][1]);
+                sum[r][0] = vec_fma(_mm512_cvtepi32_ps(_mm512_load_si512(c->dots[at + h][0] + (first + r) * PANEL_ROWS)) * scale, left, sum[r][0]);
+                sum[r][1] = vec_fma(_mm512_cvtepi32_ps(_mm512_load_si512(c->dots[at + h][1] + (first + r) * PANEL_ROWS)) * scale, right, sum[r][1]);
             }
-        }
-        if (!minimum) continue;
-        for (int h = 0; h < 1 + two; h++) {
-            const __m512 left = vec_load(c->minimum[0][b][h]), right = vec_load(c->minimum[1][b][h]);
+            if (!minimum) continue;
+            const __m512 down = vec_load(c->minimum[0][b][h]), down_beside = vec_load(c->minimum[1][b][h]);
             LANES_UNROLL
             for (int r = 0; r < EACH; r++) {
                 const __m512 moment = vec_set(x->moment[h][first + r]);
-                sum[r][0] = lanes_f_fnma(left, moment, sum[r][0]);
-                sum[r][1] = lanes_f_fnma(right, moment, sum[r][1]);
+                sum[r][0] = lanes_f_fnma(down, moment, sum[r][0]);
+                sum[r][1] = lanes_f_fnma(down_beside, moment, sum[r][1]);
             }
         }
     }
