@@ -4,7 +4,8 @@
  * Packed b is a row of panels; a panel holds PANEL = TILE_VECS * LANES columns of b, k after k, zero-padded: panel[k][PANEL]. A tile walks
  * one panel downwards, and each of its sums takes one fused multiply-add per k, in ascending order. Blocking over k (so that a block of b
  * stays in the second-level cache for all rows) puts the sums down in c and takes them up again unchanged. So no choice made here, of
- * threads, blocks or tile heights, shows in the result.
+ * threads, blocks or tile heights, shows in the result. While a block is at work its tiles fetch the next one, an equal share each: the first tile of a block would else wait for memory
+ * at every step, which costs a fourteenth of the time at 14 tiles and a third at two.
  *
  * Rows are dealt evenly to tiles (49 rows at 14 a tile: 13, 12, 12, 12). With few rows a tile takes several panels at once: there are then enough independent
  * sums to hide the latency of fma and enough streams to draw on memory at its rate. */
@@ -15,10 +16,12 @@
 
 enum {
     PANEL = TILE_VECS * LANES,
-    BLOCK_K = 512,                       /* k of a block: BLOCK_K * BLOCK_COLUMNS floats of b are 1 MiB */
-    BLOCK_COLUMNS = 512,
+    BLOCK_K = 1024,                      /* most k of a block */
+    BLOCK_BYTES = 1 << 20,               /* of b */
+    FEW_COLUMNS = 128, FEW_BYTES = 768 << 10,      /* columns of a block where no more bytes of a than these go by: then a stays in that cache beside this block and the next */
     COPY_STRIDE = BLOCK_K + 16,
-    PREFETCH_AHEAD = 4096 / 4            /* floats of b */
+    PREFETCH_AHEAD = 4096 / 4,           /* floats of b */
+    LINE = 16                            /* floats of a cache line */
 };
 static const int64_t PARALLEL_MIN = 150000;   /* multiply-adds below which waking a team costs more than it saves */
 
@@ -35,14 +38,15 @@ struct gemm_job {
     int split_columns;                   /* threads share out columns, else rows */
 };
 
-/* A tile's place: rows from `row`, columns from `column`, k in [from, to); its first element of a. */
-struct gemm_place { int64_t row, column, from, to; const float *a; int64_t lda; };
+/* A tile's place: rows from `row`, columns from `column`, k in [from, to); its first element of a. ahead: what to fetch of the next block (NULL: nothing), a line with each step
+ * whose number has none of the mask's bits. */
+struct gemm_place { int64_t row, column, from, to; const float *a; int64_t lda; const float *ahead; int64_t mask; };
 
 VEC_INLINE void gemm_tile(const int rows, const int vecs, const struct gemm_job *j, const struct gemm_place *p, int columns)
 {
     vec sum[TILE_ROWS][8];
-    const int64_t lda = p->lda, steps = p->to - p->from, panel_stride = j->k * PANEL;
-    const float *a = p->a;
+    const int64_t lda = p->lda, steps = p->to - p->from, panel_stride = j->k * PANEL, mask = p->mask;
+    const float *a = p->a, *ahead = p->ahead;
     const float *b = j->b + p->column / PANEL * panel_stride + p->from * PANEL;
     float *c = j->c + p->row * j->ldc + p->column;
     const int full = columns >= vecs * LANES;
@@ -64,6 +68,7 @@ VEC_INLINE void gemm_tile(const int rows, const int vecs, const struct gemm_job 
 
     for (int64_t s = 0; s < steps; s++) {
         vec right[8];
+        if (LANES > 1 && ahead && (s & mask) == 0) __builtin_prefetch(ahead, 0, 2), ahead += LINE;
 #pragma GCC unroll 8
         for (int v = 0; v < vecs; v++) {
             const float *from = b + v / TILE_VECS * panel_stride + v % TILE_VECS * LANES;
@@ -169,6 +174,15 @@ static const int gemm_wide[TILE_ROWS + 1] = {
 #undef WIDE
 #undef GEMM_TILE
 
+/* What tile t of `tiles` fetches of the block that follows columns [column, column + step) of k [from, to): its share of the first panel; the others' lie a panel apart. */
+static const float *gemm_ahead(const struct gemm_job *j, const struct gemm_place *p, int64_t step, int64_t right, int64_t t, int64_t tiles)
+{
+    const int64_t share = ((p->to - p->from) * (PANEL / LINE) + tiles - 1) / tiles * LINE;
+    if (PANEL < LINE || tiles == 1) return NULL;
+    if (p->to < j->k) return j->b + p->column * j->k + p->to * PANEL + t * share;
+    return p->column + step < right ? j->b + (p->column + step) * j->k + t * share : NULL;
+}
+
 /* rows [first, end) by columns [left, right), left on a panel's edge */
 static void gemm_region(const struct gemm_job *j, int64_t first, int64_t end, int64_t left, int64_t right)
 {
@@ -176,26 +190,34 @@ static void gemm_region(const struct gemm_job *j, int64_t first, int64_t end, in
     if (m <= 0 || right <= left) return;
     /* One tile high: b is read once, so blocks would gain nothing. A residual that is c itself must still be whole at the last k. */
     const int one_pass = tiles == 1 || j->ep->residual == j->c;
-    const int64_t parts_k = one_pass || j->k <= BLOCK_K ? 1 : (j->k + BLOCK_K - 1) / BLOCK_K;
+    const int64_t parts_k = one_pass || j->k <= BLOCK_K ? 1 : (j->k + BLOCK_K - 1) / BLOCK_K, block_k = (j->k + parts_k - 1) / parts_k;
     /* Rows a multiple of 2 KiB apart fall into the same few sets of the first-level cache and drive each other out: copied, they do not. */
     const int copy = !one_pass && j->lda % 512 == 0;
     float rows_of_a[TILE_ROWS * COPY_STRIDE];
-    const int64_t step = tiles == 1 ? right - left : BLOCK_COLUMNS / PANEL * PANEL;
+    const int64_t fit = BLOCK_BYTES / (int64_t)sizeof(float) / block_k / PANEL * PANEL, many = fit < PANEL ? PANEL : fit, few = FEW_COLUMNS / PANEL * PANEL;
+    const int64_t step = tiles == 1 ? right - left : copy || many < few || m * block_k * (int64_t)sizeof(float) > FEW_BYTES ? many : few;
+    const int64_t every = tiles * LINE / PANEL;
+    int64_t mask = 0;
+    while (2 * mask + 1 < every) mask = 2 * mask + 1;
     for (int64_t from_column = left; from_column < right; from_column += step) {
         int64_t to_column = from_column + step < right ? from_column + step : right;
         for (int64_t part = 0; part < parts_k; part++)
             for (int64_t t = 0; t < tiles; t++) {
                 int64_t top = first + m * t / tiles;
                 int rows = (int)(first + m * (t + 1) / tiles - top);
-                struct gemm_place p = { .row = top, .column = from_column, .from = j->k * part / parts_k, .to = j->k * (part + 1) / parts_k, .lda = j->lda };
+                struct gemm_place p = { .row = top, .column = from_column, .from = j->k * part / parts_k, .to = j->k * (part + 1) / parts_k, .lda = j->lda, .mask = mask };
                 p.a = j->a + top * j->lda + p.from;
                 if (copy) {
                     for (int i = 0; i < rows; i++) memcpy(rows_of_a + i * COPY_STRIDE, p.a + i * p.lda, (size_t)(p.to - p.from) * sizeof *rows_of_a);
                     p.a = rows_of_a, p.lda = COPY_STRIDE;
                 }
                 const int wide = gemm_wide[rows] * LANES;
+                const float *ahead = gemm_ahead(j, &p, step, right, t, tiles);
                 for (; wide > PANEL && p.column + wide <= to_column; p.column += wide) gemm_tiles[rows].wide(j, &p, wide);
-                for (; p.column < to_column; p.column += PANEL) gemm_tiles[rows].tile(j, &p, (int)(right - p.column < PANEL ? right - p.column : PANEL));
+                for (; p.column < to_column; p.column += PANEL) {
+                    p.ahead = ahead ? ahead + (p.column - from_column) * j->k : NULL;
+                    gemm_tiles[rows].tile(j, &p, (int)(right - p.column < PANEL ? right - p.column : PANEL));
+                }
                 if (part < parts_k - 1 || j->clamp_is_all) continue;
                 const int64_t across = to_column - from_column, whole = across == j->ldc ? rows : 1;       /* narrow rows that lie one behind the other are one span */
                 for (int64_t i = 0; i < rows; i += whole) {
