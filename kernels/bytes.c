@@ -18,7 +18,7 @@
 #include "base/checked.h"
 #include "kernels/bytes_level.h"
 
-enum { ALIGN = 64, NAME_MAX_ = 40, CACHE_BYTES = 1 << 20, BAND = 4 /* rows of y */, SPLIT_BYTES = 256 << 10 };
+enum { ALIGN = 64, CUT_ROWS = 8 /* pixels that a level takes at once at most, but for tiles */, NAME_MAX_ = 40, CACHE_BYTES = 1 << 20, BAND = 4 /* rows of y */, SPLIT_BYTES = 256 << 10 };
 
 struct bytes_layer {
     struct bytes_spec spec;
@@ -342,12 +342,13 @@ static void copy_part(void *ctx, int part, int parts)
 /* A block of pixels: where it is read and where its rows go. */
 struct block { const uint8_t *x; int rows; bool in_order; int64_t first, pixel[BYTES_ROWS]; };
 
-static void find_block(struct block *b, const struct job *j, const struct bytes_walk *walk, int64_t at)
+/* pixels [fresh, end) of a run, as many as make a block */
+static void find_block(struct block *b, const struct job *j, const struct bytes_walk *walk, int64_t run, int64_t fresh, int64_t end)
 {
     const struct shape *s = &j->s;
     const int whole = j->l->level->rows_whole;
-    const int64_t run = at / s->blocks, length = s->length, fresh = at % s->blocks * BYTES_ROWS;
-    int64_t first = fresh, rows = length - first < BYTES_ROWS ? length - first : BYTES_ROWS;
+    const int64_t length = s->length;
+    int64_t first = fresh, rows = end - first < BYTES_ROWS ? end - first : BYTES_ROWS;
     b->in_order = s->per_row == s->kept && rows % whole == 0;
     rows = (rows + whole - 1) / whole * whole;
     if (!s->copied && first + rows > length) first = length - rows;       /* reads some again rather than what lies behind x */
@@ -383,17 +384,40 @@ static void block_multiply(const struct job *j, struct sums *s, const struct byt
     s->waiting = true;
 }
 
+/* What pair i's products fetch meanwhile: block b's share, of so many blocks (0: nothing), of the next pair's weights. */
+static void weights_ahead(struct bytes_walk *walk, const struct job *j, int64_t i, int64_t end, int64_t b, int64_t blocks)
+{
+    const int64_t lines = 2 * walk->panel_bytes / BYTES_LINE, first = lines * b / (blocks < 1 ? 1 : blocks), each = (panels_of(j->l) + 1) / 2;
+    walk->ahead = NULL;
+    if (blocks < 1 || i + 1 >= end) return;
+    walk->ahead = j->l->weight + ((i + 1) / each * panels_of(j->l) + 2 * ((i + 1) % each)) * walk->panel_bytes + first * BYTES_LINE;
+    walk->lines = (int)(lines * (b + 1) / blocks - first);
+}
+
+/* A thread's blocks: whole runs' from `first` on or, where there is one run, those of its pixels [from, end). */
+struct share { int64_t first, blocks, from, end; };
+
+static struct share share_of(const struct job *j, int part, int parts)
+{
+    const struct shape *s = &j->s;
+    const int64_t all = s->runs * s->blocks, cut = j->l->level->rows_whole > CUT_ROWS ? j->l->level->rows_whole : CUT_ROWS;
+    if (j->by_panels) return (struct share){ 0, all, 0, s->length };
+    if (s->runs > 1) return (struct share){ all * part / parts, all * (part + 1) / parts - all * part / parts, 0, s->length };
+    const int64_t from = s->length * part / parts / cut * cut, end = part + 1 < parts ? s->length * (part + 1) / parts / cut * cut : s->length;
+    return (struct share){ 0, (end - from + BYTES_ROWS - 1) / BYTES_ROWS, from, end };
+}
+
 static void product_part(void *ctx, int part, int parts)
 {
     const struct job *j = ctx;
     const struct bytes_layer *l = j->l;
-    const int64_t each = (panels_of(l) + 1) / 2, pairs = each * l->spec.groups, blocks = j->s.runs * j->s.blocks;
-    const int64_t b0 = j->by_panels ? 0 : blocks * part / parts, b1 = j->by_panels ? blocks : blocks * (part + 1) / parts;
+    const int64_t each = (panels_of(l) + 1) / 2, pairs = each * l->spec.groups;
     const int64_t p0 = j->by_panels ? pairs * part / parts : 0, p1 = j->by_panels ? pairs * (part + 1) / parts : pairs;
+    const struct share share = share_of(j, part, parts);
     struct bytes_walk walk = l->walk;
     walk.at = j->at;
     walk.step = j->s.w.stride_w * l->spec.in_c;
-    if (b0 >= b1 || p0 >= p1) return;
+    if (share.blocks < 1 || p0 >= p1) return;
     l->level->begin(walk.depth);
     struct block block[2];               /* tiles work on one block's sums while vectors finish those before it */
     struct sums sums[2];
@@ -401,9 +425,11 @@ static void product_part(void *ctx, int part, int parts)
     int at = 0, turn = 0;
     const int64_t together = (p1 - p0) * 2 * walk.panel_bytes <= CACHE_BYTES ? p1 - p0 : 1;       /* pairs of panels that stay while blocks pass */
     for (int64_t p = p0; p < p1; p += together)
-        for (int64_t b = b0; b < b1; b++) {
-            find_block(&block[at ^= 1], j, &walk, b);
+        for (int64_t b = 0; b < share.blocks; b++) {
+            const int64_t whole = share.first + b;
+            find_block(&block[at ^= 1], j, &walk, whole / j->s.blocks, share.from + whole % j->s.blocks * BYTES_ROWS, share.end);
             for (int64_t i = p; i < p + together; i++) {
+                weights_ahead(&walk, j, i, p1, together == 1 ? b : 0, together == 1 ? share.blocks : b == 0);
                 block_multiply(j, &sums[turn ^= 1], &walk, &block[at], i / each, i % each);
                 finish_sums(j, &sums[turn ^ 1]);
             }

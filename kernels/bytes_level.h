@@ -8,12 +8,15 @@
 
 #include "kernels/bytes.h"
 
-enum { BYTES_PANEL = 16, BYTES_ROWS = 32, BYTES_PAIR = 2 * BYTES_PANEL, BYTES_DEPTH = 64 };
+enum { BYTES_PANEL = 16, BYTES_ROWS = 32, BYTES_PAIR = 2 * BYTES_PANEL, BYTES_DEPTH = 64, BYTES_LINE = 64 /* of a cache */ };
 
 struct bytes_walk {
     int segments, chunks, depth;
     const int64_t *at;                   /* [segments]: offset of each from the row's beginning */
     int64_t step, panel_bytes;
+    const int8_t *ahead;                 /* weights that the next calls take, NULL: none: `lines` lines of 64 bytes are to be fetched meanwhile */
+    int lines;
+    int mask;                            /* and that with groups whose number has none of these bits (a level's own) */
 };
 
 /* Where finished rows go. */

@@ -70,27 +70,33 @@ enum cpu_level cpu_level_detect(void)
     return (enum cpu_level)(k - 1);
 }
 
-bool cpu_has_vnni(void)
+/* CPUID's leaf 7: ecx of subleaf 0 and eax of subleaf 1, asked once: a guest's CPUID goes to its host, which takes as long as a small layer. */
+struct features { uint32_t ecx, eax_1; bool intel; };
+static struct features features(void)
 {
-    uint32_t a, b, c, d;
-    return cpu_level_detect() >= CPU_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 11 & 1;
+    static _Atomic uint64_t known;
+    static _Atomic int vendor;           /* 0: not asked yet; 1; 2: Intel */
+    if (!vendor) {
+        uint32_t a = 0, b = 0, c = 0, d, none, ecx = 0;
+        if (__get_cpuid_count(7, 0, &none, &b, &c, &d)) ecx = c;
+        if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) a = 0;
+        known = (uint64_t)a << 32 | ecx;
+        vendor = __get_cpuid(0, &none, &b, &c, &d) && b == signature_INTEL_ebx ? 2 : 1;
+    }
+    const uint64_t bits = known;
+    return (struct features){ .ecx = (uint32_t)bits, .eax_1 = (uint32_t)(bits >> 32), .intel = vendor == 2 };
 }
 
-bool cpu_has_vbmi(void)
-{
-    uint32_t a, b, c, d;
-    return cpu_level_detect() >= CPU_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 1 & 1;
-}
+bool cpu_has_vnni(void) { return cpu_level_detect() >= CPU_AVX512 && features().ecx >> 11 & 1; }
+bool cpu_has_vbmi(void) { return cpu_level_detect() >= CPU_AVX512 && features().ecx >> 1 & 1; }
 
 /* By the vendor: Intel's dot products of bfloat16 take as long as two of floats, AMD's (from Zen 4 on) as long as one. On a machine with tiles a lower level is float. */
 bool cpu_is_quick_at_bf16(enum cpu_level level)
 {
-    uint32_t a, b = 0, c, d;
     const enum cpu_level has = cpu_level_detect();
     if (level > has) level = has;
     if (level >= CPU_AMX) return true;
-    if (level < CPU_AVX512 || has >= CPU_AMX || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;
-    return __get_cpuid(0, &a, &b, &c, &d) && b != signature_INTEL_ebx;
+    return level >= CPU_AVX512 && has < CPU_AMX && features().eax_1 >> 5 & 1 && !features().intel;
 }
 
 void kernels_fill(struct kernels *k, enum cpu_level cap)

@@ -27,11 +27,12 @@ VEC_INLINE __m512i four_bytes(const uint8_t *p)
 VEC_INLINE void rows_multiply(const int rows, const int panels, int32_t *sums, const uint8_t *x, const struct bytes_walk *w, const int8_t *panel)
 {
     __m512i sum[SUM_ROWS][2];
-    const int8_t *b = panel;
+    const int8_t *b = panel, *ahead = w->ahead, *const end = w->ahead + BYTES_LINE * w->lines;
     for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
     for (int s = 0; s < w->segments; s++) {
         const uint8_t *a = x + w->at[s];
         for (int g = 0, groups = w->chunks * w->depth / 4; g < groups; g++, a += 4, b += 64) {
+            if (ahead < end && (g & w->mask) == 0) __builtin_prefetch(ahead, 0, 2), ahead += BYTES_LINE;
             const __m512i left = _mm512_loadu_si512(b), right = panels > 1 ? _mm512_loadu_si512(b + w->panel_bytes) : left;
             for (int r = 0; r < rows; r++) {
                 const __m512i u = four_bytes(a + r * w->step);
@@ -114,14 +115,19 @@ static void rest_multiply(int rows, int panels, int32_t *sums, const uint8_t *x,
 #undef REST
 }
 
-static void multiply(int32_t *sums, const uint8_t *x, const struct bytes_walk *w, int rows, const int8_t *panel, int panels)
+static void multiply(int32_t *sums, const uint8_t *x, const struct bytes_walk *walk, int rows, const int8_t *panel, int panels)
 {
+    const int calls = (rows + SUM_ROWS - 1) / SUM_ROWS;
+    struct bytes_walk w = *walk;         /* each call fetches an equal part of what is to be fetched */
     int r = 0;
+    w.lines = w.ahead ? (walk->lines + calls - 1) / calls : 0;
+    for (w.mask = 0; w.lines && (2 * w.mask + 2) * w.lines <= w.segments * w.chunks * w.depth / 4; w.mask = 2 * w.mask + 1) {}
     for (; r + SUM_ROWS <= rows; r += SUM_ROWS) {
-        if (panels > 1) rows_multiply(SUM_ROWS, 2, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
-        else rows_multiply(SUM_ROWS, 1, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
+        if (panels > 1) rows_multiply(SUM_ROWS, 2, sums + r * BYTES_PAIR, x + r * w.step, &w, panel);
+        else rows_multiply(SUM_ROWS, 1, sums + r * BYTES_PAIR, x + r * w.step, &w, panel);
+        if (w.ahead) w.ahead += w.lines * BYTES_LINE;
     }
-    rest_multiply(rows - r, panels, sums + r * BYTES_PAIR, x + r * w->step, w, panel);
+    rest_multiply(rows - r, panels, sums + r * BYTES_PAIR, x + r * w.step, &w, panel);
 }
 
 #endif
