@@ -108,15 +108,18 @@ VEC_INLINE void page_add_whole(const int count, const struct query *const *queri
     for (int n = 0; n < count; n++) page_add_values(values_of(queries[n]), old[n], queries[n]->weights, v, dim, d, 0, PAGE);
 }
 
+VEC_INLINE vec scores_scale(const struct attention_spec *s, vec x)
+{
+    x = x * vec_set(s->scale);
+    if (s->softcap > 0) x = vec_tanh(x / vec_set(s->softcap)) * vec_set(s->softcap);
+    return x;
+}
+
 /* scale, cap, slope; then what this query does not see becomes -infinity. Returns the page's maximum. */
 static float page_finish_scores(const struct attention_spec *s, const struct query *q, int64_t first_key, int from, int to)
 {
-    const float cap = s->softcap, lowest = -__builtin_inff();
-    for (int v = 0; v < PAGE; v += LANES) {
-        vec x = vec_load(q->weights + v) * vec_set(s->scale);
-        if (cap > 0) x = vec_tanh(x / vec_set(cap)) * vec_set(cap);
-        vec_store(q->weights + v, x);
-    }
+    const float lowest = -__builtin_inff();
+    for (int v = 0; v < PAGE; v += LANES) vec_store(q->weights + v, scores_scale(s, vec_load(q->weights + v)));
     if (s->alibi)
         for (int t = 0; t < PAGE; t++) q->weights[t] += s->alibi[q->head] * (float)(first_key + t - q->position);
     if (s->relative)
@@ -152,6 +155,36 @@ static float query_weigh(const struct attention_spec *s, struct query *q, int64_
     return old;
 }
 
+/* query_weigh of TOGETHER queries that see the whole page: with the same bits, but no branch on which score is the largest, and one exponential for all of their `old`. */
+static void queries_weigh(const struct attention_spec *s, struct query *q, int64_t first_key, float old[TOGETHER])
+{
+#if defined(__AVX512F__)
+    if (!s->alibi && !s->relative) {
+        vec x[4];
+        __m256 half[4];
+        _Static_assert(TOGETHER == 4 && (int)PAGE == (int)LANES, "four vectors are turned");
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; n++) x[n] = scores_scale(s, vec_load(q[n].weights)), half[n] = _mm256_max_ps(_mm512_castps512_ps256(x[n]), _mm512_extractf32x8_ps(x[n], 1));
+        const __m256 a = _mm256_max_ps(_mm256_unpacklo_ps(half[0], half[1]), _mm256_unpackhi_ps(half[0], half[1])), b = _mm256_max_ps(_mm256_unpacklo_ps(half[2], half[3]), _mm256_unpackhi_ps(half[2], half[3]));
+        const __m256 each = _mm256_max_ps((__m256)_mm256_unpacklo_pd((__m256d)a, (__m256d)b), (__m256)_mm256_unpackhi_pd((__m256d)a, (__m256d)b));
+        const __m128 top = _mm_max_ps(_mm256_castps256_ps128(each), _mm256_extractf128_ps(each, 1)), before = _mm_setr_ps(q[0].span.top, q[1].span.top, q[2].span.top, q[3].span.top), most = _mm_max_ps(top, before);
+        const __m128 shrunk = _mm512_castps512_ps128(vec_exp(_mm512_zextps128_ps512(_mm_sub_ps(before, most))));
+        float tops[4];
+        _mm_storeu_ps(old, _mm_mask_blend_ps(_mm_cmp_ps_mask(before, most, _CMP_EQ_OQ), shrunk, _mm_set1_ps(1.0f)));
+        _mm_storeu_ps(tops, most);
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; n++) {
+            const vec e = vec_exp(x[n] - vec_set(tops[n]));
+            q[n].span.top = tops[n];
+            vec_store(q[n].weights, e);
+            vec_store(q[n].span.sums, vec_fma(vec_load(q[n].span.sums), vec_set(old[n]), e));
+        }
+        return;
+    }
+#endif
+    for (int n = 0; n < TOGETHER; n++) old[n] = query_weigh(s, q + n, first_key, 0, PAGE);
+}
+
 /* The queries that see the page take it; those that see all of it and follow each other together. */
 static void queries_take_page(const struct attention_spec *s, struct query *queries, int total, int64_t page, const float *keys, const float *values)
 {
@@ -164,7 +197,7 @@ static void queries_take_page(const struct attention_spec *s, struct query *quer
         if (TOGETHER > 1 && whole == TOGETHER) {
             float old[TOGETHER];
             page_scores(TOGETHER, together, keys, s->head_dim);
-            for (int n = 0; n < TOGETHER; n++) old[n] = query_weigh(s, q + n, first, 0, PAGE);
+            queries_weigh(s, q, first, old);
             page_add_whole(TOGETHER, together, old, values, s->head_dim_v);
             i += TOGETHER - 1;
         } else if (q->from < end && q->to > first) {
