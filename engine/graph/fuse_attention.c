@@ -1,4 +1,4 @@
-/* Attention out of its parts: a product of queries and keys, a scale, a mask that is added or chooses, a softmax over the keys and the product with the values become one node
+/* The operator Attention (opset 23 and later) and attention out of its parts: a product of queries and keys, a scale, a mask that is added or chooses, a softmax over the keys and the product with the values become one node
  * (operators/nn/attend.h), which keeps no matrix of scores and reads through the transposes that exporters write around it. Scores that anything else reads, or that are an
  * output themselves, are left alone, and so is a scale behind a mask. Transposes die for want of readers. */
 #include <math.h>
@@ -203,11 +203,142 @@ static bool find_attention(struct graph *g, struct node *n)
     return true;
 }
 
+/* ---- the operator Attention ---- */
+
+/* What scores it has under a probe: [batch, heads, queries, keys]; heads of q and of k and v, and the width of a head. false: not what Attend takes. */
+static bool scores_of(const struct graph *g, const struct node *n, int probe, int64_t *scores, int64_t *kv_heads, int64_t *width)
+{
+    const struct operand *q = &g->values[n->in[0]].probe[probe], *k = &g->values[n->in[1]].probe[probe];
+    const bool packed = q->rank == 3;
+    const int64_t heads = packed ? node_int(n, "q_num_heads", 0) : q->dims[1];
+    *kv_heads = packed ? node_int(n, "kv_num_heads", 0) : k->dims[1];
+    if ((!packed && q->rank != 4) || k->rank != q->rank || heads < 1 || heads > INT32_MAX || *kv_heads < 1 || heads % *kv_heads || (packed && q->dims[2] % heads)) return false;
+    *width = packed ? q->dims[2] / heads : q->dims[3];
+    scores[0] = q->dims[0], scores[1] = heads, scores[2] = packed ? q->dims[1] : q->dims[2], scores[3] = packed ? k->dims[1] : k->dims[2];
+    return *width > 0 && scores[3] > 0 && k->dims[0] == q->dims[0];
+}
+
+/* Without a past, a window, a cap or another result than the first. */
+static bool operator_suits(const struct graph *g, const struct node *n, int64_t *heads, int64_t *kv_heads, int64_t *width)
+{
+    const int mask = n->in_count > ATTEND_MASK ? n->in[ATTEND_MASK] : -1;
+    if (!node_is(n, "Attention") || n->in_count < 3) return false;
+    for (int i = 0; i < n->in_count; i++)
+        if (i < 3 ? n->in[i] < 0 || !is_float(g, n->in[i]) : i > ATTEND_MASK && n->in[i] >= 0) return false;
+    for (int i = 1; i < n->out_count; i++)
+        if (n->out[i] >= 0) return false;
+    if (node_float(n, "softcap", 0) > 0 || node_int(n, "left_window_size", -1) >= 0 || node_int(n, "right_window_size", -1) >= 0 || node_int(n, "softmax_precision", DT_F32) != DT_F32) return false;
+    if (mask >= 0 && !probe_known(g, mask)) return false;
+    for (int k = 0; k < 2; k++) {
+        int64_t scores[4], groups, across;
+        if (!scores_of(g, n, k, scores, &groups, &across) ) return false;
+        if (k && (scores[1] != *heads || groups != *kv_heads || across != *width)) return false;
+        *heads = scores[1], *kv_heads = groups, *width = across;
+        if (mask < 0) continue;
+        const struct operand *m = &g->values[mask].probe[k];
+        if ((m->dtype != DT_F32 && m->dtype != DT_BOOL) || m->rank < 1 || m->rank > 4 || m->dims[m->rank - 1] < 1 || m->dims[m->rank - 1] > scores[3]) return false;
+        for (int d = 0; d < m->rank - 1; d++)
+            if (m->dims[d] != 1 && m->dims[d] != scores[4 - m->rank + d]) return false;
+    }
+    return true;
+}
+
+/* An input of rank 4 through the transposes before it, if that multiplies by nothing that *scale cannot take. */
+static void take_source(const struct graph *g, int *in, int8_t *at, double *scale)
+{
+    int v = *in;
+    int8_t order[ATTEND_RANK_MAX];
+    double by = 1;
+    memcpy(order, at, sizeof order);
+    if (!find_source(g, &v, 4, order, &by) || (!scale && by != 1)) return;
+    *in = v;
+    memcpy(at, order, sizeof order);
+    if (scale) *scale *= by;
+}
+
+static bool take_operator(struct graph *g, struct node *n)
+{
+    int64_t heads = 0, kv_heads = 0, width = 0;
+    if (!operator_suits(g, n, &heads, &kv_heads, &width)) return true;
+    struct attend_spec spec = { .rank = g->values[n->in[0]].probe[0].rank, .causal = node_int(n, "is_causal", 0) != 0, .short_masks = true, .bf16 = g->bf16 || g->int8 }, *s = arena_alloc(g->arena, sizeof *s, 16);
+    int *in = arena_alloc(g->arena, ATTEND_INPUTS * sizeof *in, 8);
+    double scale = node_attribute(n, "scale") ? (double)node_float(n, "scale", 0) : 1 / sqrt((double)width);
+    if (!s || !in) return false;
+    for (int d = 0; d < spec.rank; d++) spec.q[d] = spec.k[d] = spec.v[d] = spec.y[d] = (int8_t)d;
+    memcpy(in, n->in, 3 * sizeof *in);
+    if (spec.rank == 3) spec.heads = (int)heads, spec.kv_heads = (int)kv_heads;
+    else {
+        take_source(g, &in[ATTEND_Q], spec.q, &scale);
+        take_source(g, &in[ATTEND_K], spec.k, &scale);
+        take_source(g, &in[ATTEND_V], spec.v, NULL);
+    }
+    const int mask = n->in_count > ATTEND_MASK ? n->in[ATTEND_MASK] : -1;
+    if (mask >= 0) {
+        in[ATTEND_MASK] = mask;
+        spec.masks[0].kind = g->values[mask].probe[0].dtype == DT_BOOL ? ATTEND_SEEN : ATTEND_ADD;
+        spec.masks[0].unseen = -INFINITY;
+    }
+    spec.scale = (float)scale;
+    n->op = &op_attend;
+    n->opset = 1;
+    n->in = in;
+    n->in_count = ATTEND_MASK + (mask >= 0);
+    n->out_count = 1;
+    n->attribute_count = 0;
+    if (spec.rank == 4) take_transpose(g, n, &spec);
+    *s = spec;
+    n->spec = s;
+    return true;
+}
+
+/* ---- com.microsoft Attention ---- */
+
+/* The projection that com.microsoft's Attention brings with it (x W + b, thirds of the columns) becomes a product of its own, and the rest a MultiHeadAttention: so the weights are packed
+ * like any others. false: no memory. */
+static bool split_projection(struct graph *g, int at)
+{
+    bool known;
+    const struct node *n = &g->nodes[at];
+    const struct op *product = op_find("", "MatMul", 13, &known), *sum = op_find("", "Add", 14, &known), *split = op_find("", "Split", 13, &known), *heads = op_find("com.microsoft", "MultiHeadAttention", 1, &known);
+    if (n->dead || strcmp(n->op->name, "Attention") || strcmp(n->op->domain, "com.microsoft") || n->in_count < 2 || n->out_count != 1 || !product || !sum || !split || !heads) return true;
+    if (!is_float(g, n->in[0]) || rank_of(g, n->in[0]) != 3 || !value_is_constant(g, n->in[1]) || g->values[n->in[1]].type.rank != 2) return true;
+    for (int i = 4; i < n->in_count; i++)
+        if (i != 5 && n->in[i] >= 0) return true;
+    if (node_attribute(n, "qkv_hidden_sizes") || node_int(n, "do_rotary", 0)) return true;
+    const int mask = n->in_count > 3 ? n->in[3] : -1, add = n->in_count > 5 ? n->in[5] : -1, bias = n->in_count > 2 ? n->in[2] : -1;
+    struct node *made;
+    int all = graph_add_operator(g, product, (int[]){ n->in[0], n->in[1] }, 2, NULL, 0, &made);
+    if (all < 0) return false;
+    made->opset = 13;
+    if (bias >= 0) {
+        all = graph_add_operator(g, sum, (int[]){ all, bias }, 2, NULL, 0, &made);
+        if (all < 0) return false;
+        made->opset = 14;
+    }
+    struct onnx_attribute *axis = arena_calloc(g->arena, 1, sizeof *axis);
+    int *in = arena_alloc(g->arena, 6 * sizeof *in, 8), parts[3];
+    for (int i = 0; i < 3; i++) parts[i] = graph_add_value(g, "", VALUE_NODE);
+    made = axis && in && parts[0] >= 0 && parts[1] >= 0 && parts[2] >= 0 ? graph_add_node(g, 1, 3) : NULL;
+    if (!made) return false;
+    *axis = (struct onnx_attribute){ .name = "axis", .type = ONNX_INT, .i = 2 };
+    *made = (struct node){ .op = split, .name = "Split", .opset = 13, .in = made->in, .out = made->out, .in_count = 1, .out_count = 3, .residual = -1, .attributes = axis, .attribute_count = 1 };
+    made->in[0] = all;
+    for (int i = 0; i < 3; i++) made->out[i] = parts[i], g->values[parts[i]].producer = (int)(made - g->nodes);
+    memcpy(in, (int[]){ parts[0], parts[1], parts[2], -1, mask, add }, 6 * sizeof *in);
+    struct node *rest = &g->nodes[at];
+    rest->op = heads;
+    rest->in = in;
+    rest->in_count = add >= 0 ? 6 : mask >= 0 ? 5 : 3;
+    return true;
+}
+
 enum status fuse_attention(struct graph *g, struct err *err)
 {
+    for (int i = 0, count = g->node_count; i < count; i++)
+        if (!split_projection(g, i)) return err_set(err, ST_NO_MEMORY, "fusing passes the model's memory budget");
     for (int i = 0; i < g->node_count; i++) {
-        if (g->nodes[i].dead || g->nodes[i].in_count != 2) continue;
-        if (!find_attention(g, &g->nodes[i])) return err_set(err, ST_NO_MEMORY, "fusing passes the model's memory budget");
+        if (g->nodes[i].dead) continue;
+        if (!(g->nodes[i].in_count == 2 ? find_attention : take_operator)(g, &g->nodes[i])) return err_set(err, ST_NO_MEMORY, "fusing passes the model's memory budget");
         if (g->nodes[i].op == &op_attend) graph_count_uses(g);
     }
     return ST_OK;

@@ -16,7 +16,7 @@ enum status probe_shapes(struct graph *g, struct err *err);
 /* Sets g->batchable, or g->batch_reason. */
 enum status prove_rows(struct graph *g, struct err *err);
 enum status fold_constants(struct graph *g, struct err *err);
-enum status fuse_attention(struct graph *g, struct err *err);     /* products and softmax -> Attend */
+enum status fuse_attention(struct graph *g, struct err *err);     /* Attention, or products and softmax -> Attend; com.microsoft Attention -> a product and MultiHeadAttention */
 enum status fuse_scales(struct graph *g, struct err *err);        /* BatchNormalization, Mul and Add by channel -> ScaleShift -> convolution */
 enum status fuse_curves(struct graph *g, struct err *err);        /* GELU out of its parts */
 enum status fuse_activations(struct graph *g, struct err *err);   /* bias, sum and activation into convolutions and products; shuffles */

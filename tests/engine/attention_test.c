@@ -164,6 +164,56 @@ static void check_network(const struct shape_of *s, const char *path)
     if (answers(path, &o, ROWS, got)) CHECK(!(distance(want, got, COUNT) > 2e-2f));
 }
 
+/* The operator itself: heads by themselves, side by side, and fewer of keys than of queries. */
+enum form { FOUR, PACKED, GROUPED };
+enum operator_mask { PLAIN, FLOATS, TRUTH, SHORT };
+struct operator_case { enum form form; enum operator_mask mask; bool causal; };
+
+static void write_operator(const char *path, const struct operator_case *s)
+{
+    struct writer w;
+    int in[4], count = 3;
+    const int64_t whole[2] = { TOKENS, TOKENS }, brief[2] = { TOKENS, TOKENS - 5 };
+    writer_begin(&w, 23);
+    const int x = writer_input(&w, 1, (int64_t[]){ -1, TOKENS, WIDTH }, 3);
+    for (int i = 0; i < 3; i++) {
+        in[i] = linear(&w, x, s->form == GROUPED && i > 0 ? DIM : WIDTH);
+        if (s->form == FOUR) in[i] = turn(&w, reshape(&w, in[i], (int64_t[]){ 0, TOKENS, HEADS, DIM }, 4), "perm=0,2,1,3");
+    }
+    if (s->mask == TRUTH) in[count++] = truth(&w, whole, 2);
+    else if (s->mask != PLAIN) in[count++] = writer_floats(&w, s->mask == SHORT ? brief : whole, 2, -5, 0);
+    const char *causal = s->causal ? "is_causal=1" : "is_causal=0";
+    int y = writer_node(&w, "Attention", in, count, s->form == FOUR ? LIST(causal) : LIST(causal, "q_num_heads=3", s->form == GROUPED ? "kv_num_heads=1" : "kv_num_heads=3"));
+    if (s->form == FOUR) y = reshape(&w, turn(&w, y, "perm=0,2,1,3"), (int64_t[]){ 0, TOKENS, WIDTH }, 3);
+    writer_output(&w, y, 1, (int64_t[]){ -1, TOKENS, WIDTH }, 3);
+    writer_save(&w, path);
+}
+
+TEST(the_operator_attention_becomes_that_node)
+{
+    enum { COUNT = ROWS * TOKENS * WIDTH };
+    static const struct operator_case cases[] = { { FOUR, PLAIN, 0 }, { FOUR, TRUTH, 0 }, { FOUR, SHORT, 1 }, { PACKED, FLOATS, 0 }, { PACKED, PLAIN, 1 }, { GROUPED, PLAIN, 0 }, { GROUPED, SHORT, 0 } };
+    static float want[COUNT], got[COUNT], alone[COUNT / ROWS];
+    char path[512];
+    snprintf(path, sizeof path, "%s/operator.onnx", test_directory());
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct engine_options o = { .threads = 2, .cpu_level = CPU_AMX, .max_batch_rows = ROWS, .precision = PRECISION_F32, .passes_off = true };
+        write_operator(path, &cases[i]);
+        CHECK_INT(attends(path, &o), 0);
+        if (!answers(path, &o, ROWS, want)) return;
+        o.passes_off = false;
+        CHECK_INT(attends(path, &o), 1);
+        for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+            o.cpu_level = (enum cpu_level)level;
+            if (!answers(path, &o, ROWS, got) || !answers(path, &o, 1, alone)) return;
+            CHECK(!(distance(want, got, COUNT) > 1e-5f));
+            CHECK(!memcmp(got, alone, sizeof alone));
+        }
+        o.precision = PRECISION_BF16;
+        if (answers(path, &o, ROWS, got)) CHECK(!(distance(want, got, COUNT) > 2e-2f));
+    }
+}
+
 TEST(attention_out_of_its_parts_becomes_one_node)
 {
     static const struct shape_of shapes[] = {

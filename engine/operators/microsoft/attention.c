@@ -1,9 +1,10 @@
 /* com.microsoft: Attention (projection and all), MultiHeadAttention, RotaryEmbedding. One core serves both attentions: queries, keys and
- * values as [batch, heads, length, width] in double, a bias for each score, softmax, the weighted values. */
+ * values as [batch, heads, length, width] in double, a bias for each score, softmax, the weighted values. MultiHeadAttention in float goes by the kernel of kernels/attention_dense.h. */
 #include <string.h>
 
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
+#include "kernels/diffusion.h"
 
 struct core {
     int64_t batch, heads, groups, queries, keys, width, depth, past;      /* keys: past ones included */
@@ -101,10 +102,105 @@ static enum status infer_heads(struct call *c, struct err *err)
 
 static uint64_t core_room(const struct core *a) { return (uint64_t)(a->batch * a->heads * (a->queries * a->width + a->keys * (a->width + a->depth)) + a->keys); }
 
+/* In float: where queries, keys and values with their biases, keys and values behind past ones and a mask as floats have their place. */
+struct float_room { float *q, *k, *v, *mask; void *rest; };
+
+static uint64_t room_of(const struct core *a, struct float_room *room, char *at)
+{
+    const uint64_t numbers[4] = { (uint64_t)(a->batch * a->heads * a->queries * a->width), (uint64_t)(a->batch * a->heads * a->keys * a->width), (uint64_t)(a->batch * a->heads * a->keys * a->depth), (uint64_t)(a->batch * a->keys) };
+    float **places[4] = { &room->q, &room->k, &room->v, &room->mask };
+    uint64_t bytes = 0;
+    for (int i = 0; i < 4; i++) {
+        *places[i] = (float *)(void *)(at + bytes);
+        bytes += (numbers[i] * sizeof(float) + TENSOR_ALIGN - 1) / TENSOR_ALIGN * TENSOR_ALIGN;
+    }
+    room->rest = at + bytes;
+    return bytes;
+}
+
+static bool in_floats(const struct call *c, const struct core *a)
+{
+    for (int i = 0; i < c->in_count; i++)
+        if (c->in[i] && c->in[i]->dtype != DT_F32 && dtype_is_real(c->in[i]->dtype)) return false;
+    return a->cap == 0 && a->keys > 0 && a->width > 0 && a->heads <= INT32_MAX && a->width <= INT32_MAX && a->depth <= INT32_MAX && (!a->causal || a->keys - a->past == a->queries);
+}
+
+static struct attention_dense dense_of(const struct core *a)
+{
+    return (struct attention_dense){ .heads = (int)a->heads, .head_dim = (int)a->width, .head_dim_v = (int)a->depth, .batch = a->batch, .queries = a->queries, .keys = a->keys, .scale = (float)a->scale, .causal = a->causal,
+                                     .ldq = a->heads * a->width, .ldk = a->heads * a->width, .ldv = a->heads * a->depth, .ldy = a->heads * a->depth };
+}
+
 static uint64_t scratch_heads(const struct call *c)
 {
     struct core a;
-    return read_heads(c, &a, NULL) ? 0 : reals_scratch_more(c, core_room(&a));
+    struct float_room room;
+    if (read_heads(c, &a, NULL)) return 0;
+    if (!in_floats(c, &a)) return reals_scratch_more(c, core_room(&a));
+    const struct attention_dense dense = dense_of(&a);
+    return room_of(&a, &room, NULL) + attention_dense_scratch(&dense, c->threads);
+}
+
+/* rows of numbers and a bias */
+static const float *biased(float *to, const float *from, const float *bias, int64_t rows, int64_t numbers)
+{
+    for (int64_t r = 0; bias && r < rows; r++)
+        for (int64_t i = 0; i < numbers; i++) to[r * numbers + i] = from[r * numbers + i] + bias[i];
+    return bias ? to : from;
+}
+
+/* [batch, heads, past + fresh, width] of the past ones and [batch, fresh, heads width] with a bias */
+static void join_floats(float *to, const float *past, const float *fresh, const float *bias, const struct core *a, int64_t width)
+{
+    const int64_t count = a->keys - a->past;
+    for (int64_t b = 0; b < a->batch; b++)
+        for (int64_t h = 0; h < a->heads; h++) {
+            if (past) memcpy(to, past + (b * a->heads + h) * a->past * width, (size_t)(a->past * width) * sizeof *to);
+            to += a->past * width;
+            for (int64_t t = 0; t < count; t++, to += width)
+                for (int64_t w = 0; w < width; w++) to[w] = fresh[((b * count + t) * a->heads + h) * width + w] + (bias ? bias[h * width + w] : 0);
+        }
+}
+
+static const float *floats_of(const struct call *c, int i) { return call_input(c, i) ? c->in[i]->data : NULL; }
+static float *wanted(const struct call *c, int i) { return i < c->out_count && c->out[i] ? c->out[i]->data : NULL; }
+
+/* Keys (i = 1) or values (2) of all positions, where the kernel reads them: as they come, or heads first where there are past ones or somebody wants them so. */
+static const float *heads_floats(const struct call *c, const struct core *a, int i, float *room, const float *bias, int64_t width, int64_t *ld, struct attention_steps *at)
+{
+    const float *past = a->past ? floats_of(c, 5 + i) : NULL;
+    float *to = wanted(c, i);
+    if (!past && !to) return biased(room, floats_of(c, i), bias, a->batch * a->keys, a->heads * width);
+    join_floats(to ? to : room, past, floats_of(c, i), bias, a, width);
+    *ld = width;
+    *at = (struct attention_steps){ a->heads * a->keys * width, a->keys * width };
+    return to ? to : room;
+}
+
+static void run_floats(struct call *c, const struct core *a)
+{
+    const int64_t hidden = a->heads * a->width;
+    const float *bias = floats_of(c, 3);
+    struct attention_dense d = dense_of(a);
+    struct float_room room;
+    room_of(a, &room, c->scratch);
+    d.q = biased(room.q, floats_of(c, 0), bias, a->batch * a->queries, hidden);
+    d.k = heads_floats(c, a, 1, room.k, bias ? bias + hidden : NULL, a->width, &d.ldk, &d.at_k);
+    d.v = heads_floats(c, a, 2, room.v, bias ? bias + 2 * hidden : NULL, a->depth, &d.ldv, &d.at_v);
+    d.y = wanted(c, 0);
+    if (a->mask) {
+        for (int64_t b = 0; b < a->batch; b++)
+            for (int64_t j = 0; j < a->keys; j++) {
+                const bool seen = a->mask->rank == 1 ? j < operand_int(a->mask, (uint64_t)b) : operand_int(a->mask, (uint64_t)(b * a->keys + j)) != 0;
+                room.mask[b * a->keys + j] = seen ? 0 : (float)a->masked;
+            }
+        d.masks[0] = (struct attention_mask){ .add = room.mask, .batch = a->keys };
+    }
+    if (a->bias_shape) {
+        const int64_t *dims = a->bias_shape->dims, head = a->queries * a->keys;
+        d.masks[1] = (struct attention_mask){ .add = a->bias_shape->data, .batch = dims[0] == 1 ? 0 : dims[1] * head, .head = dims[1] == 1 ? 0 : head, .query = a->keys };
+    }
+    if (d.y) attention_dense_f32(&d, c->k, c->diffusion, room.rest, c->threads);
 }
 
 static enum status eval_heads(struct call *c, struct err *err)
@@ -113,6 +209,10 @@ static enum status eval_heads(struct call *c, struct err *err)
     struct reals r;
     enum status st = read_heads(c, &a, err);
     if (st) return st;
+    if (in_floats(c, &a)) {
+        run_floats(c, &a);
+        return ST_OK;
+    }
     reals_begin(&r, c);
     int64_t hidden = a.heads * a.width, fresh = a.keys - a.past;
     double *q = r.rest, *k = q + a.batch * a.heads * a.queries * a.width, *v = k + a.batch * a.heads * a.keys * a.width, *row = v + a.batch * a.heads * a.keys * a.depth;
@@ -129,6 +229,16 @@ static enum status eval_heads(struct call *c, struct err *err)
     if (c->out_count > 2 && r.out[2]) memcpy(r.out[2], v, (size_t)(a.batch * a.heads * a.keys * a.depth) * sizeof *v);
     reals_end(&r, c);
     return ST_OK;
+}
+
+static bool rows_heads(const struct call *c)
+{
+    for (int i = 0; i < c->in_count; i++) {
+        const struct operand *o = c->in[i];
+        const bool fixed = o && !o->batched && !o->tainted;
+        if (o && (i == 3 ? !fixed : !o->batched && !(i == 5 && fixed && o->dims[0] == 1))) return false;
+    }
+    return true;
 }
 
 /* ---- Attention(x [batch, length, inputs], weights [inputs, 3 * hidden], bias, mask) ---- */
@@ -252,7 +362,7 @@ static enum status eval_turn(struct call *c, struct err *err)
 }
 
 const struct op ops_ms_attention[] = {
-    { "MultiHeadAttention", "com.microsoft", 1, 0, 1, 8, 1, 3, OP_PRODUCT, 0, infer_heads, eval_heads, scratch_heads, NULL, NULL, NULL, NULL },
+    { "MultiHeadAttention", "com.microsoft", 1, 0, 1, 8, 1, 3, OP_PRODUCT, 0, infer_heads, eval_heads, scratch_heads, NULL, NULL, rows_heads, NULL },
     { "Attention", "com.microsoft", 1, 0, 2, 7, 1, 1, OP_PRODUCT, 0, infer_projected, eval_projected, scratch_projected, NULL, NULL, NULL, NULL },
     { "RotaryEmbedding", "com.microsoft", 1, 0, 4, 4, 1, 1, 0, 0, infer_turn, eval_turn, reals_scratch, NULL, NULL, NULL, NULL },
     { 0 }
