@@ -1,8 +1,10 @@
 /* com.microsoft GroupQueryAttention, the operator of exported language models: queries of more heads than keys, rotated here or before, appended to a cache whose
- * filled length each row of the batch has for itself (seqlens_k holds it less one). Computed in double. Keys and values that are left out lie behind the queries
+ * filled length each row of the batch has for itself (seqlens_k holds it less one). Caches are kept in double; scores and values are computed in float but for
+ * tensors of double and capped scores. Keys and values that are left out lie behind the queries
  * of each token ("packed"). A prompt is a call whose tokens are all there is: its rows begin at position 0; else they end at their row's length. */
 #include <string.h>
 
+#include "engine/operators/nn/attend_reals.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
@@ -56,13 +58,30 @@ static enum status infer_grouped(struct call *c, struct err *err)
     return st;
 }
 
+static bool in_floats(const struct call *c, const struct grouped *a) { return a->cap == 0 && c->in[0]->dtype != DT_F64 && a->queries > 0; }
+
+/* One row of the batch whose queries begin at position `start`. */
+static struct attend_reals row_of(const struct grouped *a, int64_t start)
+{
+    return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = start + a->queries, .width = a->width, .depth = a->width, .scale = a->scale, .causal = true,
+                                  .q_head = a->queries * a->width, .q_token = a->width, .k_group = a->present * a->width, .v_group = a->present * a->width, .y_head = a->width, .y_token = a->heads * a->width };
+}
+
+/* doubles, for the largest row: turned queries, a mask where there is a window, what the kernel takes */
+static uint64_t floats_room(const struct call *c, const struct grouped *a)
+{
+    const struct attend_reals largest = row_of(a, a->present - a->queries);
+    const uint64_t mask = a->window > 0 ? (uint64_t)(a->queries * a->present) : 0;
+    return (uint64_t)(a->heads * a->queries * a->width) + mask + attend_reals_scratch(&largest, c->threads) / sizeof(double) + 1;
+}
+
 static uint64_t scratch_grouped(const struct call *c)
 {
     struct grouped a;
     struct call copy = *c;
     bool known;
     if (read_grouped(&copy, &a, &known, NULL) || !known) return 0;
-    return reals_scratch_more(c, (uint64_t)(2 * a.batch * a.groups * a.present * a.width) + (uint64_t)(a.present + a.width));
+    return reals_scratch_more(c, (uint64_t)(2 * a.batch * a.groups * a.present * a.width) + (uint64_t)(a.present + a.width) + (in_floats(c, &a) ? floats_room(c, &a) : 0));
 }
 
 /* x at a position, turned into y. */
@@ -116,6 +135,24 @@ static void fill_cache(const struct call *c, const struct reals *r, const struct
     }
 }
 
+/* Row b, whose caches are filled, at once. */
+static void attend_row(const struct call *c, const struct reals *r, const struct grouped *a, const double *keys, const double *values, int64_t b, int64_t start, int64_t stride, double *room)
+{
+    struct attend_reals row = row_of(a, start);
+    double *query = room;
+    float *mask = (float *)(void *)(query + a->heads * a->queries * a->width);
+    for (int64_t h = 0; h < a->heads; h++)
+        for (int64_t t = 0; t < a->queries; t++) turn(c, r, a, query + (h * a->queries + t) * a->width, r->in[0] + (b * a->queries + t) * stride + h * a->width, start + t);
+    for (int64_t t = 0; a->window > 0 && t < a->queries; t++)
+        for (int64_t j = 0; j < row.keys; j++) mask[t * row.keys + j] = start + t - j < a->window ? 0 : -INFINITY;
+    row.q = query;
+    row.k = keys + b * a->groups * a->present * a->width;
+    row.v = values + b * a->groups * a->present * a->width;
+    row.mask = a->window > 0 ? mask : NULL;
+    row.y = r->out[0] + b * a->queries * a->heads * a->width;
+    attend_reals(c, &row, a->window > 0 ? (void *)(mask + a->queries * row.keys) : (void *)mask);
+}
+
 static enum status eval_grouped(struct call *c, struct err *err)
 {
     struct grouped a;
@@ -135,7 +172,8 @@ static enum status eval_grouped(struct call *c, struct err *err)
     for (int64_t b = 0; b < a.batch; b++) {
         const int64_t start = prompt ? 0 : operand_int(c->in[IN_SEQLENS], (uint64_t)b) + 1 - a.queries;
         fill_cache(c, &r, &a, keys, values, b, start);
-        for (int64_t t = 0; t < a.queries && r.out[0]; t++)
+        if (r.out[0] && in_floats(c, &a)) attend_row(c, &r, &a, keys, values, b, start, stride, query + a.width);
+        for (int64_t t = 0; t < a.queries && r.out[0] && !in_floats(c, &a); t++)
             for (int64_t h = 0; h < a.heads; h++) {
                 const int64_t cache = (b * a.groups + h / (a.heads / a.groups)) * a.present * a.width, last = start + t, first = a.window > 0 && last - a.window + 1 > 0 ? last - a.window + 1 : 0;
                 turn(c, &r, &a, query, r.in[0] + (b * a.queries + t) * stride + h * a.width, last);

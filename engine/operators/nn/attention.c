@@ -1,9 +1,10 @@
-/* Attention of opset 23 and later, and FlexAttention. Computed in double; what the operator's own type would have rounded on the way (float16, bfloat16) is
- * rounded, so that results agree with the definition's steps. */
+/* Attention of opset 23 and later where it does not become Attend (attend.h), and FlexAttention. Computed in double; what the operator's own type would have rounded on the way (float16,
+ * bfloat16) is rounded, so that results agree with the definition's steps. Of float32 scores and values are computed in float (attend_reals.h), unless somebody wants to see scores. */
 #include <string.h>
 
 #include "base/checked.h"
 #include "engine/operators/control/body.h"
+#include "engine/operators/nn/attend_reals.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 
@@ -63,11 +64,36 @@ static enum status infer_attention(struct call *c, struct err *err)
     return st;
 }
 
+static bool in_floats(const struct call *c, const struct attention *a)
+{
+    for (int i = 0; i < 3; i++)
+        if (c->in[i]->dtype != DT_F32) return false;
+    return a->total > 0 && a->width > 0 && a->queries > 0 && node_float(c->node, "softcap", 0) <= 0 && node_int(c->node, "softmax_precision", DT_F32) == DT_F32 && (c->out_count < 4 || !c->out[3]);
+}
+
+/* Is anything added to scores? Is it the same for all heads? */
+static bool is_masked(const struct call *c) { return call_input(c, IN_MASK) || call_input(c, IN_LENGTHS) || node_int(c->node, "is_causal", 0) || node_int(c->node, "left_window_size", -1) >= 0 || node_int(c->node, "right_window_size", -1) >= 0; }
+static bool masks_by_head(const struct call *c) { return call_input(c, IN_MASK) && c->in[IN_MASK]->rank > 2 && c->in[IN_MASK]->dims[c->in[IN_MASK]->rank - 3] != 1; }
+
+static double scale_of(const struct call *c, const struct attention *a) { return node_attribute(c->node, "scale") ? (double)node_float(c->node, "scale", 0) : 1 / sqrt((double)a->width); }
+
+/* A row of the batch; where its numbers lie is said by who has them. */
+static struct attend_reals row_of(const struct call *c, const struct attention *a)
+{
+    const int64_t heads = a->packed ? 1 : a->queries, tokens = a->packed ? a->heads : 1;
+    return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = a->total, .width = a->width, .depth = a->depth, .scale = scale_of(c, a), .q_head = heads * a->width, .q_token = tokens * a->width,
+                                  .k_group = a->total * a->width, .v_group = a->total * a->depth, .mask_head = masks_by_head(c) ? a->queries * a->total : 0, .y_head = heads * a->depth, .y_token = tokens * a->depth };
+}
+
+static uint64_t mask_numbers(const struct call *c, const struct attention *a) { return is_masked(c) ? (uint64_t)((masks_by_head(c) ? a->heads : 1) * a->queries * a->total) : 0; }
+
 static uint64_t scratch_attention(const struct call *c)
 {
     struct attention a;
     if (read_attention(c, &a, NULL)) return 0;
-    return reals_scratch_more(c, (uint64_t)(a.batch * a.groups * a.total * (a.width + a.depth) + a.total + a.width));
+    const struct attend_reals row = row_of(c, &a);
+    const uint64_t floats = in_floats(c, &a) ? mask_numbers(c, &a) + attend_reals_scratch(&row, c->threads) / sizeof(double) + 1 : 0;
+    return reals_scratch_more(c, (uint64_t)(a.batch * a.groups * a.total * (a.width + a.depth) + a.total + a.width) + floats);
 }
 
 /* Past and fresh rows of one kind behind each other: to[b, h, t, w]. */
@@ -117,6 +143,24 @@ static void softmax_row(double *x, int64_t n, enum dtype t)
     for (int64_t j = 0; j < n; j++) x[j] = rounded(t, x[j] / sum);
 }
 
+/* All rows of the batch, joined with their past, by the kernel. room: scratch behind the joined ones. */
+static void attend_floats(const struct call *c, const struct reals *r, const struct attention *a, const struct bias *bias, const double *keys, const double *values, double *room)
+{
+    struct attend_reals row = row_of(c, a);
+    float *mask = (float *)(void *)room;
+    for (int64_t b = 0; b < a->batch; b++) {
+        for (int64_t h = 0; is_masked(c) && h < (masks_by_head(c) ? a->heads : 1); h++)
+            for (int64_t i = 0; i < a->queries; i++)
+                for (int64_t j = 0; j < a->total; j++) mask[(h * a->queries + i) * a->total + j] = (float)bias_at(bias, b, h, i, j);
+        row.q = r->in[0] + b * a->heads * a->queries * a->width;
+        row.k = keys + b * a->groups * a->total * a->width;
+        row.v = values + b * a->groups * a->total * a->depth;
+        row.mask = is_masked(c) ? mask : NULL;
+        row.y = r->out[0] + b * a->heads * a->queries * a->depth;
+        attend_reals(c, &row, mask + mask_numbers(c, a));
+    }
+}
+
 static enum status eval_attention(struct call *c, struct err *err)
 {
     struct attention a;
@@ -130,11 +174,15 @@ static enum status eval_attention(struct call *c, struct err *err)
     join(values, call_input(c, IN_PAST_VALUE) ? r.in[IN_PAST_VALUE] : NULL, r.in[2], &a, a.depth);
     if (c->out_count > 1 && r.out[1]) memcpy(r.out[1], keys, (size_t)(a.batch * a.groups * a.total * a.width) * sizeof *keys);
     if (c->out_count > 2 && r.out[2]) memcpy(r.out[2], values, (size_t)(a.batch * a.groups * a.total * a.depth) * sizeof *values);
-    double scale = (double)node_float(c->node, "scale", 0), cap = (double)node_float(c->node, "softcap", 0);
-    scale = rounded(t, sqrt(node_attribute(c->node, "scale") ? scale : 1 / sqrt((double)a.width)));
-    for (int64_t k = 0, n = a.batch * a.groups * a.total * a.width; k < n; k++) keys[k] = rounded(t, keys[k] * scale);
     const struct operand *mask = call_input(c, IN_MASK);
     struct bias bias = { c, &a, mask ? r.in[IN_MASK] : NULL, node_int(c->node, "left_window_size", -1), node_int(c->node, "right_window_size", -1), node_int(c->node, "is_causal", 0) != 0, mask && mask->dtype == DT_BOOL };
+    if (in_floats(c, &a)) {
+        if (r.out[0]) attend_floats(c, &r, &a, &bias, keys, values, query + a.width);
+        reals_end(&r, c);
+        return ST_OK;
+    }
+    const double cap = (double)node_float(c->node, "softcap", 0), scale = rounded(t, sqrt(scale_of(c, &a)));
+    for (int64_t k = 0, n = a.batch * a.groups * a.total * a.width; k < n; k++) keys[k] = rounded(t, keys[k] * scale);
     int64_t mode = node_int(c->node, "qk_matmul_output_mode", 0);
     double *told = c->out_count > 3 ? r.out[3] : NULL;
     for (int64_t b = 0; b < a.batch; b++)
