@@ -1,7 +1,9 @@
 /* com.microsoft: Attention (projection and all), MultiHeadAttention, RotaryEmbedding. One core serves both attentions: queries, keys and
- * values as [batch, heads, length, width] in double, a bias for each score, softmax, the weighted values. MultiHeadAttention in float goes by the kernel of kernels/attention_dense.h. */
+ * values as [batch, heads, length, width] in double, a bias for each score, softmax, the weighted values, by the kernel of kernels/attention_dense.h but for tensors of double.
+ * MultiHeadAttention of float32 goes to that kernel straight. */
 #include <string.h>
 
+#include "engine/operators/nn/attend_reals.h"
 #include "engine/operators/numbers.h"
 #include "engine/operators/reals.h"
 #include "kernels/diffusion.h"
@@ -27,15 +29,57 @@ static double bias_of(const struct core *a, int64_t b, int64_t h, int64_t i, int
     return s + a->bias[(((o->dims[0] == 1 ? 0 : b) * o->dims[1] + (o->dims[1] == 1 ? 0 : h)) * a->queries + i) * a->keys + j];
 }
 
-/* y: [batch, queries, heads * depth]; row: room for `keys` numbers */
-static void attend(const struct core *a, double *row, double *y)
+/* Tensors of double are computed so; all others by the kernel in float, row by row of the batch. */
+static bool in_kernel(const struct call *c, const struct core *a) { return a->cap == 0 && c->in[0]->dtype != DT_F64 && a->queries > 0 && a->keys > 0 && a->width > 0; }
+
+static struct attend_reals row_of(const struct core *a)
 {
+    const bool by_head = a->bias_shape && a->bias_shape->dims[1] != 1;
+    return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = a->keys, .width = a->width, .depth = a->depth, .scale = a->scale, .q_head = a->queries * a->width, .q_token = a->width,
+                                  .k_group = a->keys * a->width, .v_group = a->keys * a->depth, .mask_head = by_head ? (int64_t)attend_mask_numbers(1, a->queries, a->keys) : 0, .y_head = a->depth, .y_token = a->heads * a->depth };
+}
+
+static bool is_masked(const struct core *a) { return a->causal || a->mask || a->bias_shape; }
+static int64_t mask_heads(const struct core *a) { return row_of(a).mask_head ? a->heads : 1; }
+
+/* doubles that attend needs */
+static uint64_t attend_room(const struct call *c, const struct core *a)
+{
+    if (!in_kernel(c, a)) return (uint64_t)a->keys;
+    const struct attend_reals row = row_of(a);
+    return (is_masked(a) ? attend_mask_numbers(mask_heads(a), a->queries, a->keys) : 0) + attend_reals_scratch(&row, c->threads) / sizeof(double) + 1;
+}
+
+static void attend_kernel(const struct call *c, const struct core *a, double *room, double *y)
+{
+    struct attend_reals row = row_of(a);
+    float *mask = (float *)(void *)room;
+    for (int64_t b = 0; b < a->batch; b++) {
+        for (int64_t h = 0; is_masked(a) && h < mask_heads(a); h++)
+            for (int64_t i = 0; i < a->queries; i++)
+                for (int64_t j = 0; j < a->keys; j++) mask[(h * a->queries + i) * a->keys + j] = (float)bias_of(a, b, h, i, j);
+        row.q = a->q + b * a->heads * a->queries * a->width;
+        row.k = a->k + b * a->groups * a->keys * a->width;
+        row.v = a->v + b * a->groups * a->keys * a->depth;
+        row.mask = is_masked(a) ? mask : NULL;
+        row.y = y + b * a->queries * a->heads * a->depth;
+        attend_reals(c, &row, is_masked(a) ? mask + mask_heads(a) * a->queries * a->keys : mask);
+    }
+}
+
+/* y: [batch, queries, heads * depth]; room: of attend_room doubles */
+static void attend(const struct call *c, const struct core *a, double *room, double *y)
+{
+    if (in_kernel(c, a)) {
+        attend_kernel(c, a, room, y);
+        return;
+    }
     for (int64_t b = 0; b < a->batch; b++)
         for (int64_t h = 0; h < a->heads; h++)
             for (int64_t i = 0; i < a->queries; i++) {
                 int64_t g = b * a->groups + h / (a->heads / a->groups);
                 const double *q = a->q + ((b * a->heads + h) * a->queries + i) * a->width;
-                double most = -(double)INFINITY, sum = 0, *out = y + ((b * a->queries + i) * a->heads + h) * a->depth;
+                double most = -(double)INFINITY, sum = 0, *row = room, *out = y + ((b * a->queries + i) * a->heads + h) * a->depth;
                 for (int64_t j = 0; j < a->keys; j++) {
                     double s = 0;
                     for (int64_t w = 0; w < a->width; w++) s += q[w] * a->k[(g * a->keys + j) * a->width + w];
@@ -100,7 +144,7 @@ static enum status infer_heads(struct call *c, struct err *err)
     return st || c->out_count < 3 ? st : call_set(c, 2, c->in[0]->dtype, values, 4, err);
 }
 
-static uint64_t core_room(const struct core *a) { return (uint64_t)(a->batch * a->heads * (a->queries * a->width + a->keys * (a->width + a->depth)) + a->keys); }
+static uint64_t core_room(const struct call *c, const struct core *a) { return (uint64_t)(a->batch * a->heads * (a->queries * a->width + a->keys * (a->width + a->depth))) + attend_room(c, a); }
 
 /* In float: where queries, keys and values with their biases, keys and values behind past ones and a mask as floats have their place. */
 struct float_room { float *q, *k, *v, *mask; void *rest; };
@@ -136,7 +180,7 @@ static uint64_t scratch_heads(const struct call *c)
     struct core a;
     struct float_room room;
     if (read_heads(c, &a, NULL)) return 0;
-    if (!in_floats(c, &a)) return reals_scratch_more(c, core_room(&a));
+    if (!in_floats(c, &a)) return reals_scratch_more(c, core_room(c, &a));
     const struct attention_dense dense = dense_of(&a);
     return room_of(&a, &room, NULL) + attention_dense_scratch(&dense, c->threads);
 }
@@ -224,7 +268,7 @@ static enum status eval_heads(struct call *c, struct err *err)
     a.k = k;
     a.v = v;
     a.bias = a.bias_shape ? r.in[5] : NULL;
-    if (r.out[0]) attend(&a, row, r.out[0]);
+    if (r.out[0]) attend(c, &a, row, r.out[0]);
     if (c->out_count > 1 && r.out[1]) memcpy(r.out[1], k, (size_t)(a.batch * a.heads * a.keys * a.width) * sizeof *k);
     if (c->out_count > 2 && r.out[2]) memcpy(r.out[2], v, (size_t)(a.batch * a.heads * a.keys * a.depth) * sizeof *v);
     reals_end(&r, c);
@@ -274,7 +318,7 @@ static enum status infer_projected(struct call *c, struct err *err)
 static uint64_t scratch_projected(const struct call *c)
 {
     struct core a;
-    return read_projected(c, &a, NULL) ? 0 : reals_scratch_more(c, core_room(&a) + (uint64_t)(a.batch * a.queries * 3 * a.heads * a.width));
+    return read_projected(c, &a, NULL) ? 0 : reals_scratch_more(c, core_room(c, &a) + (uint64_t)(a.batch * a.queries * 3 * a.heads * a.width));
 }
 
 static enum status eval_projected(struct call *c, struct err *err)
@@ -299,7 +343,7 @@ static enum status eval_projected(struct call *c, struct err *err)
     a.k = k;
     a.v = v;
     a.bias = a.bias_shape ? r.in[5] : NULL;
-    attend(&a, row, r.out[0]);
+    attend(c, &a, row, r.out[0]);
     reals_end(&r, c);
     return ST_OK;
 }

@@ -71,7 +71,7 @@ static struct attend_reals row_of(const struct grouped *a, int64_t start)
 static uint64_t floats_room(const struct call *c, const struct grouped *a)
 {
     const struct attend_reals largest = row_of(a, a->present - a->queries);
-    const uint64_t mask = a->window > 0 ? (uint64_t)(a->queries * a->present) : 0;
+    const uint64_t mask = a->window > 0 ? attend_mask_numbers(1, a->queries, a->present) : 0;
     return (uint64_t)(a->heads * a->queries * a->width) + mask + attend_reals_scratch(&largest, c->threads) / sizeof(double) + 1;
 }
 

@@ -1,6 +1,7 @@
 /* One row of attention on doubles by the kernel in float. */
 #include "engine/operators/nn/attend_reals.h"
 
+#include "base/checked.h"
 #include "kernels/diffusion.h"
 
 enum { ALIGN = 64 };
@@ -26,6 +27,13 @@ static struct attention_dense dense_of(const struct attend_reals *a, const struc
                                      .q = r->q, .k = r->k, .v = r->v, .y = r->y, .ldq = a->width, .ldk = a->width, .ldv = a->depth, .ldy = a->depth,
                                      .at_q = { 0, a->queries * a->width }, .at_k = { 0, a->keys * a->width }, .at_v = { 0, a->keys * a->depth }, .at_y = { 0, a->queries * a->depth },
                                      .masks[0] = { .add = a->mask, .head = a->mask_head, .query = a->keys } };
+}
+
+uint64_t attend_mask_numbers(int64_t heads, int64_t queries, int64_t keys)
+{
+    const uint64_t most = (uint64_t)1 << 60;
+    uint64_t n;
+    return size_mul((uint64_t)heads, (uint64_t)queries, &n) && size_mul(n, (uint64_t)keys, &n) && n < most ? n : most;
 }
 
 uint64_t attend_reals_scratch(const struct attend_reals *a, int threads)

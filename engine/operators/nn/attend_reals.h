@@ -15,6 +15,8 @@ struct attend_reals {
     double *y; int64_t y_head, y_token;            /* a query that sees no key gets 0 */
 };
 
+/* Numbers of a mask of so many heads; where that passes 2^60, which no budget holds, it is that. */
+uint64_t attend_mask_numbers(int64_t heads, int64_t queries, int64_t keys);
 /* Bytes; the place may have any alignment. For at most so many of each. */
 uint64_t attend_reals_scratch(const struct attend_reals *a, int threads);
 void     attend_reals(const struct call *c, const struct attend_reals *a, void *scratch);

@@ -82,10 +82,10 @@ static struct attend_reals row_of(const struct call *c, const struct attention *
 {
     const int64_t heads = a->packed ? 1 : a->queries, tokens = a->packed ? a->heads : 1;
     return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = a->total, .width = a->width, .depth = a->depth, .scale = scale_of(c, a), .q_head = heads * a->width, .q_token = tokens * a->width,
-                                  .k_group = a->total * a->width, .v_group = a->total * a->depth, .mask_head = masks_by_head(c) ? a->queries * a->total : 0, .y_head = heads * a->depth, .y_token = tokens * a->depth };
+                                  .k_group = a->total * a->width, .v_group = a->total * a->depth, .mask_head = masks_by_head(c) ? (int64_t)attend_mask_numbers(1, a->queries, a->total) : 0, .y_head = heads * a->depth, .y_token = tokens * a->depth };
 }
 
-static uint64_t mask_numbers(const struct call *c, const struct attention *a) { return is_masked(c) ? (uint64_t)((masks_by_head(c) ? a->heads : 1) * a->queries * a->total) : 0; }
+static uint64_t mask_numbers(const struct call *c, const struct attention *a) { return is_masked(c) ? attend_mask_numbers(masks_by_head(c) ? a->heads : 1, a->queries, a->total) : 0; }
 
 static uint64_t scratch_attention(const struct call *c)
 {
