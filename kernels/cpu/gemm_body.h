@@ -190,7 +190,7 @@ static void gemm_region(const struct gemm_job *j, int64_t first, int64_t end, in
     if (m <= 0 || right <= left) return;
     /* One tile high: b is read once, so blocks would gain nothing. A residual that is c itself must still be whole at the last k. */
     const int one_pass = tiles == 1 || j->ep->residual == j->c;
-    const int64_t parts_k = one_pass || j->k <= BLOCK_K ? 1 : (j->k + BLOCK_K - 1) / BLOCK_K, block_k = (j->k + parts_k - 1) / parts_k;
+    const int64_t parts_k = one_pass || j->k <= BLOCK_K ? 1 : (j->k + BLOCK_K - 1) / BLOCK_K, block_k = j->k < 1 ? 1 : (j->k + parts_k - 1) / parts_k;
     /* Rows a multiple of 2 KiB apart fall into the same few sets of the first-level cache and drive each other out: copied, they do not. */
     const int copy = !one_pass && j->lda % 512 == 0;
     float rows_of_a[TILE_ROWS * COPY_STRIDE];
