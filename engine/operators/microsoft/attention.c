@@ -32,38 +32,38 @@ static double bias_of(const struct core *a, int64_t b, int64_t h, int64_t i, int
 /* Tensors of double are computed so; all others by the kernel in float, row by row of the batch. */
 static bool in_kernel(const struct call *c, const struct core *a) { return a->cap == 0 && c->in[0]->dtype != DT_F64 && a->queries > 0 && a->keys > 0 && a->width > 0; }
 
-static struct attend_reals row_of(const struct core *a)
+struct biased_row { const struct core *a; int64_t b; };
+static double bias_of_row(const void *ctx, int64_t head, int64_t query, int64_t key)
 {
-    const bool by_head = a->bias_shape && a->bias_shape->dims[1] != 1;
-    return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = a->keys, .width = a->width, .depth = a->depth, .scale = a->scale, .q_head = a->queries * a->width, .q_token = a->width,
-                                  .k_group = a->keys * a->width, .v_group = a->keys * a->depth, .mask_head = by_head ? (int64_t)attend_mask_numbers(1, a->queries, a->keys) : 0, .y_head = a->depth, .y_token = a->heads * a->depth };
+    const struct biased_row *row = ctx;
+    return bias_of(row->a, row->b, head, query, key);
 }
 
-static bool is_masked(const struct core *a) { return a->causal || a->mask || a->bias_shape; }
-static int64_t mask_heads(const struct core *a) { return row_of(a).mask_head ? a->heads : 1; }
+static struct attend_reals row_of(const struct core *a)
+{
+    return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = a->keys, .width = a->width, .depth = a->depth, .scale = a->scale, .q_head = a->queries * a->width, .q_token = a->width,
+                                  .k_group = a->keys * a->width, .v_group = a->keys * a->depth, .bias = a->causal || a->mask || a->bias_shape ? bias_of_row : NULL, .by_head = a->bias_shape && a->bias_shape->dims[1] != 1,
+                                  .y_head = a->depth, .y_token = a->heads * a->depth };
+}
 
 /* doubles that attend needs */
 static uint64_t attend_room(const struct call *c, const struct core *a)
 {
-    if (!in_kernel(c, a)) return (uint64_t)a->keys;
     const struct attend_reals row = row_of(a);
-    return (is_masked(a) ? attend_mask_numbers(mask_heads(a), a->queries, a->keys) : 0) + attend_reals_scratch(&row, c->threads) / sizeof(double) + 1;
+    return in_kernel(c, a) ? attend_reals_room(&row, c->threads) : (uint64_t)a->keys;
 }
 
 static void attend_kernel(const struct call *c, const struct core *a, double *room, double *y)
 {
     struct attend_reals row = row_of(a);
-    float *mask = (float *)(void *)room;
     for (int64_t b = 0; b < a->batch; b++) {
-        for (int64_t h = 0; is_masked(a) && h < mask_heads(a); h++)
-            for (int64_t i = 0; i < a->queries; i++)
-                for (int64_t j = 0; j < a->keys; j++) mask[(h * a->queries + i) * a->keys + j] = (float)bias_of(a, b, h, i, j);
+        const struct biased_row biased = { a, b };
         row.q = a->q + b * a->heads * a->queries * a->width;
         row.k = a->k + b * a->groups * a->keys * a->width;
         row.v = a->v + b * a->groups * a->keys * a->depth;
-        row.mask = is_masked(a) ? mask : NULL;
+        row.ctx = &biased;
         row.y = y + b * a->queries * a->heads * a->depth;
-        attend_reals(c, &row, is_masked(a) ? mask + mask_heads(a) * a->queries * a->keys : mask);
+        attend_reals(c, &row, room);
     }
 }
 

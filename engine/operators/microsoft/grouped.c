@@ -60,19 +60,26 @@ static enum status infer_grouped(struct call *c, struct err *err)
 
 static bool in_floats(const struct call *c, const struct grouped *a) { return a->cap == 0 && c->in[0]->dtype != DT_F64 && a->queries > 0; }
 
+struct window { int64_t start, length; };
+static double outside(const void *ctx, int64_t head, int64_t query, int64_t key)
+{
+    const struct window *w = ctx;
+    (void)head;
+    return w->start + query - key < w->length ? 0 : -(double)INFINITY;
+}
+
 /* One row of the batch whose queries begin at position `start`. */
 static struct attend_reals row_of(const struct grouped *a, int64_t start)
 {
-    return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = start + a->queries, .width = a->width, .depth = a->width, .scale = a->scale, .causal = true,
+    return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = start + a->queries, .width = a->width, .depth = a->width, .scale = a->scale, .causal = true, .bias = a->window > 0 ? outside : NULL,
                                   .q_head = a->queries * a->width, .q_token = a->width, .k_group = a->present * a->width, .v_group = a->present * a->width, .y_head = a->width, .y_token = a->heads * a->width };
 }
 
-/* doubles, for the largest row: turned queries, a mask where there is a window, what the kernel takes */
+/* doubles, for the largest row: turned queries, what the kernel takes */
 static uint64_t floats_room(const struct call *c, const struct grouped *a)
 {
     const struct attend_reals largest = row_of(a, a->present - a->queries);
-    const uint64_t mask = a->window > 0 ? attend_mask_numbers(1, a->queries, a->present) : 0;
-    return (uint64_t)(a->heads * a->queries * a->width) + mask + attend_reals_scratch(&largest, c->threads) / sizeof(double) + 1;
+    return (uint64_t)(a->heads * a->queries * a->width) + attend_reals_room(&largest, c->threads);
 }
 
 static uint64_t scratch_grouped(const struct call *c)
@@ -139,18 +146,15 @@ static void fill_cache(const struct call *c, const struct reals *r, const struct
 static void attend_row(const struct call *c, const struct reals *r, const struct grouped *a, const double *keys, const double *values, int64_t b, int64_t start, int64_t stride, double *room)
 {
     struct attend_reals row = row_of(a, start);
-    double *query = room;
-    float *mask = (float *)(void *)(query + a->heads * a->queries * a->width);
+    const struct window window = { start, a->window };
     for (int64_t h = 0; h < a->heads; h++)
-        for (int64_t t = 0; t < a->queries; t++) turn(c, r, a, query + (h * a->queries + t) * a->width, r->in[0] + (b * a->queries + t) * stride + h * a->width, start + t);
-    for (int64_t t = 0; a->window > 0 && t < a->queries; t++)
-        for (int64_t j = 0; j < row.keys; j++) mask[t * row.keys + j] = start + t - j < a->window ? 0 : -INFINITY;
-    row.q = query;
+        for (int64_t t = 0; t < a->queries; t++) turn(c, r, a, room + (h * a->queries + t) * a->width, r->in[0] + (b * a->queries + t) * stride + h * a->width, start + t);
+    row.q = room;
     row.k = keys + b * a->groups * a->present * a->width;
     row.v = values + b * a->groups * a->present * a->width;
-    row.mask = a->window > 0 ? mask : NULL;
+    row.ctx = &window;
     row.y = r->out[0] + b * a->queries * a->heads * a->width;
-    attend_reals(c, &row, a->window > 0 ? (void *)(mask + a->queries * row.keys) : (void *)mask);
+    attend_reals(c, &row, room + a->heads * a->queries * a->width);
 }
 
 static enum status eval_grouped(struct call *c, struct err *err)

@@ -11,14 +11,14 @@ struct attend_reals {
     bool    causal;                      /* query i sees keys up to i + keys - queries */
     const double *q; int64_t q_head, q_token;      /* numbers from one head's to the next's, from one token's to the next's */
     const double *k, *v; int64_t k_group, v_group; /* [keys, width | depth] of each group */
-    const float *mask; int64_t mask_head;          /* NULL, or [queries, keys] to be added to the scores, of all heads (mask_head 0) or so far apart */
+    double (*bias)(const void *ctx, int64_t head, int64_t query, int64_t key);      /* what is added to a score, -infinity where the key is not seen; NULL: nothing. Asked of head 0 alone unless by_head */
+    const void *ctx;
+    bool    by_head;
     double *y; int64_t y_head, y_token;            /* a query that sees no key gets 0 */
 };
 
-/* Numbers of a mask of so many heads; where that passes 2^60, which no budget holds, it is that. */
-uint64_t attend_mask_numbers(int64_t heads, int64_t queries, int64_t keys);
-/* Bytes; the place may have any alignment. For at most so many of each. */
-uint64_t attend_reals_scratch(const struct attend_reals *a, int threads);
-void     attend_reals(const struct call *c, const struct attend_reals *a, void *scratch);
+/* How many doubles of room that takes; 2^60, which no budget holds, where a mask passes it. Grows with each of the numbers. */
+uint64_t attend_reals_room(const struct attend_reals *a, int threads);
+void     attend_reals(const struct call *c, const struct attend_reals *a, double *room);
 
 #endif

@@ -71,29 +71,27 @@ static bool in_floats(const struct call *c, const struct attention *a)
     return a->total > 0 && a->width > 0 && a->queries > 0 && node_float(c->node, "softcap", 0) <= 0 && node_int(c->node, "softmax_precision", DT_F32) == DT_F32 && (c->out_count < 4 || !c->out[3]);
 }
 
-/* Is anything added to scores? Is it the same for all heads? */
-static bool is_masked(const struct call *c) { return call_input(c, IN_MASK) || call_input(c, IN_LENGTHS) || node_int(c->node, "is_causal", 0) || node_int(c->node, "left_window_size", -1) >= 0 || node_int(c->node, "right_window_size", -1) >= 0; }
-static bool masks_by_head(const struct call *c) { return call_input(c, IN_MASK) && c->in[IN_MASK]->rank > 2 && c->in[IN_MASK]->dims[c->in[IN_MASK]->rank - 3] != 1; }
-
 static double scale_of(const struct call *c, const struct attention *a) { return node_attribute(c->node, "scale") ? (double)node_float(c->node, "scale", 0) : 1 / sqrt((double)a->width); }
+
+struct biased_row { const struct bias *bias; int64_t b; };
+static double bias_of_row(const void *ctx, int64_t head, int64_t query, int64_t key);
 
 /* A row of the batch; where its numbers lie is said by who has them. */
 static struct attend_reals row_of(const struct call *c, const struct attention *a)
 {
+    const struct operand *mask = call_input(c, IN_MASK);
+    const bool masked = mask || call_input(c, IN_LENGTHS) || node_int(c->node, "is_causal", 0) || node_int(c->node, "left_window_size", -1) >= 0 || node_int(c->node, "right_window_size", -1) >= 0;
     const int64_t heads = a->packed ? 1 : a->queries, tokens = a->packed ? a->heads : 1;
     return (struct attend_reals){ .heads = a->heads, .groups = a->groups, .queries = a->queries, .keys = a->total, .width = a->width, .depth = a->depth, .scale = scale_of(c, a), .q_head = heads * a->width, .q_token = tokens * a->width,
-                                  .k_group = a->total * a->width, .v_group = a->total * a->depth, .mask_head = masks_by_head(c) ? (int64_t)attend_mask_numbers(1, a->queries, a->total) : 0, .y_head = heads * a->depth, .y_token = tokens * a->depth };
+                                  .k_group = a->total * a->width, .v_group = a->total * a->depth, .bias = masked ? bias_of_row : NULL, .by_head = mask && mask->rank > 2 && mask->dims[mask->rank - 3] != 1, .y_head = heads * a->depth, .y_token = tokens * a->depth };
 }
-
-static uint64_t mask_numbers(const struct call *c, const struct attention *a) { return is_masked(c) ? attend_mask_numbers(masks_by_head(c) ? a->heads : 1, a->queries, a->total) : 0; }
 
 static uint64_t scratch_attention(const struct call *c)
 {
     struct attention a;
     if (read_attention(c, &a, NULL)) return 0;
     const struct attend_reals row = row_of(c, &a);
-    const uint64_t floats = in_floats(c, &a) ? mask_numbers(c, &a) + attend_reals_scratch(&row, c->threads) / sizeof(double) + 1 : 0;
-    return reals_scratch_more(c, (uint64_t)(a.batch * a.groups * a.total * (a.width + a.depth) + a.total + a.width) + floats);
+    return reals_scratch_more(c, (uint64_t)(a.batch * a.groups * a.total * (a.width + a.depth) + a.total + a.width) + (in_floats(c, &a) ? attend_reals_room(&row, c->threads) : 0));
 }
 
 /* Past and fresh rows of one kind behind each other: to[b, h, t, w]. */
@@ -129,6 +127,12 @@ static double bias_at(const struct bias *s, int64_t b, int64_t h, int64_t i, int
     return s->mask ? mask_at(s, b, h, i, j) : 0;
 }
 
+static double bias_of_row(const void *ctx, int64_t head, int64_t query, int64_t key)
+{
+    const struct biased_row *row = ctx;
+    return bias_at(row->bias, row->b, head, query, key);
+}
+
 /* x becomes its softmax; a row of -infinity becomes 0. */
 static void softmax_row(double *x, int64_t n, enum dtype t)
 {
@@ -147,17 +151,14 @@ static void softmax_row(double *x, int64_t n, enum dtype t)
 static void attend_floats(const struct call *c, const struct reals *r, const struct attention *a, const struct bias *bias, const double *keys, const double *values, double *room)
 {
     struct attend_reals row = row_of(c, a);
-    float *mask = (float *)(void *)room;
     for (int64_t b = 0; b < a->batch; b++) {
-        for (int64_t h = 0; is_masked(c) && h < (masks_by_head(c) ? a->heads : 1); h++)
-            for (int64_t i = 0; i < a->queries; i++)
-                for (int64_t j = 0; j < a->total; j++) mask[(h * a->queries + i) * a->total + j] = (float)bias_at(bias, b, h, i, j);
+        const struct biased_row biased = { bias, b };
         row.q = r->in[0] + b * a->heads * a->queries * a->width;
         row.k = keys + b * a->groups * a->total * a->width;
         row.v = values + b * a->groups * a->total * a->depth;
-        row.mask = is_masked(c) ? mask : NULL;
+        row.ctx = &biased;
         row.y = r->out[0] + b * a->heads * a->queries * a->depth;
-        attend_reals(c, &row, mask + mask_numbers(c, a));
+        attend_reals(c, &row, room);
     }
 }
 
