@@ -1,6 +1,7 @@
-/* The operator Attention (opset 23 and later) and attention out of its parts: a product of queries and keys, a scale, a mask that is added or chooses, a softmax over the keys and the product with the values become one node
- * (operators/nn/attend.h), which keeps no matrix of scores and reads through the transposes that exporters write around it. Scores that anything else reads, or that are an
- * output themselves, are left alone, and so is a scale behind a mask. Transposes die for want of readers. */
+/* Attention out of its parts (a product of queries and keys, a scale, a mask that is added or chooses, a softmax over the keys and the product with the values), and the operator
+ * Attention of opset 23 and later, become one node (operators/nn/attend.h), which keeps no matrix of scores and reads through the transposes that exporters write around it. Scores that
+ * anything else reads, or that are an output themselves, are left alone, and so is a scale behind a mask. Transposes die for want of readers. com.microsoft's Attention is cut into its
+ * projection and a MultiHeadAttention. */
 #include <math.h>
 #include <string.h>
 
@@ -36,15 +37,22 @@ static bool scales(const struct graph *g, const struct node *n, int *other, doub
     return false;
 }
 
+/* All dimensions of the mask but the last broadcast to those of scores of so many dimensions. */
+static bool mask_broadcasts(const struct operand *m, const int64_t *scores, int rank)
+{
+    if (m->rank < 1 || m->rank > rank) return false;
+    for (int d = 0; d < m->rank - 1; d++)
+        if (m->dims[d] != 1 && m->dims[d] != scores[rank - m->rank + d]) return false;
+    return true;
+}
+
 /* The mask broadcasts to the scores but is as long as the keys, whatever the batch. */
 static bool mask_suits(const struct graph *g, int mask, int scores, enum dtype t)
 {
     if (!probe_known(g, mask) || !probe_known(g, scores)) return false;
     for (int k = 0; k < 2; k++) {
         const struct operand *m = &g->values[mask].probe[k], *s = &g->values[scores].probe[k];
-        if (m->dtype != t || m->rank < 1 || m->rank > s->rank || m->dims[m->rank - 1] != s->dims[s->rank - 1]) return false;
-        for (int d = 0; d < m->rank; d++)
-            if (m->dims[d] != 1 && m->dims[d] != s->dims[s->rank - m->rank + d]) return false;
+        if (m->dtype != t || !mask_broadcasts(m, s->dims, s->rank) || m->dims[m->rank - 1] != s->dims[s->rank - 1]) return false;
     }
     return true;
 }
@@ -165,9 +173,28 @@ static void take_transpose(struct graph *g, struct node *n, struct attend_spec *
     t->dead = true;
 }
 
+/* n becomes the node that the spec describes, with so many masks among its inputs. false: no memory. */
+static bool become_attend(struct graph *g, struct node *n, struct attend_spec *spec, const int in[ATTEND_INPUTS], int masks)
+{
+    struct attend_spec *s = arena_alloc(g->arena, sizeof *s, 16);
+    int *list = arena_alloc(g->arena, ATTEND_INPUTS * sizeof *list, 8);
+    if (!s || !list) return false;
+    memcpy(list, in, ATTEND_INPUTS * sizeof *list);
+    n->op = &op_attend;
+    n->opset = 1;
+    n->in = list;
+    n->in_count = ATTEND_MASK + masks;
+    n->out_count = 1;
+    n->attribute_count = 0;
+    if (!spec->heads) take_transpose(g, n, spec);
+    *s = *spec;
+    n->spec = s;
+    return true;
+}
+
 static bool find_attention(struct graph *g, struct node *n)
 {
-    struct attend_spec spec = { 0 }, *s;
+    struct attend_spec spec = { 0 };
     struct chain c = { .scale = 1 };
     const int rank = n->out[0] >= 0 ? rank_of(g, n->out[0]) : -1;
     if (!node_is(n, "MatMul") || (rank != 3 && rank != 4) || !is_float(g, n->out[0])) return true;
@@ -188,19 +215,7 @@ static bool find_attention(struct graph *g, struct node *n)
     spec.rank = rank;
     spec.scale = (float)scale;
     spec.bf16 = g->bf16 || g->int8;      /* what stands between layers on bytes has a coarser rounding behind it than bfloat16's */
-    s = arena_alloc(g->arena, sizeof *s, 16);
-    int *list = arena_alloc(g->arena, sizeof in, 8);
-    if (!s || !list) return false;
-    memcpy(list, in, sizeof in);
-    n->op = &op_attend;
-    n->opset = 1;
-    n->in = list;
-    n->in_count = ATTEND_MASK + c.mask_count;
-    n->attribute_count = 0;
-    take_transpose(g, n, &spec);
-    *s = spec;
-    n->spec = s;
-    return true;
+    return become_attend(g, n, &spec, in, c.mask_count);
 }
 
 /* ---- the operator Attention ---- */
@@ -231,14 +246,12 @@ static bool operator_suits(const struct graph *g, const struct node *n, int64_t 
     if (mask >= 0 && !probe_known(g, mask)) return false;
     for (int k = 0; k < 2; k++) {
         int64_t scores[4], groups, across;
-        if (!scores_of(g, n, k, scores, &groups, &across) ) return false;
+        if (!scores_of(g, n, k, scores, &groups, &across)) return false;
         if (k && (scores[1] != *heads || groups != *kv_heads || across != *width)) return false;
         *heads = scores[1], *kv_heads = groups, *width = across;
         if (mask < 0) continue;
         const struct operand *m = &g->values[mask].probe[k];
-        if ((m->dtype != DT_F32 && m->dtype != DT_BOOL) || m->rank < 1 || m->rank > 4 || m->dims[m->rank - 1] < 1 || m->dims[m->rank - 1] > scores[3]) return false;
-        for (int d = 0; d < m->rank - 1; d++)
-            if (m->dims[d] != 1 && m->dims[d] != scores[4 - m->rank + d]) return false;
+        if ((m->dtype != DT_F32 && m->dtype != DT_BOOL) || !mask_broadcasts(m, scores, 4) || m->dims[m->rank - 1] < 1 || m->dims[m->rank - 1] > scores[3]) return false;
     }
     return true;
 }
@@ -260,35 +273,23 @@ static bool take_operator(struct graph *g, struct node *n)
 {
     int64_t heads = 0, kv_heads = 0, width = 0;
     if (!operator_suits(g, n, &heads, &kv_heads, &width)) return true;
-    struct attend_spec spec = { .rank = g->values[n->in[0]].probe[0].rank, .causal = node_int(n, "is_causal", 0) != 0, .short_masks = true, .bf16 = g->bf16 || g->int8 }, *s = arena_alloc(g->arena, sizeof *s, 16);
-    int *in = arena_alloc(g->arena, ATTEND_INPUTS * sizeof *in, 8);
+    struct attend_spec spec = { .rank = rank_of(g, n->in[0]), .causal = node_int(n, "is_causal", 0) != 0, .is_operator = true, .bf16 = g->bf16 || g->int8 };
+    int in[ATTEND_INPUTS] = { n->in[0], n->in[1], n->in[2], n->in_count > ATTEND_MASK ? n->in[ATTEND_MASK] : -1, -1 };
+    const bool masked = in[ATTEND_MASK] >= 0;
     double scale = node_attribute(n, "scale") ? (double)node_float(n, "scale", 0) : 1 / sqrt((double)width);
-    if (!s || !in) return false;
     for (int d = 0; d < spec.rank; d++) spec.q[d] = spec.k[d] = spec.v[d] = spec.y[d] = (int8_t)d;
-    memcpy(in, n->in, 3 * sizeof *in);
     if (spec.rank == 3) spec.heads = (int)heads, spec.kv_heads = (int)kv_heads;
     else {
         take_source(g, &in[ATTEND_Q], spec.q, &scale);
         take_source(g, &in[ATTEND_K], spec.k, &scale);
         take_source(g, &in[ATTEND_V], spec.v, NULL);
     }
-    const int mask = n->in_count > ATTEND_MASK ? n->in[ATTEND_MASK] : -1;
-    if (mask >= 0) {
-        in[ATTEND_MASK] = mask;
-        spec.masks[0].kind = g->values[mask].probe[0].dtype == DT_BOOL ? ATTEND_SEEN : ATTEND_ADD;
+    if (masked) {
+        spec.masks[0].kind = g->values[in[ATTEND_MASK]].probe[0].dtype == DT_BOOL ? ATTEND_SEEN : ATTEND_ADD;
         spec.masks[0].unseen = -INFINITY;
     }
     spec.scale = (float)scale;
-    n->op = &op_attend;
-    n->opset = 1;
-    n->in = in;
-    n->in_count = ATTEND_MASK + (mask >= 0);
-    n->out_count = 1;
-    n->attribute_count = 0;
-    if (spec.rank == 4) take_transpose(g, n, &spec);
-    *s = spec;
-    n->spec = s;
-    return true;
+    return become_attend(g, n, &spec, in, masked);
 }
 
 /* ---- com.microsoft Attention ---- */
@@ -299,13 +300,17 @@ static bool split_projection(struct graph *g, int at)
 {
     bool known;
     const struct node *n = &g->nodes[at];
-    const struct op *product = op_find("", "MatMul", 13, &known), *sum = op_find("", "Add", 14, &known), *split = op_find("", "Split", 13, &known), *heads = op_find("com.microsoft", "MultiHeadAttention", 1, &known);
-    if (n->dead || strcmp(n->op->name, "Attention") || strcmp(n->op->domain, "com.microsoft") || n->in_count < 2 || n->out_count != 1 || !product || !sum || !split || !heads) return true;
-    if (!is_float(g, n->in[0]) || rank_of(g, n->in[0]) != 3 || !value_is_constant(g, n->in[1]) || g->values[n->in[1]].type.rank != 2) return true;
+    if (n->dead || strcmp(n->op->name, "Attention") || strcmp(n->op->domain, "com.microsoft") || n->out_count != 1) return true;
     for (int i = 4; i < n->in_count; i++)
         if (i != 5 && n->in[i] >= 0) return true;
-    if (node_attribute(n, "qkv_hidden_sizes") || node_int(n, "do_rotary", 0)) return true;
     const int mask = n->in_count > 3 ? n->in[3] : -1, add = n->in_count > 5 ? n->in[5] : -1, bias = n->in_count > 2 ? n->in[2] : -1;
+    if (!is_float(g, n->in[0]) || rank_of(g, n->in[0]) != 3 || !value_is_constant(g, n->in[1]) || node_attribute(n, "qkv_hidden_sizes") || node_int(n, "do_rotary", 0)) return true;
+    /* What does not fit is left to the operator, which says so. */
+    const struct operand *w = &g->values[n->in[1]].type;
+    const int64_t heads = node_int(n, "num_heads", 0);
+    if (w->dtype != DT_F32 || w->rank != 2 || heads < 1 || heads > w->dims[1] || w->dims[1] % (3 * heads)) return true;
+    if (bias >= 0 && (!is_float(g, bias) || rank_of(g, bias) != 1 || g->values[bias].probe[0].dims[0] != w->dims[1])) return true;
+    const struct op *product = op_find("", "MatMul", 13, &known), *sum = op_find("", "Add", 14, &known), *split = op_find("", "Split", 13, &known), *rest = op_find("com.microsoft", "MultiHeadAttention", 1, &known);
     struct node *made;
     int all = graph_add_operator(g, product, (int[]){ n->in[0], n->in[1] }, 2, NULL, 0, &made);
     if (all < 0) return false;
@@ -321,14 +326,17 @@ static bool split_projection(struct graph *g, int at)
     made = axis && in && parts[0] >= 0 && parts[1] >= 0 && parts[2] >= 0 ? graph_add_node(g, 1, 3) : NULL;
     if (!made) return false;
     *axis = (struct onnx_attribute){ .name = "axis", .type = ONNX_INT, .i = 2 };
-    *made = (struct node){ .op = split, .name = "Split", .opset = 13, .in = made->in, .out = made->out, .in_count = 1, .out_count = 3, .residual = -1, .attributes = axis, .attribute_count = 1 };
+    made->op = split;
+    made->name = split->name;
+    made->opset = 13;
+    made->attributes = axis;
+    made->attribute_count = 1;
     made->in[0] = all;
     for (int i = 0; i < 3; i++) made->out[i] = parts[i], g->values[parts[i]].producer = (int)(made - g->nodes);
     memcpy(in, (int[]){ parts[0], parts[1], parts[2], -1, mask, add }, 6 * sizeof *in);
-    struct node *rest = &g->nodes[at];
-    rest->op = heads;
-    rest->in = in;
-    rest->in_count = add >= 0 ? 6 : mask >= 0 ? 5 : 3;
+    g->nodes[at].op = rest;
+    g->nodes[at].in = in;
+    g->nodes[at].in_count = add >= 0 ? 6 : mask >= 0 ? 5 : 3;
     return true;
 }
 

@@ -43,8 +43,8 @@ static int scores_rank(const struct attend_spec *s) { return s->heads ? 4 : s->r
 static bool mask_fits(const struct operand *m, const struct attend_spec *s, enum attend_mask_kind kind, const int64_t *scores)
 {
     const int rank = scores_rank(s);
-    if (!m || m->rank < 1 || m->rank > rank || m->dtype != (kind == ATTEND_ADD ? DT_F32 : DT_BOOL) ) return false;
-    if (s->short_masks ? m->dims[m->rank - 1] < 1 || m->dims[m->rank - 1] > scores[rank - 1] : m->dims[m->rank - 1] != scores[rank - 1]) return false;
+    if (!m || m->rank < 1 || m->rank > rank || m->dtype != (kind == ATTEND_ADD ? DT_F32 : DT_BOOL)) return false;
+    if (s->is_operator ? m->dims[m->rank - 1] < 1 || m->dims[m->rank - 1] > scores[rank - 1] : m->dims[m->rank - 1] != scores[rank - 1]) return false;
     for (int d = 0; d < m->rank - 1; d++) {
         const int64_t want = scores[rank - m->rank + d];
         if (m->dims[d] != 1 && m->dims[d] != want) return false;
@@ -60,7 +60,8 @@ static enum status read_attend(const struct call *c, struct placing *p, struct e
     bool fits = is_real(c->in[ATTEND_Q]) && is_real(c->in[ATTEND_K]) && is_real(c->in[ATTEND_V]);
     fits = fits && place(&p->q, c->in[ATTEND_Q], s->rank, s->q, s->heads) && place(&p->k, c->in[ATTEND_K], s->rank, s->k, s->kv_heads) && place(&p->v, c->in[ATTEND_V], s->rank, s->v, s->kv_heads);
     const int64_t *q = p->q.dims, *k = p->k.dims, *v = p->v.dims;
-    fits = fits && q[NUMBERS] == k[NUMBERS] && k[TOKENS] == v[TOKENS] && k[BATCH] == v[BATCH] && k[HEADS] == v[HEADS] && (k[BATCH] == q[BATCH] || k[BATCH] == 1) && k[HEADS] > 0 && q[HEADS] % k[HEADS] == 0;
+    fits = fits && q[NUMBERS] == k[NUMBERS] && k[TOKENS] == v[TOKENS] && k[BATCH] == v[BATCH] && k[HEADS] == v[HEADS] && (k[BATCH] == q[BATCH] || (k[BATCH] == 1 && !s->is_operator));
+    fits = fits && (k[HEADS] == q[HEADS] || k[HEADS] == 1 || (s->is_operator && k[HEADS] > 0 && q[HEADS] % k[HEADS] == 0));
     fits = fits && q[HEADS] <= INT32_MAX && q[NUMBERS] <= INT32_MAX && v[NUMBERS] <= INT32_MAX;
     const bool four = scores_rank(s) == 4;
     const int64_t scores[4] = { q[BATCH], four ? q[HEADS] : q[TOKENS], four ? q[TOKENS] : k[TOKENS], k[TOKENS] };
@@ -106,12 +107,15 @@ static struct attention_mask mask_of(const struct call *c, int i, const struct a
     return m;
 }
 
+/* Heads of q that share one of k and v. */
+static int group_of(const struct placing *p) { return p->k.dims[HEADS] ? (int)(p->q.dims[HEADS] / p->k.dims[HEADS]) : 1; }
+
 /* How many keys any query sees: none behind a short mask, and none behind the last query where that is causal. */
 static int64_t keys_in_sight(const struct call *c, const struct placing *p)
 {
     const struct attend_spec *s = c->node->spec;
     int64_t keys = p->k.dims[TOKENS];
-    for (int m = 0; m < ATTENTION_MASKS && s->short_masks; m++) {
+    for (int m = 0; m < ATTENTION_MASKS && s->is_operator; m++) {
         const struct operand *o = s->masks[m].kind == ATTEND_NO_MASK ? NULL : c->in[ATTEND_MASK + m];
         if (o && o->dims[o->rank - 1] < keys) keys = o->dims[o->rank - 1];
     }
@@ -126,7 +130,7 @@ static struct attention_dense attention_of(const struct call *c, const struct pl
     struct placed to;
     place(&to, y, s->rank, s->y, s->heads);
     struct attention_dense a = { .heads = (int)p->q.dims[HEADS], .head_dim = (int)p->q.dims[NUMBERS], .head_dim_v = (int)p->v.dims[NUMBERS], .batch = p->q.dims[BATCH], .queries = p->q.dims[TOKENS], .keys = keys_in_sight(c, p),
-                                 .scale = s->scale, .causal = s->causal, .nothing = s->nothing, .group = (int)(p->q.dims[HEADS] / p->k.dims[HEADS]), .q = c->in[ATTEND_Q]->data, .k = c->in[ATTEND_K]->data, .v = c->in[ATTEND_V]->data, .y = y->data,
+                                 .scale = s->scale, .causal = s->causal, .nothing = s->nothing, .group = group_of(p), .q = c->in[ATTEND_Q]->data, .k = c->in[ATTEND_K]->data, .v = c->in[ATTEND_V]->data, .y = y->data,
                                  .ldq = p->q.steps[TOKENS], .ldk = p->k.steps[TOKENS], .ldv = p->v.steps[TOKENS], .ldy = to.steps[TOKENS],
                                  .at_q = { p->q.steps[BATCH], p->q.steps[HEADS] }, .at_k = { p->k.steps[BATCH], p->k.steps[HEADS] }, .at_v = { p->v.steps[BATCH], p->v.steps[HEADS] }, .at_y = { to.steps[BATCH], to.steps[HEADS] },
                                  .halves_q = c->in[ATTEND_Q]->dtype == DT_BF16, .halves_k = c->in[ATTEND_K]->dtype == DT_BF16, .halves_v = c->in[ATTEND_V]->dtype == DT_BF16, .halves_y = y->dtype == DT_BF16 };
@@ -178,6 +182,10 @@ static enum status eval_attend(struct call *c, struct err *err)
     enum status st = read_attend(c, &p, err);
     if (st || c->out[0]->bytes == 0) return st;
     struct attention_dense a = attention_of(c, &p);
+    if (a.keys == 0 && ((const struct attend_spec *)c->node->spec)->is_operator) {       /* which gives 0 to a query that sees no key */
+        memset(c->out[0]->data, 0, c->out[0]->bytes);
+        return ST_OK;
+    }
     if (a.keys == 0 || a.head_dim == 0) return call_error(c, err, ST_UNSUPPORTED, "there are no keys");
     if (a.batch == p.k.dims[BATCH]) {
         attend(c, &a);
@@ -208,7 +216,7 @@ static void tasks_attend(struct call *c, struct task_list *l)
         task_refuse(l);
         return;
     }
-    *a = (struct gpu_attention){ .batch = p.q.dims[BATCH], .heads = p.q.dims[HEADS], .queries = p.q.dims[TOKENS], .keys = keys_in_sight(c, &p), .head_dim = p.q.dims[NUMBERS], .head_dim_v = p.v.dims[NUMBERS], .group = (int)(p.q.dims[HEADS] / p.k.dims[HEADS]), .causal = s->causal,
+    *a = (struct gpu_attention){ .batch = p.q.dims[BATCH], .heads = p.q.dims[HEADS], .queries = p.q.dims[TOKENS], .keys = keys_in_sight(c, &p), .head_dim = p.q.dims[NUMBERS], .head_dim_v = p.v.dims[NUMBERS], .group = group_of(&p), .causal = s->causal,
                                  .scale = s->scale, .nothing = s->nothing, .q = { p.q.steps[BATCH], p.q.steps[HEADS], p.q.steps[TOKENS] }, .k = { p.k.steps[BATCH], p.k.steps[HEADS], p.k.steps[TOKENS] },
                                  .v = { p.v.steps[BATCH], p.v.steps[HEADS], p.v.steps[TOKENS] }, .y = { to.steps[BATCH], to.steps[HEADS], to.steps[TOKENS] } };
     if (p.k.dims[BATCH] == 1) a->k.row = a->v.row = 0;

@@ -11,12 +11,12 @@ enum attend_mask_kind { ATTEND_NO_MASK, ATTEND_ADD /* float: added */, ATTEND_SE
 enum { ATTEND_RANK_MAX = 4, ATTEND_Q = 0, ATTEND_K, ATTEND_V, ATTEND_MASK, ATTEND_INPUTS = ATTEND_MASK + ATTENTION_MASKS };
 
 /* [batch, heads, tokens, numbers], of rank 3 without heads, or with so many of them side by side: [batch, tokens, heads numbers]. q[d] says which dimension of the tensor dimension d is;
- * the last one is always the last. Masks broadcast. Heads of k and v serve equally many heads of q each, one after the other. */
+ * the last one is always the last. Masks broadcast. */
 struct attend_spec {
     int    rank;
     int    heads, kv_heads;              /* side by side in rank 3; 0: not so */
     bool   causal;                       /* query i sees keys up to i */
-    bool   short_masks;                  /* masks may be shorter than the keys: those behind them are not seen */
+    bool   is_operator;                  /* as the operator Attention has it: masks may be shorter than the keys, and those behind them are not seen; each head of k and v may serve several of q */
     int8_t q[ATTEND_RANK_MAX], k[ATTEND_RANK_MAX], v[ATTEND_RANK_MAX], y[ATTEND_RANK_MAX];
     float  scale, nothing;               /* nothing: as in struct attention_dense */
     bool   bf16;                         /* numbers may be rounded to bfloat16, where the machine is quick at it */
