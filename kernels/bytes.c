@@ -60,6 +60,8 @@ static void set_chunks(struct bytes_walk *w, int64_t stretch)
 }
 
 static int64_t panels_of(const struct bytes_layer *l) { return (l->per + BYTES_PANEL - 1) / BYTES_PANEL; }
+static int64_t pairs_of(const struct bytes_layer *l) { return (panels_of(l) + 1) / 2; }      /* of panels, of a group */
+static int8_t *pair_at(const struct bytes_layer *l, int64_t i) { return l->weight + (i / pairs_of(l) * panels_of(l) + i % pairs_of(l) * 2) * l->walk.panel_bytes; }      /* of all groups' pairs */
 
 /* Where the panel of output channel m keeps its first byte; the channel's bytes follow in fours, 64 apart. */
 static int8_t *panel_of(const struct bytes_layer *l, int64_t m) { return l->weight + (m / l->per * panels_of(l) + m % l->per / BYTES_PANEL) * l->walk.panel_bytes + m % l->per % BYTES_PANEL * 4; }
@@ -372,14 +374,14 @@ static void finish_sums(const struct job *j, struct sums *s)
     s->waiting = false;
 }
 
-/* A block with a pair of panels of a group. */
-static void block_multiply(const struct job *j, struct sums *s, const struct bytes_walk *walk, const struct block *b, int64_t group, int64_t pair)
+/* A block with pair i of panels. */
+static void block_multiply(const struct job *j, struct sums *s, const struct bytes_walk *walk, const struct block *b, int64_t i)
 {
     const struct bytes_layer *l = j->l;
-    const int64_t in = l->spec.in_c / l->spec.groups;
+    const int64_t group = i / pairs_of(l), pair = i % pairs_of(l), in = l->spec.in_c / l->spec.groups;
     s->columns = l->per - pair * BYTES_PAIR < BYTES_PAIR ? (int)(l->per - pair * BYTES_PAIR) : BYTES_PAIR;
     s->channel = group * l->per + pair * BYTES_PAIR;
-    l->level->multiply(s->numbers, b->x + group * in, walk, b->rows, l->weight + (group * panels_of(l) + 2 * pair) * walk->panel_bytes, s->columns > BYTES_PANEL ? 2 : 1);
+    l->level->multiply(s->numbers, b->x + group * in, walk, b->rows, pair_at(l, i), s->columns > BYTES_PANEL ? 2 : 1);
     s->rows = (struct bytes_rows){ .finish = &j->finish, .saturates = l->saturates, .k = &l->k, .y = j->y, .residual = j->residual, .channels = l->spec.out_c, .pixel = b->in_order ? NULL : b->pixel, .first = b->first, .rows = b->rows };
     s->waiting = true;
 }
@@ -387,10 +389,10 @@ static void block_multiply(const struct job *j, struct sums *s, const struct byt
 /* What pair i's products fetch meanwhile: block b's share, of so many blocks (0: nothing), of the next pair's weights. */
 static void weights_ahead(struct bytes_walk *walk, const struct job *j, int64_t i, int64_t end, int64_t b, int64_t blocks)
 {
-    const int64_t lines = 2 * walk->panel_bytes / BYTES_LINE, first = lines * b / (blocks < 1 ? 1 : blocks), each = (panels_of(j->l) + 1) / 2;
+    const int64_t lines = 2 * walk->panel_bytes / BYTES_LINE, first = lines * b / (blocks < 1 ? 1 : blocks);
     walk->ahead = NULL;
     if (blocks < 1 || i + 1 >= end) return;
-    walk->ahead = j->l->weight + ((i + 1) / each * panels_of(j->l) + 2 * ((i + 1) % each)) * walk->panel_bytes + first * BYTES_LINE;
+    walk->ahead = pair_at(j->l, i + 1) + first * BYTES_LINE;
     walk->lines = (int)(lines * (b + 1) / blocks - first);
 }
 
@@ -411,7 +413,7 @@ static void product_part(void *ctx, int part, int parts)
 {
     const struct job *j = ctx;
     const struct bytes_layer *l = j->l;
-    const int64_t each = (panels_of(l) + 1) / 2, pairs = each * l->spec.groups;
+    const int64_t pairs = pairs_of(l) * l->spec.groups;
     const int64_t p0 = j->by_panels ? pairs * part / parts : 0, p1 = j->by_panels ? pairs * (part + 1) / parts : pairs;
     const struct share share = share_of(j, part, parts);
     struct bytes_walk walk = l->walk;
@@ -430,7 +432,7 @@ static void product_part(void *ctx, int part, int parts)
             find_block(&block[at ^= 1], j, &walk, whole / j->s.blocks, share.from + whole % j->s.blocks * BYTES_ROWS, share.end);
             for (int64_t i = p; i < p + together; i++) {
                 weights_ahead(&walk, j, i, p1, together == 1 ? b : 0, together == 1 ? share.blocks : b == 0);
-                block_multiply(j, &sums[turn ^= 1], &walk, &block[at], i / each, i % each);
+                block_multiply(j, &sums[turn ^= 1], &walk, &block[at], i);
                 finish_sums(j, &sums[turn ^ 1]);
             }
         }
@@ -491,7 +493,7 @@ void bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const 
         at[i] = ((int64_t)ky * p->dilation_h * s->w.w + (int64_t)kx * p->dilation_w) * p->in_c;
     }
     const int64_t x_picture = s->pictures == 1 ? 0 : w->h * w->w * p->in_c, y_picture = w->out_h * w->out_w * p->out_c;
-    const int64_t pairs = (panels_of(l) + 1) / 2 * p->groups;
+    const int64_t pairs = pairs_of(l) * p->groups;
     j.by_panels = threads > 1 && !l->depthwise && ((pairs * 2 * l->walk.panel_bytes > SPLIT_BYTES && pairs >= threads) || s->runs * s->blocks < threads);
     for (int64_t n = 0; n < s->pictures; n++) {
         j.x = (const uint8_t *)x + n * x_picture;

@@ -70,25 +70,24 @@ enum cpu_level cpu_level_detect(void)
     return (enum cpu_level)(k - 1);
 }
 
-/* CPUID's leaf 7: ecx of subleaf 0 and eax of subleaf 1, asked once: a guest's CPUID goes to its host, which takes as long as a small layer. */
-struct features { uint32_t ecx, eax_1; bool intel; };
-static struct features features(void)
+enum feature { ASKED = 1, VNNI = 2, VBMI = 4, BF16_DOTS = 8, INTEL = 16 };
+
+/* Asked once: a guest's CPUID goes to its host, which takes as long as a small layer. */
+static int features(void)
 {
-    static _Atomic uint64_t known;
-    static _Atomic int vendor;           /* 0: not asked yet; 1; 2: Intel */
-    if (!vendor) {
-        uint32_t a = 0, b = 0, c = 0, d, none, ecx = 0;
-        if (__get_cpuid_count(7, 0, &none, &b, &c, &d)) ecx = c;
-        if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) a = 0;
-        known = (uint64_t)a << 32 | ecx;
-        vendor = __get_cpuid(0, &none, &b, &c, &d) && b == signature_INTEL_ebx ? 2 : 1;
-    }
-    const uint64_t bits = known;
-    return (struct features){ .ecx = (uint32_t)bits, .eax_1 = (uint32_t)(bits >> 32), .intel = vendor == 2 };
+    static _Atomic int known;            /* two threads that ask at once find the same */
+    uint32_t a, b, c, d;
+    int found = known;
+    if (found) return found;
+    found = ASKED;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) found |= (c >> 11 & 1 ? VNNI : 0) | (c >> 1 & 1 ? VBMI : 0);
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) found |= a >> 5 & 1 ? BF16_DOTS : 0;
+    if (__get_cpuid(0, &a, &b, &c, &d)) found |= b == signature_INTEL_ebx ? INTEL : 0;
+    return known = found;
 }
 
-bool cpu_has_vnni(void) { return cpu_level_detect() >= CPU_AVX512 && features().ecx >> 11 & 1; }
-bool cpu_has_vbmi(void) { return cpu_level_detect() >= CPU_AVX512 && features().ecx >> 1 & 1; }
+bool cpu_has_vnni(void) { return cpu_level_detect() >= CPU_AVX512 && features() & VNNI; }
+bool cpu_has_vbmi(void) { return cpu_level_detect() >= CPU_AVX512 && features() & VBMI; }
 
 /* By the vendor: Intel's dot products of bfloat16 take as long as two of floats, AMD's (from Zen 4 on) as long as one. On a machine with tiles a lower level is float. */
 bool cpu_is_quick_at_bf16(enum cpu_level level)
@@ -96,7 +95,7 @@ bool cpu_is_quick_at_bf16(enum cpu_level level)
     const enum cpu_level has = cpu_level_detect();
     if (level > has) level = has;
     if (level >= CPU_AMX) return true;
-    return level >= CPU_AVX512 && has < CPU_AMX && features().eax_1 >> 5 & 1 && !features().intel;
+    return level >= CPU_AVX512 && has < CPU_AMX && (features() & (BF16_DOTS | INTEL)) == BF16_DOTS;
 }
 
 void kernels_fill(struct kernels *k, enum cpu_level cap)

@@ -121,7 +121,7 @@ static void multiply(int32_t *sums, const uint8_t *x, const struct bytes_walk *w
     struct bytes_walk w = *walk;         /* each call fetches an equal part of what is to be fetched */
     int r = 0;
     w.lines = w.ahead ? (walk->lines + calls - 1) / calls : 0;
-    for (w.mask = 0; w.lines && (2 * w.mask + 2) * w.lines <= w.segments * w.chunks * w.depth / 4; w.mask = 2 * w.mask + 1) {}
+    if (w.lines) w.mask = (int)steps_mask((int64_t)w.segments * w.chunks * w.depth / 4 / w.lines);
     for (; r + SUM_ROWS <= rows; r += SUM_ROWS) {
         if (panels > 1) rows_multiply(SUM_ROWS, 2, sums + r * BYTES_PAIR, x + r * w.step, &w, panel);
         else rows_multiply(SUM_ROWS, 1, sums + r * BYTES_PAIR, x + r * w.step, &w, panel);

@@ -196,9 +196,7 @@ static void gemm_region(const struct gemm_job *j, int64_t first, int64_t end, in
     float rows_of_a[TILE_ROWS * COPY_STRIDE];
     const int64_t fit = BLOCK_BYTES / (int64_t)sizeof(float) / block_k / PANEL * PANEL, many = fit < PANEL ? PANEL : fit, few = FEW_COLUMNS / PANEL * PANEL;
     const int64_t step = tiles == 1 ? right - left : copy || many < few || m * block_k * (int64_t)sizeof(float) > FEW_BYTES ? many : few;
-    const int64_t every = tiles * LINE / PANEL;
-    int64_t mask = 0;
-    while (2 * mask + 1 < every) mask = 2 * mask + 1;
+    const int64_t mask = steps_mask(tiles * LINE / PANEL);
     for (int64_t from_column = left; from_column < right; from_column += step) {
         int64_t to_column = from_column + step < right ? from_column + step : right;
         for (int64_t part = 0; part < parts_k; part++)

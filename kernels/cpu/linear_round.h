@@ -5,14 +5,13 @@
 #include "kernels/cpu/vec_lanes.h"
 #include "kernels/linear_panels.h"
 
-enum { SCALE_MASK = ~3 };                /* what is left of a scale's bits: 22, so that 1.5 2^23 times as much is a float */
+static const uint32_t SCALE_LOST = 3;    /* a scale's last bits: it keeps 22, so that 1.5 2^23 times as much is a float */
 static const float ROUND_LEAST = 1e-30f, ROUND_MOST = 1e33f;       /* magnitudes: below the first a block is zeros, above the second it is not finite, as its sums might not be */
 
 /* The largest of a block's magnitudes; what is not finite counts as larger than any that is, as its bits do. */
 VEC_INLINE float block_top(const float *x)
 {
     uint32_t top = 0;
-    float most;
 #if defined(__AVX512F__)
     const __m512i low = (__m512i)vec_abs(vec_load(x)), high = (__m512i)vec_abs(vec_load(x + 16));
     top = (uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(low, high));
@@ -25,24 +24,18 @@ VEC_INLINE float block_top(const float *x)
     top = (uint32_t)_mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 #else
     for (int i = 0; i < PANEL_BLOCK; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, sizeof bits);
-        if ((bits & 0x7fffffff) > top) top = bits & 0x7fffffff;
+        const uint32_t bits = vec_to_bits(fabsf(x[i]));
+        if (bits > top) top = bits;
     }
 #endif
-    memcpy(&most, &top, sizeof most);
-    return most;
+    return vec_from_bits(top);
 }
 
 /* Of a block: returns 127 / largest magnitude, 0 where that is next to nothing; *scale its inverse, not finite when some number is not. */
 VEC_INLINE float block_range(const float *x, float *scale)
 {
-    const float most = block_top(x), exact = most / 127.0f;
-    int32_t bits;
-    memcpy(&bits, &exact, sizeof bits);
-    bits &= SCALE_MASK;
-    memcpy(scale, &bits, sizeof bits);
-    if (!(most < ROUND_MOST)) *scale = __builtin_inff();
+    const float most = block_top(x);
+    *scale = most < ROUND_MOST ? vec_from_bits(vec_to_bits(most / 127.0f) & ~SCALE_LOST) : __builtin_inff();
     return most > ROUND_LEAST && most < ROUND_MOST ? 127.0f / most : 0.0f;
 }
 

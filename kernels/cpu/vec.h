@@ -26,6 +26,14 @@ VEC_INLINE uint32_t vec_to_bits(float f)
     return bits;
 }
 
+/* The largest 2^n - 1 below `every` (0 at least): what is done in steps whose number has none of these bits is done once in every so many of them, or somewhat more often. */
+VEC_INLINE int64_t steps_mask(int64_t every)
+{
+    int64_t mask = 0;
+    while (2 * mask + 2 <= every) mask = 2 * mask + 1;
+    return mask;
+}
+
 #if defined(__AVX512F__)
 
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 /* Products of many rows of x with two panels at a time, with the bits of kernels/cpu/linear_body.h: the same integer sums, then the same float operations in the same order.
  *
- * Rows of x are in groups of GROUP_ROWS at most, all about as large, which are their tiles. Weights are unpacked once for SPAN blocks and up to GROUPS_MOST groups, into first-level
+ * Rows of x are in groups of GROUP_ROWS at most, all about as large, which are their tiles. Weights are unpacked once for SPAN blocks and up to ROWS_MOST rows, into first-level
  * cache. A group then takes, for each four of k, two vectors of weights and one number of each row: seven rows are 14 chains of dot products, more than the ten that keep both ports busy,
  * and their 14 integer and 14 float sums are registers. Where all of a row's blocks are gone through at once instead, weights are unpacked for 16 rows, and with a register for each
  * of their vectors the chains are too few: two thirds of the rate. */
