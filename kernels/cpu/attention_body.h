@@ -4,10 +4,11 @@
  * so that a page is turned into floats once for all of them. Each query has its own running maximum, sums and values, and takes only the pages that
  * its own position sees, each page in one way: so nothing of the company shows in its bits. Each span of keys (ATTENTION_SPAN positions) is a sum of its own, and spans are folded into one in
  * ascending order, by the thread that goes through them all or, where there are few units, after many threads have taken a span each. The 16 scores of a page are 16 lanes whatever the
- * vector's width; sums of weights stay in 16 lanes until the end. Positions not seen have weight 0 and their values are not read: they may hold anything. */
+ * vector's width; sums of weights stay in 16 lanes until the end. Where there are enough queries each has a lane (kernels/cpu/attention_lanes.h); what follows here is for single ones. Positions not seen have weight 0 and their values are not read: they may hold anything. */
 #ifndef KERNELS_CPU_ATTENTION_BODY_H
 #define KERNELS_CPU_ATTENTION_BODY_H
 
+#include "kernels/cpu/attention_lanes.h"
 #include "kernels/cpu/attention_pages.h"
 #include "kernels/cpu/attention_units.h"
 #include "kernels/cpu/levels.h"
@@ -108,13 +109,6 @@ VEC_INLINE void page_add_whole(const int count, const struct query *const *queri
     for (int n = 0; n < count; n++) page_add_values(values_of(queries[n]), old[n], queries[n]->weights, v, dim, d, 0, PAGE);
 }
 
-VEC_INLINE vec scores_scale(const struct attention_spec *s, vec x)
-{
-    x = x * vec_set(s->scale);
-    if (s->softcap > 0) x = vec_tanh(x / vec_set(s->softcap)) * vec_set(s->softcap);
-    return x;
-}
-
 /* scale, cap, slope; then what this query does not see becomes -infinity. Returns the page's maximum. */
 static float page_finish_scores(const struct attention_spec *s, const struct query *q, int64_t first_key, int from, int to)
 {
@@ -155,36 +149,6 @@ static float query_weigh(const struct attention_spec *s, struct query *q, int64_
     return old;
 }
 
-/* query_weigh of TOGETHER queries that see the whole page: with the same bits, but no branch on which score is the largest, and one exponential for all of their `old`. */
-static void queries_weigh(const struct attention_spec *s, struct query *q, int64_t first_key, float old[TOGETHER])
-{
-#if defined(__AVX512F__)
-    if (!s->alibi && !s->relative) {
-        vec x[4];
-        __m256 half[4];
-        _Static_assert(TOGETHER == 4 && (int)PAGE == (int)LANES, "four vectors are turned");
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; n++) x[n] = scores_scale(s, vec_load(q[n].weights)), half[n] = _mm256_max_ps(_mm512_castps512_ps256(x[n]), _mm512_extractf32x8_ps(x[n], 1));
-        const __m256 a = _mm256_max_ps(_mm256_unpacklo_ps(half[0], half[1]), _mm256_unpackhi_ps(half[0], half[1])), b = _mm256_max_ps(_mm256_unpacklo_ps(half[2], half[3]), _mm256_unpackhi_ps(half[2], half[3]));
-        const __m256 each = _mm256_max_ps((__m256)_mm256_unpacklo_pd((__m256d)a, (__m256d)b), (__m256)_mm256_unpackhi_pd((__m256d)a, (__m256d)b));
-        const __m128 top = _mm_max_ps(_mm256_castps256_ps128(each), _mm256_extractf128_ps(each, 1)), before = _mm_setr_ps(q[0].span.top, q[1].span.top, q[2].span.top, q[3].span.top), most = _mm_max_ps(top, before);
-        const __m128 shrunk = _mm512_castps512_ps128(vec_exp(_mm512_zextps128_ps512(_mm_sub_ps(before, most))));
-        float tops[4];
-        _mm_storeu_ps(old, _mm_mask_blend_ps(_mm_cmp_ps_mask(before, most, _CMP_EQ_OQ), shrunk, _mm_set1_ps(1.0f)));
-        _mm_storeu_ps(tops, most);
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; n++) {
-            const vec e = vec_exp(x[n] - vec_set(tops[n]));
-            q[n].span.top = tops[n];
-            vec_store(q[n].weights, e);
-            vec_store(q[n].span.sums, vec_fma(vec_load(q[n].span.sums), vec_set(old[n]), e));
-        }
-        return;
-    }
-#endif
-    for (int n = 0; n < TOGETHER; n++) old[n] = query_weigh(s, q + n, first_key, 0, PAGE);
-}
-
 /* The queries that see the page take it; those that see all of it and follow each other together. */
 static void queries_take_page(const struct attention_spec *s, struct query *queries, int total, int64_t page, const float *keys, const float *values)
 {
@@ -197,7 +161,7 @@ static void queries_take_page(const struct attention_spec *s, struct query *quer
         if (TOGETHER > 1 && whole == TOGETHER) {
             float old[TOGETHER];
             page_scores(TOGETHER, together, keys, s->head_dim);
-            queries_weigh(s, q, first, old);
+            for (int n = 0; n < TOGETHER; n++) old[n] = query_weigh(s, q + n, first, 0, PAGE);
             page_add_whole(TOGETHER, together, old, values, s->head_dim_v);
             i += TOGETHER - 1;
         } else if (q->from < end && q->to > first) {
@@ -248,7 +212,43 @@ static void query_finish(const struct attention_spec *s, const struct state *x, 
 /* ---- units ---- */
 
 /* A unit's queries in a thread's scratch. */
-struct group { struct query *queries; int total; int64_t low, high; float *keys, *values; };
+struct group { struct query *queries; int total; int64_t low, high; float *keys, *values; struct lanes *lanes; int sets; };
+
+/* Queries go a lane each as long as they fill the lanes well; slopes and `relative` are of single queries. */
+static int sets_of_lanes(const struct attention_spec *s, int total)
+{
+    return LANES == 1 || s->alibi || s->relative ? 0 : total / LANES + (total % LANES >= LANES_QUERIES_MIN);
+}
+static struct query *set_query(const struct group *g, int set, int lane)      /* the last one again beyond the end */
+{
+    const int i = set * LANES + lane;
+    return g->queries + (i < g->total ? i : g->total - 1);
+}
+
+static void group_put_lanes(const struct attention_spec *s, struct group *g, float *numbers)
+{
+    g->sets = sets_of_lanes(s, g->total);
+    for (int n = 0; n < g->sets; n++, numbers += lanes_floats(s)) {
+        const float *q[LANES];
+        g->lanes[n] = lanes_at(s, numbers);
+        for (int i = 0; i < LANES; i++) {
+            const struct query *query = set_query(g, n, i);
+            q[i] = query->q;
+            lanes_see(g->lanes + n, i, query->from, query->to);
+        }
+        rows_to_lanes(g->lanes[n].q, q, s->head_dim);
+    }
+}
+
+/* What lanes have got of a span is put down with their queries. */
+static void group_take_lanes(const struct attention_spec *s, const struct group *g)
+{
+    for (int n = 0; n < g->sets; n++) {
+        float *sums[LANES];
+        for (int i = 0; i < LANES; i++) sums[i] = set_query(g, n, i)->span.sums, set_query(g, n, i)->span.top = g->lanes[n].top[i];
+        lanes_to_rows(sums, g->lanes[n].sums, PAGE + s->head_dim_v);
+    }
+}
 
 static struct group group_of(const struct attention_job *j, const struct unit *u, int part)
 {
@@ -257,8 +257,11 @@ static struct group group_of(const struct attention_job *j, const struct unit *u
     const int heads = s->heads / s->kv_heads, stride = (int)attention_state(s) + PAGE;
     struct group g = { .queries = (struct query *)(void *)scratch, .total = u->count * heads, .low = INT64_MAX, .keys = (float *)(void *)(scratch + attention_queries(s) * ATTENTION_QUERY_BYTES) };
     _Static_assert(sizeof *g.queries <= ATTENTION_QUERY_BYTES, "a query's book-keeping has its place");
+    _Static_assert(LANES == 1 || sizeof *g.lanes <= ATTENTION_SET_BYTES * LANES, "and so have lanes");
+    g.lanes = (struct lanes *)(void *)g.keys;
+    g.keys += attention_queries(s) * ATTENTION_SET_BYTES / sizeof *g.keys;
     g.values = g.keys + (s->head_dim + 15) / 16 * 16 * PAGE;
-    float *numbers = g.values + (s->head_dim_v + 15) / 16 * 16 * PAGE, *all = numbers + g.total * stride;      /* what every page changes lies together */
+    float *numbers = g.values + (s->head_dim_v + 15) / 16 * 16 * PAGE, *all = numbers + g.total * stride, *lanes = all + g.total * attention_state(s);      /* what every page changes lies together */
     for (int i = 0; i < g.total; i++, numbers += stride) {
         struct query *q = g.queries + i;
         const int64_t row = u->first + i / heads;
@@ -269,6 +272,7 @@ static struct group group_of(const struct attention_job *j, const struct unit *u
         if (q->from < g.low) g.low = q->from;
         if (q->to > g.high) g.high = q->to;
     }
+    group_put_lanes(s, &g, lanes);
     return g;
 }
 
@@ -277,13 +281,18 @@ static void group_take_span(const struct attention_job *j, const struct unit *u,
 {
     const struct attention_spec *s = j->units.s;
     const int64_t low = g->low > span * ATTENTION_SPAN ? g->low : span * ATTENTION_SPAN, high = g->high < (span + 1) * ATTENTION_SPAN ? g->high : (span + 1) * ATTENTION_SPAN;
-    for (int i = 0; i < g->total; i++) state_clear(s, &g->queries[i].span);
+    const int single = g->sets * LANES;          /* the first query that has no lane */
+    for (int i = single; i < g->total; i++) state_clear(s, &g->queries[i].span);
+    for (int n = 0; n < g->sets; n++) lanes_clear(s, g->lanes + n);
     for (int64_t page = low / PAGE; page * PAGE < high; page++) {
         const char *at = j->pool + (uint64_t)u->r->pages[page] * j->page_stride;
         const int from = low > page * PAGE ? (int)(low - page * PAGE) : 0, to = high < (page + 1) * PAGE ? (int)(high - page * PAGE) : PAGE;
         const float *keys = page_keys(s, at, u->head, g->keys), *values = page_values(s, at, u->head, from, to, g->values);
-        queries_take_page(s, g->queries, g->total, page, keys, values);
+        for (int n = 0; n < g->sets; n++)
+            if (g->lanes[n].low < (page + 1) * PAGE && g->lanes[n].high > page * PAGE) lanes_take_page(s, g->lanes + n, page, keys, values);
+        queries_take_page(s, g->queries + single, g->total - single, page, keys, values);
     }
+    group_take_lanes(s, g);
 }
 
 static float *output_of(const struct attention_job *j, const struct unit *u, int i, int *head)
@@ -318,6 +327,7 @@ struct split {
     const struct attention_job *job;
     struct unit *units;
     int count, at_once;                  /* units; spans of each that are gone through before they are folded */
+    int64_t queries;                     /* of a unit at most */
     int64_t span, first, end;            /* of this round; of all */
     float *all, *spans;                  /* states: [count][queries], [count][at_once][queries], each its top in 16 floats and its numbers */
 };
@@ -343,7 +353,6 @@ static void split_part(void *ctx, int part, int parts)
 {
     struct split *s = ctx;
     const struct attention_spec *spec = s->job->units.s;
-    const int64_t queries = (int64_t)attention_queries(spec);
     for (int i = part; i < s->count * s->at_once; i += parts) {
         const struct unit *u = s->units + i / s->at_once;
         const struct group g = group_of(s->job, u, part);
@@ -351,7 +360,7 @@ static void split_part(void *ctx, int part, int parts)
         const bool has = split_has_span(&g, span);
         if (has) group_take_span(s->job, u, &g, span);
         for (int n = 0; n < g.total; n++) {
-            float *to = state_place(s, s->spans, i * queries + n);
+            float *to = state_place(s, s->spans, i * s->queries + n);
             to[0] = has ? g.queries[n].span.top : -__builtin_inff();
             if (has) memcpy(to + PAGE, g.queries[n].span.sums, attention_state(spec) * sizeof *to);
         }
@@ -362,16 +371,15 @@ static void split_part(void *ctx, int part, int parts)
 static void split_fold(const struct split *s)
 {
     const struct attention_spec *spec = s->job->units.s;
-    const int64_t queries = (int64_t)attention_queries(spec);
     for (int u = 0; u < s->count; u++)
         for (int n = 0; n < s->units[u].count * (spec->heads / spec->kv_heads); n++) {
-            struct state all = state_at(s, s->all, u * queries + n);
+            struct state all = state_at(s, s->all, u * s->queries + n);
             if (s->span == s->first) all.top = -__builtin_inff();
             for (int i = 0; i < s->at_once; i++) {
-                const struct state span = state_at(s, s->spans, ((int64_t)u * s->at_once + i) * queries + n);
+                const struct state span = state_at(s, s->spans, ((int64_t)u * s->at_once + i) * s->queries + n);
                 state_fold(spec, &all, &span);
             }
-            *state_place(s, s->all, u * queries + n) = all.top;
+            *state_place(s, s->all, u * s->queries + n) = all.top;
             int head;
             float *y = output_of(s->job, s->units + u, n, &head);
             if (s->span + s->at_once >= s->end) query_finish(spec, &all, head, y);
@@ -406,6 +414,8 @@ static void split_run(struct split *s, int threads)
     s->spans = state_place(s, s->all, (int64_t)attention_queries(spec) * ATTENTION_SPLIT_GROUPS * threads);
     const struct unit_list list = { s->units, &s->count };
     units_walk(&j->units, 0, 1, list_unit, &list);
+    for (int i = 0, group = spec->heads / spec->kv_heads; i < s->count; i++)
+        if (s->units[i].count * group > s->queries) s->queries = s->units[i].count * group;
     s->at_once = ATTENTION_SPLIT_SPANS * threads / s->count;
     for (s->span = s->first; s->span < s->end; s->span += s->at_once) {
         parallel_for(threads, threads, split_part, s);

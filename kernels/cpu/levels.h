@@ -26,20 +26,21 @@ void diffusion_fill_avx512(struct diffusion_kernels *k);
 void diffusion_fill_avx512bf16(struct diffusion_kernels *k);
 void diffusion_fill_amx(struct diffusion_kernels *k);
 
-/* What one thread of attention_paged works in: a page of keys and of values as floats, and the state of a group of queries. */
-enum { ATTENTION_QUERIES = 32, ATTENTION_QUERY_BYTES = 128 };        /* rows times heads that share a page's conversion (at least one row's heads); book-keeping of one */
+/* What one thread of attention_paged works in: a page of keys and of values as floats, and the state of a group of queries, once by query and once by lanes of queries. */
+enum { ATTENTION_QUERIES = 64, ATTENTION_QUERY_BYTES = 128, ATTENTION_SET_BYTES = 32 };        /* rows times heads that share a page's conversion (at least one row's heads); book-keeping of one, of its lane */
 static inline uint64_t attention_queries(const struct attention_spec *s)
 {
     const int group = s->heads / s->kv_heads;
-    return (uint64_t)(group > ATTENTION_QUERIES ? group : ATTENTION_QUERIES);
+    return (uint64_t)(group > ATTENTION_QUERIES ? (group + 15) / 16 * 16 : ATTENTION_QUERIES);
 }
 /* floats of a query's sums and values */
 static inline uint64_t attention_state(const struct attention_spec *s) { return (uint64_t)(s->head_dim_v + 15) / 16 * 16 + ATTENTION_PAGE; }
 static inline uint64_t attention_lane_bytes(const struct attention_spec *s)
 {
     const uint64_t dims = (uint64_t)(s->head_dim + 15 + s->head_dim_v + 15);
-    const uint64_t numbers = dims * ATTENTION_PAGE + attention_queries(s) * (2 * attention_state(s) + ATTENTION_PAGE);
-    return (numbers * sizeof(float) + attention_queries(s) * ATTENTION_QUERY_BYTES + 63) & ~(uint64_t)63;
+    const uint64_t lane = (uint64_t)(s->head_dim + s->head_dim_v + ATTENTION_PAGE + 1);
+    const uint64_t numbers = dims * ATTENTION_PAGE + attention_queries(s) * (2 * attention_state(s) + ATTENTION_PAGE + lane);
+    return (numbers * sizeof(float) + attention_queries(s) * (ATTENTION_QUERY_BYTES + ATTENTION_SET_BYTES) + 63) & ~(uint64_t)63;
 }
 /* Where spans of keys are shared out (kernels/cpu/attention_body.h): groups of queries fewer than this many a thread, and what they see of so many spans of a group at a time. */
 enum { ATTENTION_SPLIT_GROUPS = 4, ATTENTION_SPLIT_SPANS = 8, ATTENTION_GROUP_BYTES = 32 };

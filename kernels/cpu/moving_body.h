@@ -3,10 +3,10 @@
 #ifndef KERNELS_CPU_MOVING_BODY_H
 #define KERNELS_CPU_MOVING_BODY_H
 
-#include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_turn.h"
 #include "kernels/kernels.h"
 
-enum { MOVE_TILE = 8, MOVE_THIN = 4 };
+enum { MOVE_TILE = TURN, MOVE_THIN = 4 };
 static const int64_t MOVE_PARALLEL_MIN = 32768;
 
 struct move_job {
@@ -30,28 +30,13 @@ MOVE_BLOCK(32)
 MOVE_BLOCK(64)
 #undef MOVE_BLOCK
 
-#if defined(__AVX2__)
 static void move_tile_32(uint32_t *y, const uint32_t *x, int64_t rows, int64_t columns)
 {
-    __m256 a[8], b[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps((const float *)(x + i * columns));
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        a[i + 0] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44), a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44), a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps((float *)(y + i * rows), _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-        _mm256_storeu_ps((float *)(y + (i + 4) * rows), _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-    }
+    float *to[TURN];
+    const float *from[TURN];
+    for (int i = 0; i < TURN; i++) to[i] = (float *)(void *)(y + i * rows), from[i] = (const float *)(const void *)(x + i * columns);
+    vec_turn(to, from);
 }
-#else
-static void move_tile_32(uint32_t *y, const uint32_t *x, int64_t rows, int64_t columns) { move_block_32(y, x, rows, columns, 0, MOVE_TILE, 0, MOVE_TILE); }
-#endif
 
 static void move_band(const struct move_job *j, int64_t matrix, int64_t c, int64_t c_end)
 {

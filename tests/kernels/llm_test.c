@@ -166,6 +166,30 @@ TEST(attention_does_not_show_chunks_company_or_threads)
     }
 }
 
+TEST(a_value_that_is_not_finite_reaches_only_those_who_see_it)
+{
+    enum { BROKEN = 37 };
+    for (int i = 0; i < SPECS; i++) {
+        const struct attention_spec *s = specs + i;
+        struct llm_kernels k;
+        llm_kernels_fill(&k, CPU_AMX);
+        if (!s->causal || s->kv_type == BLOCK_Q8_0 || s->kv_type == BLOCK_Q4_0) continue;
+        struct text t = text_make(s, &k, POSITIONS);
+        const size_t row = (size_t)(s->heads * s->head_dim_v), bytes = POSITIONS * row * sizeof(float);
+        float *whole = malloc(bytes), *got = malloc(bytes);
+        attend(&t, &k, whole, 0, POSITIONS, 1);
+        for (int c = 0; c < s->kv_heads * s->head_dim_v; c++) t.v[BROKEN * s->kv_heads * s->head_dim_v + c] = INFINITY;
+        store(&t, &k, BROKEN, BROKEN + 1);
+        attend(&t, &k, got, 0, POSITIONS, 1);
+        if (memcmp(got, whole, BROKEN * row * sizeof(float))) test_fail(__FILE__, __LINE__, "spec %d: a value of a later position shows", i);
+        CHECK(!isfinite(got[BROKEN * row]));
+        for (size_t p = BROKEN + (size_t)s->window; s->window && p < POSITIONS; p++)
+            if (memcmp(got + p * row, whole + p * row, row * sizeof(float))) test_fail(__FILE__, __LINE__, "spec %d: a value that has left the window shows at %zu", i, p);
+        text_free(&t);
+        free(whole), free(got);
+    }
+}
+
 /* Long enough for several spans of keys: few queries, whose spans threads share out, and many, which go through theirs one after the other. */
 TEST(attention_over_spans_is_near_its_definition_and_the_same_bits_however_it_is_shared_out)
 {
