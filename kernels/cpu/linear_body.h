@@ -164,12 +164,13 @@ VEC_INLINE void half_tile(const int type, const int rows, const int panels, cons
 VEC_INLINE void exact_tile(const int rows, const struct panel_job *j, int64_t panel, int64_t row)
 {
     const struct panel_layout *p = panel_layout(j->type);
-    struct panel_walk walk = panel_walk_from(j->type, j->panels + panel * j->panel_bytes, 0);
+    struct panel_walk walk;
     const float *x[EXACT_X];
     struct spread s;
     lanes_f sum[EXACT_X];
     LANES_UNROLL
     for (int r = 0; r < rows; r++) x[r] = j->x + (row + r < j->m ? row + r : row) * j->ldx, sum[r] = lanes_f_set(0.0f);
+    panel_walk_begin(&walk, j->type, j->panels + panel * j->panel_bytes, 0);
     for (int64_t b = 0; b < j->k / PANEL_BLOCK; b++) {
         panel_walk_next(&walk, &s);
         for (int g = 0; g < GROUPS; g++)
@@ -272,8 +273,9 @@ static void decode(float *y, int64_t step, int64_t half, int type, const uint8_t
             lanes_f_store_halves(y, y + half, type == BLOCK_BF16 ? lanes_f_bf16(panel + i / 2 * PANEL_ROWS * 4, (int)(i % 2)) : lanes_f_f16(panel + i * PANEL_ROWS * 2));
         return;
     }
-    struct panel_walk walk = panel_walk_from(type, panel, from);
+    struct panel_walk walk;
     struct spread s;
+    panel_walk_begin(&walk, type, panel, from);
     for (int64_t b = 0; b < k / PANEL_BLOCK; b++) {
         panel_walk_next(&walk, &s);
         for (int g = 0; g < GROUPS; g++)

@@ -39,33 +39,28 @@ VEC_INLINE float block_range(const float *x, float *scale)
     return most > ROUND_LEAST && most < ROUND_MOST ? 127.0f / most : 0.0f;
 }
 
-VEC_INLINE void block_round(int8_t *numbers, const float *x, float rate)
+/* A block's numbers; sum: of the first 16 of them and of the others. */
+VEC_INLINE void block_round(int8_t *numbers, int sum[2], const float *x, float rate)
 {
+#if defined(__AVX2__)
 #if defined(__AVX512F__)
-    for (int i = 0; i < PANEL_BLOCK; i += 16) _mm_storeu_si128((__m128i *)(numbers + i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(vec_load(x + i) * vec_set(rate))));
-#elif defined(__AVX2__)
+    const __m256i bytes = _mm256_setr_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(vec_load(x) * vec_set(rate))), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(vec_load(x + 16) * vec_set(rate))));
+#else
     __m256i q[4];
     for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(vec_load(x + 8 * i) * vec_set(rate));
-    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-    _mm256_storeu_si256((__m256i *)numbers, _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3])), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+#endif
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    const __m256i eights = _mm256_hadd_epi32(fours, fours), all = _mm256_hadd_epi32(eights, eights);
+    sum[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(all)), sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(all, 1));
+    _mm256_storeu_si256((__m256i *)numbers, bytes);
 #else
+    sum[0] = sum[1] = 0;
     for (int i = 0; i < PANEL_BLOCK; i++) {
         const float v = rintf(x[i] * rate);
         numbers[i] = (int8_t)(v > -128 && v < 128 ? v : 0);
+        sum[i / 16] += numbers[i];
     }
-#endif
-}
-
-/* The sums of a block's first 16 numbers and of the others. */
-VEC_INLINE void block_sums(int sum[2], const int8_t *numbers)
-{
-#if defined(__AVX2__)
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)numbers)), fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    const __m256i eights = _mm256_hadd_epi32(fours, fours), all = _mm256_hadd_epi32(eights, eights);
-    sum[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(all)), sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(all, 1));
-#else
-    sum[0] = sum[1] = 0;
-    for (int i = 0; i < 16; i++) sum[0] += numbers[i], sum[1] += numbers[16 + i];
 #endif
 }
 
@@ -73,9 +68,8 @@ VEC_INLINE void block_sums(int sum[2], const int8_t *numbers)
 VEC_INLINE void round_block(struct panel_block *y, const struct panel_layout *p, int offset, const float *x)
 {
     int sum[2];
-    block_round(y->numbers, x, block_range(x, &y->scale));
+    block_round(y->numbers, sum, x, block_range(x, &y->scale));
     y->less = -0x1.8p23f * y->scale;
-    block_sums(sum, y->numbers);
     if (!p->two) sum[0] += sum[1], sum[1] = 0;
     for (int h = 0; h < 2; h++) {
         if (p->minimum) y->moment[h] = y->scale * (float)sum[h];

@@ -126,11 +126,13 @@ static void (*const spreads[BLOCK_TYPE_END])(struct spread *s, const uint8_t *bl
 struct panel_walk { const uint8_t *at, *head; int head_bytes, bytes; int64_t block; void (*spread)(struct spread *, const uint8_t *, const uint8_t *); };
 
 /* from the block that holds k, a multiple of 256 where there are heads */
-VEC_INLINE struct panel_walk panel_walk_from(int type, const uint8_t *panel, int64_t k)
+VEC_INLINE void panel_walk_begin(struct panel_walk *w, int type, const uint8_t *panel, int64_t k)
 {
     const struct panel_layout *p = panel_layout(type);
-    const int bytes = (int)panel_block_bytes(p);
-    return (struct panel_walk){ .at = panel + k / PANEL_BLOCK * bytes + k / 256 * p->head, .head_bytes = p->head, .bytes = bytes, .spread = spreads[type] };
+    w->bytes = (int)panel_block_bytes(p), w->head_bytes = p->head;
+    w->at = w->head = panel + k / PANEL_BLOCK * w->bytes + k / 256 * p->head;
+    w->block = 0;
+    w->spread = spreads[type];
 }
 VEC_INLINE void panel_walk_next(struct panel_walk *w, struct spread *s)
 {

@@ -103,18 +103,26 @@ static many_kernel *const many_kernels[2][2][GROUP_ROWS - LEAST_ROWS + 1] = { { 
                                                                               { { many_10_3, many_10_4, many_10_5 }, { many_11_3, many_11_4, many_11_5 } } };
 _Static_assert(MANY_ROWS == 5 && GROUP_ROWS == 7 && GROUP_TWO_ROWS == 5 && LEAST_ROWS == 3, "any number of rows is shared out to groups for which there is a function");
 
-/* Rows of groups [first, end) with panels `panel` and the next: sums, one row of 32 after the other. */
+static void many_store(const struct panel_job *j, const float *sums, int64_t row, int64_t rows, int64_t panel, int64_t to)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t v = 0; v < 2 && panel + v < to; v++) tile_store(j, row + r, (panel + v) * PANEL_ROWS, _mm512_load_ps(sums + r * PAIR + v * PANEL_ROWS));
+}
+
+/* Rows of groups [first, end) with panels `panel` and the next; sums, one row of 32 after the other, are in the first-level cache, and y takes a group's while the next one is multiplied. */
 static void many_pair(const struct panel_job *j, const struct many_groups *groups, float *sums, int64_t panel, int64_t to, int64_t first, int64_t end)
 {
     const int64_t blocks = j->k / PANEL_BLOCK, row = many_first(groups, first);
     const struct panel_layout *p = panel_layout(j->type);
     many_kernel *const *kernels = many_kernels[p->two][p->minimum];
     struct many_span span;
-    struct panel_walk walk[2];
-    for (int v = 0; v < 2; v++) walk[v] = panel_walk_from(j->type, j->panels + (panel + v < to ? panel + v : panel) * j->panel_bytes, 0);
+    struct panel_walk walk[2];           /* registers: pairs of what has just been stored one by one would wait until all earlier stores, rows of y among them, have reached the cache */
+    LANES_UNROLL
+    for (int v = 0; v < 2; v++) panel_walk_begin(&walk[v], j->type, j->panels + (panel + v < to ? panel + v : panel) * j->panel_bytes, 0);
     memset(sums, 0, (size_t)(many_first(groups, end) - row) * PAIR * sizeof *sums);
     for (int64_t b = 0; b < blocks; b += SPAN) {
         const int count = blocks - b < SPAN ? (int)(blocks - b) : SPAN;
+        LANES_UNROLL
         for (int v = 0; v < 2; v++)
             for (int i = 0; i < count; i++) panel_walk_next(&walk[v], &span.panel[v][i]);
         const int64_t bytes = SPAN * walk->bytes + walk->head_bytes, turns = 64 * count * (end - first);
@@ -123,6 +131,7 @@ static void many_pair(const struct panel_job *j, const struct many_groups *group
             rows = groups->least + (g < groups->more);
             step.x = j->rows + at * blocks + b * rows;
             kernels[rows - LEAST_ROWS](&span, &step);
+            if (b + count == blocks) many_store(j, step.sums, at, rows, panel, to);
             step.sums += rows * PAIR;
             for (int v = 0; v < 2; v++) step.ahead[v] += 64 * step.lines * count;
         }
@@ -140,8 +149,6 @@ static void multiply_many(const struct panel_job *j, int64_t from, int64_t to)
         for (int64_t panel = from; panel < to; panel += 2) {
             const int64_t stop = panel + 2 < to ? panel + 2 : to;
             many_pair(j, &groups, sums, panel, to, first, last);
-            for (int64_t r = row; r < end; r++)
-                for (int64_t p = panel; p < stop; p++) tile_store(j, r, p * PANEL_ROWS, lanes_f_load(sums + (r - row) * PAIR + (p - panel) * PANEL_ROWS, PANEL_ROWS));
             columns_activate(j, row, end, panel, stop);
         }
     }
