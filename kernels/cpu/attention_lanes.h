@@ -129,17 +129,14 @@ VEC_INLINE void lanes_add(const int dims, float *values, vec old, const float *w
     for (int i = 0; i < dims; i++) vec_store(values + i * LANES, a[i]);
 }
 
-static void lanes_add_whole(float *values, vec old, const float *weights, const float *v, int dim)
+VEC_INLINE void lanes_add_all(float *values, vec old, const float *weights, const float *v, int dim, const float *seen)
 {
     int d = 0;
-    for (; d + LANES_DIMS <= dim; d += LANES_DIMS) lanes_add(LANES_DIMS, values + d * LANES, old, weights, v + d, dim, NULL);
-    for (; d < dim; d++) lanes_add(1, values + d * LANES, old, weights, v + d, dim, NULL);
+    for (; d + LANES_DIMS <= dim; d += LANES_DIMS) lanes_add(LANES_DIMS, values + d * LANES, old, weights, v + d, dim, seen);
+    for (; d < dim; d++) lanes_add(1, values + d * LANES, old, weights, v + d, dim, seen);
 }
-
-static void lanes_add_seen(float *values, vec old, const float *weights, const float *v, int dim, const float *seen)
-{
-    for (int d = 0; d < dim; d++) lanes_add(1, values + d * LANES, old, weights, v + d, dim, seen);
-}
+static void lanes_add_whole(float *values, vec old, const float *weights, const float *v, int dim) { lanes_add_all(values, old, weights, v, dim, NULL); }
+static void lanes_add_seen(float *values, vec old, const float *weights, const float *v, int dim, const float *seen) { lanes_add_all(values, old, weights, v, dim, seen); }
 
 /* seen[t]: 1 in the lanes that see position first + t, else 0 */
 static void lanes_seen(const struct lanes *l, int64_t first, float *seen)

@@ -13,9 +13,9 @@ enum {
     MANY_ROWS = TILE_X + 1,              /* from so many rows of x on */
     GROUP_ROWS = 7, GROUP_TWO_ROWS = 5,  /* the most of a group; of formats with two scales, whose sums are taken up twice a block */
     LEAST_ROWS = 3,                      /* the fewest that sharing out any number of rows leads to */
-    ROWS_MOST = 126,                     /* at a time; fewer where x would not stay in a second-level cache */
-    ROWS_NEAR = 768 << 10,               /* bytes of x that do */
-    SPAN = 8,                            /* blocks: a head's */
+    ROWS_MOST = 252,                     /* at a time; fewer where x would not stay in a second-level cache */
+    ROWS_NEAR = 896 << 10,               /* bytes of x that do */
+    SPAN = 16,                           /* blocks: with two panels' half of a first-level cache */
     PAIR = 2 * PANEL_ROWS
 };
 
@@ -41,7 +41,7 @@ static void quantise_many(const struct panel_job *j, int part, int parts)
 }
 
 /* A group with a span's blocks; so many lines of each panel's next span are fetched with each of them. */
-struct many_step { float *sums /* [rows, 32] */; const struct panel_block *x; const uint8_t *ahead[2]; int lines, blocks; };
+struct many_step { float *sums /* [rows, 32] */; bool first /* span: nothing is in them */; const struct panel_block *x; const uint8_t *ahead[2]; int lines, blocks; };
 
 VEC_INLINE void many_group(const int two, const int minimum, const int rows, const struct many_span *s, const struct many_step *step)
 {
@@ -51,7 +51,7 @@ VEC_INLINE void many_group(const int two, const int minimum, const int rows, con
     lanes_f sum[2][GROUP_ROWS];
     LANES_UNROLL
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < 2; v++) sum[v][r] = _mm512_load_ps(step->sums + r * PAIR + v * PANEL_ROWS);
+        for (int v = 0; v < 2; v++) sum[v][r] = step->first ? lanes_f_set(0.0f) : _mm512_load_ps(step->sums + r * PAIR + v * PANEL_ROWS);
     for (int b = 0; b < blocks; b++, x += rows) {
         for (int line = 0; line < lines; line++, ahead += 64, ahead_beside += 64) __builtin_prefetch(ahead, 0, 2), __builtin_prefetch(ahead_beside, 0, 2);
         LANES_UNROLL
@@ -119,14 +119,13 @@ static void many_pair(const struct panel_job *j, const struct many_groups *group
     struct panel_walk walk[2];           /* registers: pairs of what has just been stored one by one would wait until all earlier stores, rows of y among them, have reached the cache */
     LANES_UNROLL
     for (int v = 0; v < 2; v++) panel_walk_begin(&walk[v], j->type, j->panels + (panel + v < to ? panel + v : panel) * j->panel_bytes, 0);
-    memset(sums, 0, (size_t)(many_first(groups, end) - row) * PAIR * sizeof *sums);
     for (int64_t b = 0; b < blocks; b += SPAN) {
         const int count = blocks - b < SPAN ? (int)(blocks - b) : SPAN;
         LANES_UNROLL
         for (int v = 0; v < 2; v++)
             for (int i = 0; i < count; i++) panel_walk_next(&walk[v], &span.panel[v][i]);
-        const int64_t bytes = SPAN * walk->bytes + walk->head_bytes, turns = 64 * count * (end - first);
-        struct many_step step = { .blocks = count, .lines = (int)((bytes + turns - 1) / turns), .sums = sums, .ahead = { walk[0].at, walk[1].at } };
+        const int64_t bytes = SPAN * walk->bytes + SPAN / 8 * walk->head_bytes, turns = 64 * count * (end - first);
+        struct many_step step = { .first = b == 0, .blocks = count, .lines = (int)((bytes + turns - 1) / turns), .sums = sums, .ahead = { walk[0].at, walk[1].at } };
         for (int64_t g = first, at = row, rows; g < end; g++, at += rows) {
             rows = groups->least + (g < groups->more);
             step.x = j->rows + at * blocks + b * rows;
