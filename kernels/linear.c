@@ -108,6 +108,7 @@ struct linear_job {
     char *scratch;
     uint64_t lane_bytes;
     bool x_halves, y_halves;
+    bool rounded;                        /* the scratch holds x as the layer before it left it there, which is as this one rounds it */
 };
 
 static uint64_t decoded_lane_bytes(const struct linear_layer *l)
@@ -188,7 +189,7 @@ static void panels_run(const struct linear_job *d, int threads)
     struct panels_work w = { .job = panel_job_of(d), .l = d->l };
     w.job.rows = (struct panel_block *)(void *)d->scratch;
     const int64_t count = panel_count(d->l);
-    if (!is_exact(d->l)) {
+    if (!is_exact(d->l) && !d->rounded) {
         const int parts = d->m * s->k < PARALLEL_MIN ? 1 : threads;
         parallel_for(parts, parts, quantise_part, &w);
     }
@@ -223,7 +224,7 @@ static void bytes_run(const struct linear_job *d, int threads)
     struct bytes_work w = { .x = (struct panel_rows *)(void *)d->scratch, .lanes = d->scratch + panel_bytes_rows(d->m, s->k) };
     w.job = panel_job_of(d);
     const int parts = d->m * s->n * s->k < 4 * PARALLEL_MIN ? 1 : threads;
-    parallel_for(parts, parts, bytes_round_part, &w);
+    if (!d->rounded) parallel_for(parts, parts, bytes_round_part, &w);
     parallel_for(parts, parts, bytes_part, &w);
 }
 
@@ -415,17 +416,39 @@ uint64_t linear_scratch(const struct linear_layer *l, int64_t m, int threads)
     return decoded_lane_bytes(l) * (uint64_t)threads;
 }
 
+static void run(const struct linear_job *j, int threads)
+{
+    const struct linear_layer *l = j->l;
+    if (l->spec.type == BLOCK_F32) l->k.gemm_f32(j->y, j->ldy, j->x, j->ldx, l->packed, j->m, l->spec.n, l->spec.k, j->ep, threads);
+    else if (by_bf16(l, j->m)) bf16_run(j, bf16_kernels(l, j->m), threads);
+    else if (by_bytes(l, j->m)) bytes_run(j, threads);
+    else if (by_panels(l, j->m)) panels_run(j, threads);
+    else decoded_run(j, threads);
+}
+
 void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int threads)
 {
-    if (m < 1) return;
-    if (threads < 1) threads = 1;
-    if (!ep) ep = &nothing;
-    const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep, .scratch = scratch };
-    if (l->spec.type == BLOCK_F32) l->k.gemm_f32(y, ldy, x, ldx, l->packed, m, l->spec.n, l->spec.k, ep, threads);
-    else if (by_bf16(l, m)) bf16_run(&j, bf16_kernels(l, m), threads);
-    else if (by_bytes(l, m)) bytes_run(&j, threads);
-    else if (by_panels(l, m)) panels_run(&j, threads);
-    else decoded_run(&j, threads);
+    const struct linear_job j = { .l = l, .y = y, .ldy = ldy, .x = x, .ldx = ldx, .m = m, .ep = ep ? ep : &nothing, .scratch = scratch };
+    if (m > 0) run(&j, threads < 1 ? 1 : threads);
+}
+
+/* Does `a` round m rows of x to 8 bits, and does `b` then want the very same? */
+static bool rounds_alike(const struct linear_layer *a, const struct linear_layer *b, int64_t m)
+{
+    const struct linear_layer *const both[] = { a, b };
+    for (int i = 0; i < 2; i++)
+        if (both[i]->spec.type == BLOCK_F32 || by_bf16(both[i], m) || !by_panels(both[i], m) || is_exact(both[i])) return false;
+    const struct panel_layout *p = a->layout, *q = b->layout;
+    return a->spec.k == b->spec.k && a->panels == b->panels && by_bytes(a, m) == by_bytes(b, m) && p->offset == q->offset && p->minimum == q->minimum && p->two == q->two;
+}
+
+void linear_run_parts(const struct linear_part *parts, int count, const float *x, int64_t ldx, int64_t m, void *scratch, int threads)
+{
+    for (int i = 0; i < count && m > 0; i++) {
+        const struct linear_job j = { .l = parts[i].layer, .y = parts[i].y, .ldy = parts[i].ldy, .x = x, .ldx = ldx, .m = m, .ep = parts[i].ep ? parts[i].ep : &nothing, .scratch = scratch,
+                                      .rounded = i > 0 && rounds_alike(parts[i - 1].layer, parts[i].layer, m) };
+        run(&j, threads < 1 ? 1 : threads);
+    }
 }
 
 void linear_run_halves(const struct linear_layer *l, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t m, struct linear_halves halves, const struct gemm_epilogue *ep, void *scratch, int threads)

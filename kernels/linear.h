@@ -43,6 +43,11 @@ uint64_t    linear_scratch(const struct linear_layer *l, int64_t m, int threads)
  * A number that is not finite in a row of x makes that row of y not finite too. */
 void        linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, const struct gemm_epilogue *ep, void *scratch, int threads);
 
+/* Several layers of one x, as linear_run of each in turn and with its bits; rows are rounded once for layers beside each other that round them alike. y's overlap neither x nor each other; scratch
+ * for the one that needs most. */
+struct linear_part { const struct linear_layer *layer; float *y; int64_t ldy; const struct gemm_epilogue *ep; };
+void        linear_run_parts(const struct linear_part *parts, int count, const float *x, int64_t ldx, int64_t m, void *scratch, int threads);
+
 /* As linear_run where x lies in memory as bfloat16 (x_halves), y and the residual do (y_halves), or neither, for a layer of few_rounded on a machine that is quick at bfloat16, whatever m.
  * With tiles a row's bits depend neither on m nor on the other rows. */
 struct linear_halves { bool x, y; };

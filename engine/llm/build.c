@@ -75,17 +75,9 @@ static struct qkv project(struct builder *b, int x, int layer)
         if (c->clip_qkv > 0) p.q = p.k = p.v = build_scaled(b, &op_clip, p.q, c->clip_qkv);
         return p;
     }
-    if (b->g->gpu) {
-        int y[3];
-        build_projections(b, x, (enum llm_role[]){ ROLE_Q, ROLE_K, ROLE_V }, (int64_t[]){ q, kv, kv }, 3, layer, NULL, y);
-        p.q = y[0];
-        p.k = y[1];
-        p.v = y[2];
-    } else {
-        p.q = build_linear(b, x, ROLE_Q, layer, q, c->width, -1, BUILD_PLAIN, true);
-        p.k = build_linear(b, x, ROLE_K, layer, kv, c->width, -1, BUILD_PLAIN, true);
-        p.v = build_linear(b, x, ROLE_V, layer, kv, c->width, -1, BUILD_PLAIN, true);
-    }
+    int y[3];
+    build_projections(b, x, (enum llm_role[]){ ROLE_Q, ROLE_K, ROLE_V }, (int64_t[]){ q, kv, kv }, 3, layer, NULL, y);
+    p.q = y[0], p.k = y[1], p.v = y[2];
     p.rounded = was_rounded(b, p.q);
     if (c->clip_qkv > 0) {
         p.q = build_scaled(b, &op_clip, p.q, c->clip_qkv);
@@ -266,14 +258,9 @@ static int feed_forward(struct builder *b, int x, int layer, int residual)
     }
     int h, both = build_linear(b, x, ROLE_GATE_UP, layer, 2 * (int64_t)c->ffn, c->width, -1, BUILD_PLAIN, false);
     if (both < 0 && build_has(b, ROLE_GATE, layer)) {
-        if (b->g->gpu) {
-            int y[2];
-            build_projections(b, x, (enum llm_role[]){ ROLE_GATE, ROLE_UP }, (int64_t[]){ c->ffn, c->ffn }, 2, layer, &s, y);
-            h = y[0];
-        } else {
-            int gate = build_linear(b, x, ROLE_GATE, layer, c->ffn, c->width, -1, BUILD_PLAIN, true), up = build_linear(b, x, ROLE_UP, layer, c->ffn, c->width, -1, BUILD_PLAIN, true);
-            h = build_add(b, &op_gate, (int[]){ gate, up }, 2, &s, sizeof s, NULL);
-        }
+        int y[2];
+        build_projections(b, x, (enum llm_role[]){ ROLE_GATE, ROLE_UP }, (int64_t[]){ c->ffn, c->ffn }, 2, layer, &s, y);
+        h = y[0];
     } else if (both < 0) {
         struct llm_weight up = { 0 };
         if (!b->st && !c->folder) b->st = llm_weight_find(b->m, ROLE_UP, false, layer, -1, 0, c->width, &up, b->err);

@@ -108,8 +108,9 @@ void build_device_matrix(struct builder *b, const struct llm_weight *w, struct d
 
 void build_projections(struct builder *b, int x, const enum llm_role *roles, const int64_t *n, int parts, int layer, const struct gate_spec *gate, int *y)
 {
-    struct projections_spec spec = { .parts = parts, .gated = gate != NULL, .exact = b->o->mode != LINEAR_FAST };
+    struct projections_spec spec = { .parts = parts, .k = b->c->width, .gated = gate != NULL, .exact = b->o->mode != LINEAR_FAST };
     if (gate) spec.gate = *gate;
+    uint64_t work = 0;
     for (int p = 0; p < parts && !b->st; p++) {
         struct llm_weight w;
         if (build_find(b, roles[p], layer, -1, n[p], b->c->width, &w)) break;
@@ -117,14 +118,20 @@ void build_projections(struct builder *b, int x, const enum llm_role *roles, con
             build_missing(b, roles[p], layer);
             break;
         }
-        build_device_matrix(b, &w, &spec.w[p]);
+        if (b->g->gpu) build_device_matrix(b, &w, &spec.w[p]);
+        else spec.linear[p] = build_open_linear(b, &w);
+        spec.n[p] = w.n;
+        work += (uint64_t)w.n * (uint64_t)w.k;
         spec.bias[p] = build_floats(b, roles[p], true, layer, n[p]);
     }
     const int made = gate ? 1 : parts;
     struct node *node = NULL;
     y[0] = build_add(b, &op_projections, &x, 1, &spec, sizeof spec, &node);
     for (int p = 1; p < parts; p++) y[p] = -1;
-    if (y[0] < 0 || made == 1) return;
+    if (y[0] < 0) return;
+    node->linear = spec.linear[0];
+    node->row_work = work;
+    if (made == 1) return;
     const int number = (int)(node - b->g->nodes);
     int *outs = arena_alloc(b->g->arena, (uint64_t)made * sizeof *outs, 16);
     if (!outs) {

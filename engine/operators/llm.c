@@ -76,6 +76,58 @@ static enum status eval_linear(struct call *c, struct err *err)
 }
 const struct op op_linear = { "Linear", "inferd", 1, 0, 1, 2, 1, 1, 0, 0, infer_linear, eval_linear, scratch_linear, NULL, NULL, NULL, tasks_linear };
 
+/* ---- Projections ---- */
+static enum status infer_projections(struct call *c, struct err *err)
+{
+    const struct projections_spec *s = c->node->spec;
+    enum status st = ST_OK;
+    if (columns_of(c->in[0]) != s->k) return call_error(c, err, ST_INTERNAL, "it multiplies rows of %lld, but its input has %lld", (long long)s->k, (long long)columns_of(c->in[0]));
+    for (int p = 0; p < (s->gated ? 1 : s->parts) && !st; p++) {
+        int64_t dims[TENSOR_RANK_MAX];
+        memcpy(dims, c->in[0]->dims, sizeof dims);
+        dims[c->in[0]->rank - 1] = s->n[p];
+        st = call_set(c, p, DT_F32, dims, c->in[0]->rank, err);
+    }
+    return st;
+}
+
+static uint64_t gates_bytes(const struct call *c)
+{
+    const struct projections_spec *s = c->node->spec;
+    return s->gated ? ((uint64_t)tokens_of(c->in[0]) * (uint64_t)s->n[0] * sizeof(float) + 63) & ~(uint64_t)63 : 0;
+}
+
+/* of the layers; behind it the sums that become gates */
+static uint64_t scratch_projections(const struct call *c)
+{
+    const struct projections_spec *s = c->node->spec;
+    uint64_t most = 0;
+    for (int p = 0; p < s->parts && s->linear[p]; p++) {
+        const uint64_t bytes = (linear_scratch(s->linear[p], tokens_of(c->in[0]), c->threads) + 63) & ~(uint64_t)63;
+        if (bytes > most) most = bytes;
+    }
+    return most + gates_bytes(c);
+}
+
+static enum status eval_projections(struct call *c, struct err *err)
+{
+    const struct projections_spec *s = c->node->spec;
+    const int64_t tokens = tokens_of(c->in[0]);
+    float *gates = s->gated ? (float *)(void *)((char *)c->scratch + scratch_projections(c) - gates_bytes(c)) : NULL;
+    struct gemm_epilogue ep[GPU_PARTS];
+    struct linear_part parts[GPU_PARTS];
+    (void)err;
+    for (int p = 0; p < s->parts; p++) {
+        ep[p] = (struct gemm_epilogue){ .bias = s->bias[p], .act = { .kind = ACT_NONE } };
+        parts[p] = (struct linear_part){ .layer = s->linear[p], .y = !s->gated ? c->out[p]->data : p ? c->out[0]->data : gates, .ldy = s->n[p], .ep = ep + p };
+    }
+    linear_run_parts(parts, s->parts, c->in[0]->data, s->k, tokens, c->scratch, c->threads);
+    float *y = c->out[0]->data;
+    if (s->gated) c->llm->gate_f32(y, s->n[0], gates, s->n[0], y, s->n[0], tokens, s->n[0], s->gate.kind, s->gate.limit, c->threads);
+    return ST_OK;
+}
+const struct op op_projections = { "Projections", "inferd", 1, 0, 1, 1, 1, GPU_PARTS, 0, 0, infer_projections, eval_projections, scratch_projections, NULL, NULL, NULL, tasks_projections };
+
 /* ---- Norm ---- */
 static enum status infer_like(struct call *c, struct err *err) { return set_columns(c, c->in[0], false, columns_of(c->in[0]), err); }
 

@@ -30,8 +30,8 @@ extern const struct op op_linear;
 struct gate_spec { enum gate_kind kind; float limit; bool up_first; };
 extern const struct op op_gate;
 
-/* Projections, on a GPU only: x [T, k] -> up to three f32 [T, n_i] = x W_i' + bias_i; gated: of two, one [T, n] = gate(first) * second. */
-struct projections_spec { int parts; struct device_matrix w[GPU_PARTS]; const float *bias[GPU_PARTS]; bool gated; struct gate_spec gate; bool exact; };
+/* Projections: x [T, k] -> up to three f32 [T, n_i] = x W_i' + bias_i; gated: of two, one [T, n] = gate(first) * second. The weights are `linear`, or on a GPU w; node.linear is the first. */
+struct projections_spec { int parts; int64_t k, n[GPU_PARTS]; struct linear_layer *linear[GPU_PARTS]; struct device_matrix w[GPU_PARTS]; const float *bias[GPU_PARTS]; bool gated; struct gate_spec gate; bool exact; };
 extern const struct op op_projections;
 
 /* Norm: x [T, columns] -> same; groups of `width` columns each by its own mean square (RMS) or mean and variance. scale, bias [width] or, `whole`, [columns]. */
@@ -87,6 +87,7 @@ extern const struct op op_shared;
 struct task_list;
 void tasks_embed(struct call *c, struct task_list *l);
 void tasks_linear(struct call *c, struct task_list *l);
+void tasks_projections(struct call *c, struct task_list *l);
 void tasks_norm(struct call *c, struct task_list *l);
 void tasks_rope_table(struct call *c, struct task_list *l);
 void tasks_paged_attention(struct call *c, struct task_list *l);

@@ -167,7 +167,7 @@ static void gate(struct task_list *l, struct result g, struct result u, struct r
     t->u.gate = spec;
 }
 
-static void tasks_projections(struct call *c, struct task_list *l)
+void tasks_projections(struct call *c, struct task_list *l)
 {
     const struct projections_spec *s = c->node->spec;
     const int64_t m = rows_of(c->in[0]);
@@ -197,21 +197,6 @@ static void tasks_projections(struct call *c, struct task_list *l)
     const int64_t n = s->w[0].m.n;
     if (s->gated) gate(l, y[0], y[1], (struct result){ c->out[0], -1 }, (struct gpu_gate){ .rows = m, .n = n, .gate_step = n, .up_step = n, .kind = (int)s->gate.kind, .limit = s->gate.limit });
 }
-
-static enum status infer_projections(struct call *c, struct err *err)
-{
-    const struct projections_spec *s = c->node->spec;
-    enum status st = ST_OK;
-    for (int p = 0; p < (s->gated ? 1 : s->parts) && !st; p++) {
-        int64_t dims[TENSOR_RANK_MAX];
-        memcpy(dims, c->in[0]->dims, sizeof dims);
-        dims[c->in[0]->rank - 1] = s->w[p].m.n;
-        st = call_set(c, p, DT_F32, dims, c->in[0]->rank, err);
-    }
-    return st;
-}
-static enum status eval_projections(struct call *c, struct err *err) { return call_error(c, err, ST_INTERNAL, "it runs on a GPU only"); }
-const struct op op_projections = { "Projections", "inferd", 1, 0, 1, 1, 1, GPU_PARTS, 0, 0, infer_projections, eval_projections, NULL, NULL, NULL, NULL, tasks_projections };
 
 void tasks_gate(struct call *c, struct task_list *l)
 {

@@ -206,7 +206,11 @@ static void query_finish(const struct attention_spec *s, const struct state *x, 
         old = exp_of(x->top - most);
         sum[0] = sum[0] * old + exp_of(s->sinks[head] - most);
     }
-    for (int d = 0; d < s->head_dim_v; d++) y[d] = x->sums[PAGE + d] * old / sum[0];
+    const vec keep = vec_set(old), all = vec_set(sum[0]);
+    for (int d = 0; d < s->head_dim_v; d += LANES) {
+        const int n = s->head_dim_v - d < LANES ? s->head_dim_v - d : LANES;
+        vec_store_n(y + d, vec_load_n(x->sums + PAGE + d, n) * keep / all, n);
+    }
 }
 
 /* ---- units ---- */
