@@ -305,6 +305,47 @@ TEST(columns_by_the_span_have_the_bits_of_the_whole)
 }
 
 /* x, y and the residual as bfloat16 in memory, on a machine that is quick at it: what floats give, rounded once. With tiles a row has the same bits alone and among others. */
+TEST(several_layers_of_one_x_have_the_bits_of_each_alone)
+{
+    static const int types[] = { BLOCK_Q4_K, BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q2_K, BLOCK_BF16, BLOCK_F32, BLOCK_Q6_K, BLOCK_Q3_K };      /* layers that round alike beside such that do not */
+    enum { LAYERS = sizeof types / sizeof *types, DEPTH = 768, MOST = 70 };
+    const int64_t counts[] = { 1, 4, 7, 33, MOST }, ldx = DEPTH + 3;
+    for (int mode = LINEAR_F32; mode < LINEAR_MODE_COUNT; mode++)
+        for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
+            struct sample samples[LAYERS];
+            struct linear_part parts[LAYERS];
+            struct linear_layer *layers[LAYERS];
+            float *x = malloc((size_t)(MOST * ldx) * sizeof *x), *bias = malloc(100 * sizeof *bias);
+            const struct gemm_epilogue ep = { .bias = bias, .act = { .kind = ACT_NONE } };
+            test_fill(x, (size_t)(MOST * ldx), -1, 1);
+            test_fill(bias, 100, -1, 1);
+            for (int i = 0; i < LAYERS; i++) {
+                samples[i] = sample_make(types[i], 33 + 5 * i, DEPTH);
+                layers[i] = open_sample(&samples[i], types[i], (enum linear_mode)mode, level);
+                parts[i] = (struct linear_part){ .layer = layers[i], .y = malloc((size_t)(MOST * samples[i].n) * sizeof(float)), .ldy = samples[i].n, .ep = i % 2 ? &ep : NULL };
+            }
+            for (int r = 0; r < (int)(sizeof counts / sizeof *counts); r++) {
+                uint64_t most = 0;
+                for (int i = 0; i < LAYERS; i++) {
+                    const uint64_t bytes = linear_scratch(layers[i], counts[r], 2);
+                    if (bytes > most) most = bytes;
+                }
+                void *scratch = aligned_alloc(64, (most + 127) & ~(uint64_t)63);
+                linear_run_parts(parts, LAYERS, x, ldx, counts[r], scratch, 2);
+                free(scratch);
+                for (int i = 0; i < LAYERS; i++) {
+                    float *want = malloc((size_t)(counts[r] * samples[i].n) * sizeof *want);
+                    run(layers[i], want, samples[i].n, x, ldx, counts[r], parts[i].ep, 2);
+                    if (memcmp(parts[i].y, want, (size_t)(counts[r] * samples[i].n) * sizeof *want))
+                        test_fail(__FILE__, __LINE__, "layer %d (%s) at %s, %lld rows: the bits differ", i, linear_kernel(layers[i]), cpu_level_name((enum cpu_level)level), (long long)counts[r]);
+                    free(want);
+                }
+            }
+            for (int i = 0; i < LAYERS; i++) linear_close(layers[i]), sample_free(&samples[i]), free(parts[i].y);
+            free(x), free(bias);
+        }
+}
+
 TEST(numbers_may_lie_as_bfloat16)
 {
     enum { N = 141, K = 1100, M = 1040, SHOWN = 70 };          /* more rows than two threads take apart, and k that is no whole step */
