@@ -307,7 +307,7 @@ TEST(columns_by_the_span_have_the_bits_of_the_whole)
 /* x, y and the residual as bfloat16 in memory, on a machine that is quick at it: what floats give, rounded once. With tiles a row has the same bits alone and among others. */
 TEST(several_layers_of_one_x_have_the_bits_of_each_alone)
 {
-    static const int types[] = { BLOCK_Q4_K, BLOCK_Q4_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q2_K, BLOCK_BF16, BLOCK_F32, BLOCK_Q6_K, BLOCK_Q3_K };      /* layers that round alike beside such that do not */
+    static const int types[] = { BLOCK_Q4_K, BLOCK_Q4_K, BLOCK_Q2_K, BLOCK_Q6_K, BLOCK_Q8_0, BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_BF16, BLOCK_F32, BLOCK_Q6_K, BLOCK_Q3_K };      /* layers that round alike beside such that do not */
     enum { LAYERS = sizeof types / sizeof *types, DEPTH = 768, MOST = 70 };
     const int64_t counts[] = { 1, 4, 7, 33, MOST }, ldx = DEPTH + 3;
     for (int mode = LINEAR_F32; mode < LINEAR_MODE_COUNT; mode++)
