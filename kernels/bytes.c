@@ -18,7 +18,7 @@
 #include "base/checked.h"
 #include "kernels/bytes_level.h"
 
-enum { ALIGN = 64, CUT_ROWS = 8 /* pixels that a level takes at once at most, but for tiles */, NAME_MAX_ = 40, CACHE_BYTES = 1 << 20, BAND = 4 /* rows of y */, SPLIT_BYTES = 256 << 10 };
+enum { ALIGN = 64, CUT_ROWS = 8 /* pixels that a level takes at once at most, but for tiles */, NAME_MAX_ = 40, CACHE_BYTES = 1 << 20, BAND = 4 /* rows of y */, SPLIT_BYTES = 256 << 10, COPIES_BYTES = 1 << 20 };
 
 struct bytes_layer {
     struct bytes_spec spec;
@@ -240,7 +240,8 @@ const char *bytes_layer_kernel(const struct bytes_layer *l) { return l->name; }
 struct shape {
     struct window2d w;                   /* of what is read: the copy, or x */
     bool copied;
-    int64_t pictures;                    /* that are read one after the other */
+    int64_t pictures;                    /* that are not one run */
+    int64_t together;                    /* of them at a time */
     int64_t copy_bytes;                  /* of one picture, what may be read behind it included */
     int64_t runs, length, run_step;      /* pixels of each run; bytes between runs */
     int64_t per_row, kept;               /* of each per_row pixels of the run the first `kept` are pixels of y */
@@ -282,6 +283,8 @@ static struct shape read_shape(const struct bytes_layer *l, const struct window2
         set_runs(l, &s);
     }
     s.copy_bytes = (s.w.h * s.w.w * p->in_c + BYTES_ROWS * s.w.stride_w * p->in_c + (l->walk.chunks * l->walk.depth - l->stretch) + ALIGN - 1) / ALIGN * ALIGN;
+    s.together = s.copied && s.copy_bytes < COPIES_BYTES ? COPIES_BYTES / s.copy_bytes : 1;
+    if (s.together > s.pictures) s.together = s.pictures;
     return s;
 }
 
@@ -289,7 +292,9 @@ struct job {
     const struct bytes_layer *l;
     const struct window2d *w;            /* as the caller says it */
     struct shape s;
-    const uint8_t *x, *from;             /* a picture of x; what is read: it or its copy */
+    int64_t pictures;                    /* at a time */
+    const uint8_t *x, *from;             /* pictures of x; what is read: they or their copies */
+    int64_t x_picture, from_picture, y_picture;      /* bytes between them; pixels */
     uint8_t *copy;
     void *y;
     const uint8_t *residual;
@@ -306,8 +311,8 @@ static void copy_bytes(uint8_t *to, const uint8_t *from, int64_t n, bool flip)
         for (int64_t i = 0; i < n; i++) to[i] = from[i] ^ 0x80;
 }
 
-/* Rows [first, end) of the copy, to `line`: x with its zero point around it; gathered where the window is one pixel with a stride. */
-static void copy_rows(const struct job *j, uint8_t *line, int64_t first, int64_t end)
+/* Rows [first, end) of a picture's copy, to `line`: x with its zero point around it; gathered where the window is one pixel with a stride. */
+static void copy_rows(const struct job *j, int64_t picture, uint8_t *line, int64_t first, int64_t end)
 {
     const struct bytes_spec *p = &j->l->spec;
     const struct window2d *w = j->w, *to = &j->s.w;
@@ -318,7 +323,7 @@ static void copy_rows(const struct job *j, uint8_t *line, int64_t first, int64_t
             memset(line, j->zero, (size_t)(to->w * c));
             continue;
         }
-        const uint8_t *x = j->x + y * w->w * c;
+        const uint8_t *x = j->x + picture * j->x_picture + y * w->w * c;
         for (int64_t i = 0; j->l->compact && i < to->w; i++) {
             const int64_t at = i * p->stride_w - w->pad_left;
             if (at < 0 || at >= w->w) memset(line + i * c, j->zero, (size_t)c);
@@ -334,9 +339,16 @@ static void copy_rows(const struct job *j, uint8_t *line, int64_t first, int64_t
 static void copy_part(void *ctx, int part, int parts)
 {
     const struct job *j = ctx;
-    const int64_t row = j->s.w.w * j->l->spec.in_c, first = j->s.w.h * part / parts, end = j->s.w.h * (part + 1) / parts;
-    if (!j->l->window && !j->l->compact && j->s.pictures == 1 && j->s.w.h != j->w->out_h) copy_bytes(j->copy + first * row, j->x + first * row, (end - first) * row, false);      /* several pictures as one run */
-    else copy_rows(j, j->copy + first * row, first, end);
+    const int64_t height = j->s.w.h, row = j->s.w.w * j->l->spec.in_c, first = j->pictures * height * part / parts, end = j->pictures * height * (part + 1) / parts;
+    if (!j->l->window && !j->l->compact && j->s.pictures == 1 && height != j->w->out_h) {      /* several pictures as one run */
+        copy_bytes(j->copy + first * row, j->x + first * row, (end - first) * row, false);
+        return;
+    }
+    for (int64_t at = first, stop; at < end; at = stop) {
+        const int64_t picture = at / height;
+        stop = (picture + 1) * height < end ? (picture + 1) * height : end;
+        copy_rows(j, picture, j->copy + picture * j->s.copy_bytes + (at - picture * height) * row, at - picture * height, stop - picture * height);
+    }
 }
 
 /* ---- products ---- */
@@ -344,23 +356,23 @@ static void copy_part(void *ctx, int part, int parts)
 /* A block of pixels: where it is read and where its rows go. */
 struct block { const uint8_t *x; int rows; bool in_order; int64_t first, pixel[BYTES_ROWS]; };
 
-/* pixels [fresh, end) of a run, as many as make a block */
-static void find_block(struct block *b, const struct job *j, const struct bytes_walk *walk, int64_t run, int64_t fresh, int64_t end)
+/* pixels [fresh, end) of a picture's run, as many as make a block */
+static void find_block(struct block *b, const struct job *j, const struct bytes_walk *walk, int64_t picture, int64_t run, int64_t fresh, int64_t end)
 {
     const struct shape *s = &j->s;
     const int whole = j->l->level->rows_whole;
-    const int64_t length = s->length;
+    const int64_t length = s->length, before = picture * j->y_picture;
     int64_t first = fresh, rows = end - first < BYTES_ROWS ? end - first : BYTES_ROWS;
     b->in_order = s->per_row == s->kept && rows % whole == 0;
     rows = (rows + whole - 1) / whole * whole;
     if (!s->copied && first + rows > length) first = length - rows;       /* reads some again rather than what lies behind x */
     b->rows = (int)rows;
-    b->x = j->from + run * s->run_step + first * walk->step;
-    b->first = run * length + first;
+    b->x = j->from + picture * j->from_picture + run * s->run_step + first * walk->step;
+    b->first = before + run * length + first;
     if (b->in_order) return;
     int64_t row = first / s->per_row, column = first % s->per_row;
     for (int64_t r = 0; r < rows; r++) {
-        b->pixel[r] = first + r < fresh || first + r >= length || column >= s->kept ? -1 : run * length + row * s->kept + column;
+        b->pixel[r] = first + r < fresh || first + r >= length || column >= s->kept ? -1 : before + run * length + row * s->kept + column;
         if (++column == s->per_row) row++, column = 0;
     }
 }
@@ -396,17 +408,46 @@ static void weights_ahead(struct bytes_walk *walk, const struct job *j, int64_t 
     walk->lines = (int)(lines * (b + 1) / blocks - first);
 }
 
-/* A thread's blocks: whole runs' from `first` on or, where there is one run, those of its pixels [from, end). */
-struct share { int64_t first, blocks, from, end; };
+/* A thread's share of the pictures: runs' blocks counted through all of them [from, end) or, where a picture is one run, pixels of it. */
+struct share { bool by_pixels; int64_t from, end, blocks; };
+
+/* Where a share of the pixels ends: on what a level takes at once. */
+static int64_t pixel_cut(const struct job *j, int part, int parts)
+{
+    const int64_t cut = j->l->level->rows_whole > CUT_ROWS ? j->l->level->rows_whole : CUT_ROWS, length = j->s.length, at = j->pictures * length * part / parts;
+    return at - at % length % cut;
+}
 
 static struct share share_of(const struct job *j, int part, int parts)
 {
     const struct shape *s = &j->s;
-    const int64_t all = s->runs * s->blocks, cut = j->l->level->rows_whole > CUT_ROWS ? j->l->level->rows_whole : CUT_ROWS;
-    if (j->by_panels) return (struct share){ 0, all, 0, s->length };
-    if (s->runs > 1) return (struct share){ all * part / parts, all * (part + 1) / parts - all * part / parts, 0, s->length };
-    const int64_t from = s->length * part / parts / cut * cut, end = part + 1 < parts ? s->length * (part + 1) / parts / cut * cut : s->length;
-    return (struct share){ 0, (end - from + BYTES_ROWS - 1) / BYTES_ROWS, from, end };
+    const int64_t all = j->pictures * s->runs * s->blocks, length = s->length;
+    struct share share = { .by_pixels = !j->by_panels && s->runs == 1, .end = all };
+    if (!j->by_panels && !share.by_pixels) share.from = all * part / parts, share.end = all * (part + 1) / parts;
+    share.blocks = share.end - share.from;
+    if (!share.by_pixels) return share;
+    share.from = pixel_cut(j, part, parts), share.end = pixel_cut(j, part + 1, parts), share.blocks = 0;
+    for (int64_t at = share.from, stop; at < share.end; at = stop) {
+        stop = at / length * length + length < share.end ? at / length * length + length : share.end;
+        share.blocks += (stop - at + BYTES_ROWS - 1) / BYTES_ROWS;
+    }
+    return share;
+}
+
+/* The block at `at`, which is then that of the next one. */
+static void next_block(struct block *b, const struct job *j, const struct bytes_walk *walk, const struct share *share, int64_t *at)
+{
+    const struct shape *s = &j->s;
+    const int64_t length = s->length;
+    if (share->by_pixels) {
+        const int64_t picture = *at / length, first = picture * length, stop = first + length < share->end ? first + length : share->end;
+        find_block(b, j, walk, picture, 0, *at - first, stop - first);
+        *at = *at + BYTES_ROWS < stop ? *at + BYTES_ROWS : stop;
+    } else {
+        const int64_t run = *at / s->blocks;
+        find_block(b, j, walk, run / s->runs, run % s->runs, *at % s->blocks * BYTES_ROWS, length);
+        ++*at;
+    }
 }
 
 static void product_part(void *ctx, int part, int parts)
@@ -427,9 +468,8 @@ static void product_part(void *ctx, int part, int parts)
     int at = 0, turn = 0;
     const int64_t together = (p1 - p0) * 2 * walk.panel_bytes <= CACHE_BYTES ? p1 - p0 : 1;       /* pairs of panels that stay while blocks pass */
     for (int64_t p = p0; p < p1; p += together)
-        for (int64_t b = 0; b < share.blocks; b++) {
-            const int64_t whole = share.first + b;
-            find_block(&block[at ^= 1], j, &walk, whole / j->s.blocks, share.from + whole % j->s.blocks * BYTES_ROWS, share.end);
+        for (int64_t b = 0, place = share.from; b < share.blocks; b++) {
+            next_block(&block[at ^= 1], j, &walk, &share, &place);
             for (int64_t i = p; i < p + together; i++) {
                 weights_ahead(&walk, j, i, p1, together == 1 ? b : 0, together == 1 ? share.blocks : b == 0);
                 block_multiply(j, &sums[turn ^= 1], &walk, &block[at], i);
@@ -451,10 +491,11 @@ static void depth_part(void *ctx, int part, int parts)
     const struct window2d *w = &j->s.w;
     uint8_t *band = j->copy + (uint64_t)part * band_bytes(l, &j->s);
     struct bytes_depth_job d = { .w = w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = band, .saturates = l->saturates, .twice = is_twice(l, l->spec.in_c - 1) };
-    for (int64_t row = w->out_h * part / parts, end = w->out_h * (part + 1) / parts, some; row < end; row += some) {
-        some = end - row < BAND ? end - row : BAND;
-        copy_rows(j, band, row * w->stride_h, row * w->stride_h + band_rows(l, some));
-        d.y = (uint8_t *)j->y + row * w->out_w * w->c;
+    for (int64_t at = j->pictures * w->out_h * part / parts, end = j->pictures * w->out_h * (part + 1) / parts, some; at < end; at += some) {
+        const int64_t picture = at / w->out_h, row = at % w->out_h, left = end - at < w->out_h - row ? end - at : w->out_h - row;
+        some = left < BAND ? left : BAND;
+        copy_rows(j, picture, band, row * w->stride_h, row * w->stride_h + band_rows(l, some));
+        d.y = (uint8_t *)j->y + at * w->out_w * w->c;
         l->level->depthwise(&d, 0, some);
     }
 }
@@ -468,7 +509,7 @@ uint64_t bytes_layer_scratch(const struct bytes_layer *l, const struct window2d 
 {
     const struct shape s = read_shape(l, w);
     if (l->depthwise) return offsets_bytes(l) + band_bytes(l, &s) * (uint64_t)(threads < 1 ? 1 : threads);
-    return offsets_bytes(l) + starts_bytes(l) + (s.copied ? (uint64_t)s.copy_bytes : 0);
+    return offsets_bytes(l) + starts_bytes(l) + (s.copied ? (uint64_t)(s.copy_bytes * s.together) : 0);
 }
 
 static size_t number_bytes(enum bytes_out out) { return out <= BYTES_S8 ? 1 : 4; }
@@ -492,15 +533,19 @@ void bytes_layer_run(const struct bytes_layer *l, void *y, const void *x, const 
         const int ky = rows ? i : i / p->kw, kx = rows ? 0 : i % p->kw;
         at[i] = ((int64_t)ky * p->dilation_h * s->w.w + (int64_t)kx * p->dilation_w) * p->in_c;
     }
-    const int64_t x_picture = s->pictures == 1 ? 0 : w->h * w->w * p->in_c, y_picture = w->out_h * w->out_w * p->out_c;
-    const int64_t pairs = pairs_of(l) * p->groups;
-    j.by_panels = threads > 1 && !l->depthwise && ((pairs * 2 * l->walk.panel_bytes > SPLIT_BYTES && pairs >= threads) || s->runs * s->blocks < threads);
-    for (int64_t n = 0; n < s->pictures; n++) {
-        j.x = (const uint8_t *)x + n * x_picture;
-        j.y = (uint8_t *)y + (size_t)(n * y_picture) * number_bytes(p->finish.out);
-        j.residual = residual ? (const uint8_t *)residual + n * y_picture : NULL;
+    const int64_t pairs = pairs_of(l) * p->groups, together = l->depthwise ? s->pictures : s->together;
+    j.x_picture = s->pictures == 1 ? 0 : w->h * w->w * p->in_c;
+    j.from_picture = s->pictures == 1 ? 0 : s->copy_bytes;
+    j.y_picture = w->out_h * w->out_w;
+    for (int64_t n = 0; n < s->pictures; n += together) {
+        j.pictures = s->pictures - n < together ? s->pictures - n : together;
+        j.by_panels = threads > 1 && !l->depthwise && ((pairs * 2 * l->walk.panel_bytes > SPLIT_BYTES && pairs >= threads) || j.pictures * s->runs * s->blocks < threads);
+        j.x = (const uint8_t *)x + n * j.x_picture;
+        j.y = (uint8_t *)y + (size_t)(n * j.y_picture * p->out_c) * number_bytes(p->finish.out);
+        j.residual = residual ? (const uint8_t *)residual + n * j.y_picture * p->out_c : NULL;
         j.from = s->copied ? j.copy : j.x;
-        if (s->copied && !l->depthwise) parallel_for(s->w.h < threads ? 1 : threads, s->w.h < threads ? 1 : threads, copy_part, &j);
+        const int copiers = j.pictures * s->w.h < threads ? 1 : threads;
+        if (s->copied && !l->depthwise) parallel_for(copiers, copiers, copy_part, &j);
         if (l->depthwise) parallel_for(threads, threads, depth_part, &j);
         else parallel_for(threads, threads, product_part, &j);
     }

@@ -41,6 +41,11 @@ static const struct shape { int in_c, out_c, groups, kh, kw, stride, dilation, n
     { 32, 64, 4, 3, 3, 1, 1, 2, 14, 15, 1, 60, false, PLAIN },           /* groups */
     { 36, 36, 3, 1, 1, 1, 1, 1, 14, 14, 0, 60, false, RESIDUAL },
     { 16, 32, 16, 3, 3, 1, 1, 1, 8, 8, 1, 60, false, PLAIN },            /* two outputs a channel */
+    { 96, 8, 1, 3, 3, 1, 1, 5, 58, 61, 1, 60, false, RESIDUAL },         /* pictures: two copies at a time, then one */
+    { 32, 48, 1, 3, 3, 1, 1, 5, 7, 7, 1, 60, false, RESIDUAL },          /* a run for each of their rows */
+    { 512, 300, 1, 3, 3, 1, 1, 3, 4, 5, 1, 200, false, PLAIN },          /* threads share panels of them */
+    { 40, 56, 1, 1, 1, 2, 1, 3, 9, 11, 0, 7, false, SIGNED_OUT },
+    { 48, 48, 48, 3, 3, 1, 1, 5, 7, 9, 1, 12, false, PLAIN },
 };
 
 struct bench { struct bytes_spec s; struct window2d w; int8_t *weight; uint8_t *x, *residual; int32_t *start; float *scale, *shift; size_t in, out; };
@@ -162,7 +167,7 @@ TEST(every_level_agrees_with_the_definition_in_bits)
         for (int level = CPU_SCALAR; level <= (int)cpu_level_detect(); level++) {
             struct kernels k;
             kernels_fill(&k, (enum cpu_level)level);
-            for (int threads = 1; threads <= 2; threads++) {
+            for (int threads = 1; threads <= 3; threads++) {
                 const int64_t wrong = count_differences(&b, &k, threads);
                 if (wrong) printf("shape %zu, level %s, %d threads: %lld of %zu numbers differ\n", i, cpu_level_name((enum cpu_level)level), threads, (long long)wrong, b.out);
                 CHECK(wrong == 0);
