@@ -13,7 +13,7 @@ enum {
     MANY_ROWS = TILE_X + 1,              /* from so many rows of x on */
     GROUP_ROWS = 7, GROUP_TWO_ROWS = 5,  /* the most of a group; of formats with two scales, whose sums are taken up twice a block */
     LEAST_ROWS = 3,                      /* the fewest that sharing out any number of rows leads to */
-    ROWS_MOST = 252,                     /* at a time; fewer where x would not stay in a second-level cache */
+    ROWS_MOST = 260,                     /* at a time: 512 are two turns; fewer where x would not stay in a second-level cache */
     ROWS_NEAR = 1536 << 10,               /* bytes of x that do */
     SPAN = 16,                           /* blocks: with two panels' half of a first-level cache */
     PAIR = 2 * PANEL_ROWS
@@ -23,9 +23,11 @@ struct many_span { struct spread panel[2][SPAN]; };
 
 /* Rows shared out to groups: the first `more` of them have least + 1. */
 struct many_groups { int64_t count, least, more; };
+static int group_rows(const struct panel_job *j) { return panel_layout(j->type)->two ? GROUP_TWO_ROWS : GROUP_ROWS; }      /* at most */
+
 static struct many_groups many_groups(const struct panel_job *j)
 {
-    const int most = panel_layout(j->type)->two ? GROUP_TWO_ROWS : GROUP_ROWS;
+    const int most = group_rows(j);
     const int64_t count = (j->m + most - 1) / most;
     return (struct many_groups){ .count = count, .least = j->m / count, .more = j->m % count };
 }
@@ -142,9 +144,10 @@ static void multiply_many(const struct panel_job *j, int64_t from, int64_t to)
 {
     float sums[ROWS_MOST * PAIR] __attribute__((aligned(64)));
     const struct many_groups groups = many_groups(j);
-    const int64_t near = ROWS_NEAR / (j->k / PANEL_BLOCK * (int64_t)sizeof(struct panel_block)), rows = near < ROWS_MOST ? near : ROWS_MOST, most = rows < GROUP_ROWS ? 1 : rows / GROUP_ROWS;
-    for (int64_t first = 0; first < groups.count; first += most) {
-        const int64_t last = groups.count - first < most ? groups.count : first + most, row = many_first(&groups, first), end = many_first(&groups, last);
+    const int64_t near = ROWS_NEAR / (j->k / PANEL_BLOCK * (int64_t)sizeof(struct panel_block)), rows = near < ROWS_MOST ? near : ROWS_MOST, most = rows < group_rows(j) ? 1 : rows / group_rows(j);
+    const int64_t turns = (groups.count + most - 1) / most;
+    for (int64_t turn = 0; turn < turns; turn++) {
+        const int64_t first = groups.count * turn / turns, last = groups.count * (turn + 1) / turns, row = many_first(&groups, first), end = many_first(&groups, last);
         for (int64_t panel = from; panel < to; panel += 2) {
             const int64_t stop = panel + 2 < to ? panel + 2 : to;
             many_pair(j, &groups, sums, panel, to, first, last);
