@@ -4,7 +4,8 @@
  * so that a page is turned into floats once for all of them. Each query has its own running maximum, sums and values, and takes only the pages that
  * its own position sees, each page in one way: so nothing of the company shows in its bits. Each span of keys (ATTENTION_SPAN positions) is a sum of its own, and spans are folded into one in
  * ascending order, by the thread that goes through them all or, where there are few units, after many threads have taken a span each. The 16 scores of a page are 16 lanes whatever the
- * vector's width; sums of weights stay in 16 lanes until the end. Where there are enough queries each has a lane (kernels/cpu/attention_lanes.h); what follows here is for single ones. Positions not seen have weight 0 and their values are not read: they may hold anything. */
+ * vector's width; sums of weights stay in 16 lanes until the end. Positions not seen have weight 0 and their values are not read: they may hold anything.
+ * Where a unit has enough queries each has a lane of a vector (kernels/cpu/attention_lanes.h); the others, a decode's among them, go one by one or a few together. */
 #ifndef KERNELS_CPU_ATTENTION_BODY_H
 #define KERNELS_CPU_ATTENTION_BODY_H
 
@@ -215,7 +216,7 @@ static void query_finish(const struct attention_spec *s, const struct state *x, 
 
 /* ---- units ---- */
 
-/* A unit's queries in a thread's scratch. */
+/* A unit's queries in a thread's scratch; the first sets * LANES of them have lanes. */
 struct group { struct query *queries; int total; int64_t low, high; float *keys, *values; struct lanes *lanes; int sets; };
 
 /* Queries go a lane each as long as they fill the lanes well; slopes and `relative` are of single queries. */
