@@ -336,6 +336,13 @@ static void copy_rows(const struct job *j, int64_t picture, uint8_t *line, int64
     }
 }
 
+/* Where a share that is at `at` and goes on to `end` leaves the picture it is in; pictures have `each` rows or pixels. */
+static int64_t picture_end(int64_t at, int64_t each, int64_t end)
+{
+    const int64_t next = (at / each + 1) * each;
+    return next < end ? next : end;
+}
+
 static void copy_part(void *ctx, int part, int parts)
 {
     const struct job *j = ctx;
@@ -346,7 +353,7 @@ static void copy_part(void *ctx, int part, int parts)
     }
     for (int64_t at = first, stop; at < end; at = stop) {
         const int64_t picture = at / height;
-        stop = (picture + 1) * height < end ? (picture + 1) * height : end;
+        stop = picture_end(at, height, end);
         copy_rows(j, picture, j->copy + picture * j->s.copy_bytes + (at - picture * height) * row, at - picture * height, stop - picture * height);
     }
 }
@@ -428,7 +435,7 @@ static struct share share_of(const struct job *j, int part, int parts)
     if (!share.by_pixels) return share;
     share.from = pixel_cut(j, part, parts), share.end = pixel_cut(j, part + 1, parts), share.blocks = 0;
     for (int64_t at = share.from, stop; at < share.end; at = stop) {
-        stop = at / length * length + length < share.end ? at / length * length + length : share.end;
+        stop = picture_end(at, length, share.end);
         share.blocks += (stop - at + BYTES_ROWS - 1) / BYTES_ROWS;
     }
     return share;
@@ -440,7 +447,7 @@ static void next_block(struct block *b, const struct job *j, const struct bytes_
     const struct shape *s = &j->s;
     const int64_t length = s->length;
     if (share->by_pixels) {
-        const int64_t picture = *at / length, first = picture * length, stop = first + length < share->end ? first + length : share->end;
+        const int64_t picture = *at / length, first = picture * length, stop = picture_end(*at, length, share->end);
         find_block(b, j, walk, picture, 0, *at - first, stop - first);
         *at = *at + BYTES_ROWS < stop ? *at + BYTES_ROWS : stop;
     } else {
@@ -492,7 +499,7 @@ static void depth_part(void *ctx, int part, int parts)
     uint8_t *band = j->copy + (uint64_t)part * band_bytes(l, &j->s);
     struct bytes_depth_job d = { .w = w, .finish = &j->finish, .k = &l->k, .weight = l->weight, .start = l->start, .scale = l->scale, .shift = l->shift, .x = band, .saturates = l->saturates, .twice = is_twice(l, l->spec.in_c - 1) };
     for (int64_t at = j->pictures * w->out_h * part / parts, end = j->pictures * w->out_h * (part + 1) / parts, some; at < end; at += some) {
-        const int64_t picture = at / w->out_h, row = at % w->out_h, left = end - at < w->out_h - row ? end - at : w->out_h - row;
+        const int64_t picture = at / w->out_h, row = at % w->out_h, left = picture_end(at, w->out_h, end) - at;
         some = left < BAND ? left : BAND;
         copy_rows(j, picture, band, row * w->stride_h, row * w->stride_h + band_rows(l, some));
         d.y = (uint8_t *)j->y + at * w->out_w * w->c;

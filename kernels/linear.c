@@ -432,14 +432,14 @@ void linear_run(const struct linear_layer *l, float *y, int64_t ldy, const float
     if (m > 0) run(&j, threads < 1 ? 1 : threads);
 }
 
+/* Are m rows of x rounded to 8 bits? */
+static bool rounds_to_bytes(const struct linear_layer *l, int64_t m) { return l->layout && !is_exact(l) && !by_bf16(l, m); }
+
 /* Does `a` round m rows of x to 8 bits, and does `b` then want the very same? */
 static bool rounds_alike(const struct linear_layer *a, const struct linear_layer *b, int64_t m)
 {
-    const struct linear_layer *const both[] = { a, b };
-    for (int i = 0; i < 2; i++)
-        if (both[i]->spec.type == BLOCK_F32 || by_bf16(both[i], m) || !by_panels(both[i], m) || is_exact(both[i])) return false;
     const struct panel_layout *p = a->layout, *q = b->layout;
-    return a->spec.k == b->spec.k && a->panels == b->panels && by_bytes(a, m) == by_bytes(b, m) && p->offset == q->offset && p->minimum == q->minimum && p->two == q->two;
+    return rounds_to_bytes(a, m) && rounds_to_bytes(b, m) && a->spec.k == b->spec.k && a->panels == b->panels && by_bytes(a, m) == by_bytes(b, m) && p->offset == q->offset && p->minimum == q->minimum && p->two == q->two;
 }
 
 void linear_run_parts(const struct linear_part *parts, int count, const float *x, int64_t ldx, int64_t m, void *scratch, int threads)

@@ -241,9 +241,9 @@ static int experts(struct builder *b, int x, int layer)
     int y = build_add(b, &op_experts, (int[]){ x, router }, 2, &s, sizeof s, &n);
     if (y >= 0) n->row_work = (uint64_t)s.used * 3 * (uint64_t)s.width * (uint64_t)s.ffn;
     if (!build_has(b, ROLE_SHARED_GATE, layer)) return y;
-    int gate = build_linear(b, x, ROLE_SHARED_GATE, layer, c->shared_ffn, c->width, -1, BUILD_PLAIN, true), up = build_linear(b, x, ROLE_SHARED_UP, layer, c->shared_ffn, c->width, -1, BUILD_PLAIN, true);
-    const struct gate_spec act = build_gate_of(c);
-    int z = build_linear(b, build_add(b, &op_gate, (int[]){ gate, up }, 2, &act, sizeof act, NULL), ROLE_SHARED_DOWN, layer, c->width, c->shared_ffn, -1, BUILD_PLAIN, true);
+    int h[2];
+    build_projections(b, x, (enum llm_role[]){ ROLE_SHARED_GATE, ROLE_SHARED_UP }, (int64_t[]){ c->shared_ffn, c->shared_ffn }, 2, layer, &s.gate, h);
+    int z = build_linear(b, h[0], ROLE_SHARED_DOWN, layer, c->width, c->shared_ffn, -1, BUILD_PLAIN, true);
     int weight = build_linear(b, x, ROLE_SHARED_ROUTER, layer, 1, c->width, -1, BUILD_PLAIN, false);
     return weight < 0 ? build_sum(b, y, z) : build_add(b, &op_shared, (int[]){ z, weight, y }, 3, NULL, 0, NULL);
 }

@@ -58,9 +58,10 @@ static int self_attention(struct builder *b, int x, const struct stack *s, int l
     struct attention_op_spec spec = spec_of(b, layer, s->causal, relative);
     struct node *n;
     int y = build_norm(b, x, s->norm, layer, c->width, c->width, false);
-    int q = build_linear(b, y, s->q, layer, inner, c->width, -1, BUILD_PLAIN, true), k = build_linear(b, y, s->k, layer, inner, c->width, -1, BUILD_PLAIN, true), v = build_linear(b, y, s->v, layer, inner, c->width, -1, BUILD_PLAIN, true);
+    int qkv[3];
+    build_projections(b, y, (enum llm_role[]){ s->q, s->k, s->v }, (int64_t[]){ inner, inner, inner }, 3, layer, NULL, qkv);
     if (!b->st) b->st = attention_check(&spec.kernel, b->err);
-    y = build_add(b, &op_paged_attention, (int[]){ q, k, v, b->inputs[LLM_ROWS], b->inputs[LLM_PAGES], b->inputs[LLM_KV] }, 6, &spec, sizeof spec, &n);
+    y = build_add(b, &op_paged_attention, (int[]){ qkv[0], qkv[1], qkv[2], b->inputs[LLM_ROWS], b->inputs[LLM_PAGES], b->inputs[LLM_KV] }, 6, &spec, sizeof spec, &n);
     if (y >= 0) n->row_work = (uint64_t)inner * TEXT_GUESS;
     return build_linear(b, y, s->o, layer, c->width, inner, x, BUILD_PLAIN, true);
 }
@@ -80,12 +81,11 @@ static int cross_attention(struct builder *b, int x, int layer)
 static int feed_forward(struct builder *b, int x, const struct stack *s, int layer)
 {
     const struct llm_config *c = b->c;
-    bool gated = build_has(b, s->gate, layer);
     const struct gate_spec act = build_gate_of(c);
-    int y = build_norm(b, x, s->ffn_norm, layer, c->width, c->width, false);
-    int up = build_linear(b, y, s->up, layer, c->ffn, c->width, -1, gated ? BUILD_PLAIN : c->act, true);
-    if (gated) up = build_add(b, &op_gate, (int[]){ build_linear(b, y, s->gate, layer, c->ffn, c->width, -1, BUILD_PLAIN, true), up }, 2, &act, sizeof act, NULL);
-    return build_linear(b, up, s->down, layer, c->width, c->ffn, x, BUILD_PLAIN, true);
+    int y = build_norm(b, x, s->ffn_norm, layer, c->width, c->width, false), h[2];
+    if (build_has(b, s->gate, layer)) build_projections(b, y, (enum llm_role[]){ s->gate, s->up }, (int64_t[]){ c->ffn, c->ffn }, 2, layer, &act, h);
+    else h[0] = build_linear(b, y, s->up, layer, c->ffn, c->width, -1, c->act, true);
+    return build_linear(b, h[0], s->down, layer, c->width, c->ffn, x, BUILD_PLAIN, true);
 }
 
 /* Keys and values of the prompt for each of the decoder's layers. */
@@ -96,8 +96,9 @@ static int keep_for_decoder(struct builder *b, int x)
     int kept = x;
     for (int l = 0; l < c->decoder_layers && !b->st; l++) {
         const struct attention_op_spec spec = spec_of(b, own_planes(c) + l, false, NULL);
-        int k = build_linear(b, x, ROLE_CROSS_K, l, inner, c->width, -1, BUILD_PLAIN, true), v = build_linear(b, x, ROLE_CROSS_V, l, inner, c->width, -1, BUILD_PLAIN, true);
-        kept = build_add(b, &op_keep, (int[]){ kept, k, v, b->inputs[LLM_ROWS], b->inputs[LLM_PAGES], b->inputs[LLM_KV] }, 6, &spec, sizeof spec, NULL);
+        int kv[2];
+        build_projections(b, x, (enum llm_role[]){ ROLE_CROSS_K, ROLE_CROSS_V }, (int64_t[]){ inner, inner }, 2, l, NULL, kv);
+        kept = build_add(b, &op_keep, (int[]){ kept, kv[0], kv[1], b->inputs[LLM_ROWS], b->inputs[LLM_PAGES], b->inputs[LLM_KV] }, 6, &spec, sizeof spec, NULL);
     }
     return kept;
 }

@@ -14,16 +14,17 @@ static int64_t tokens_of(const struct operand *o)
     for (int d = 1; d < o->rank - 1; d++) n *= o->dims[d];
     return n;
 }
-/* The rows of `like` (all its dimensions when it holds ids) with so many columns. */
-static enum status set_columns(struct call *c, const struct operand *like, bool ids, int64_t columns, struct err *err)
+/* Output `out` has the rows of `like` (all its dimensions when it holds ids) and so many columns. */
+static enum status set_output_columns(struct call *c, int out, const struct operand *like, bool ids, int64_t columns, struct err *err)
 {
     int64_t dims[TENSOR_RANK_MAX + 1];
     int rank = ids ? like->rank + 1 : like->rank;
     if (rank > TENSOR_RANK_MAX || rank < 1) return call_error(c, err, ST_INTERNAL, "its input has %d dimensions", like->rank);
     memcpy(dims, like->dims, (size_t)like->rank * sizeof *dims);
     dims[rank - 1] = columns;
-    return call_set(c, 0, DT_F32, dims, rank, err);
+    return call_set(c, out, DT_F32, dims, rank, err);
 }
+static enum status set_columns(struct call *c, const struct operand *like, bool ids, int64_t columns, struct err *err) { return set_output_columns(c, 0, like, ids, columns, err); }
 
 /* ---- Embed ---- */
 static enum status infer_embed(struct call *c, struct err *err)
@@ -82,12 +83,7 @@ static enum status infer_projections(struct call *c, struct err *err)
     const struct projections_spec *s = c->node->spec;
     enum status st = ST_OK;
     if (columns_of(c->in[0]) != s->k) return call_error(c, err, ST_INTERNAL, "it multiplies rows of %lld, but its input has %lld", (long long)s->k, (long long)columns_of(c->in[0]));
-    for (int p = 0; p < (s->gated ? 1 : s->parts) && !st; p++) {
-        int64_t dims[TENSOR_RANK_MAX];
-        memcpy(dims, c->in[0]->dims, sizeof dims);
-        dims[c->in[0]->rank - 1] = s->n[p];
-        st = call_set(c, p, DT_F32, dims, c->in[0]->rank, err);
-    }
+    for (int p = 0; p < (s->gated ? 1 : s->parts) && !st; p++) st = set_output_columns(c, p, c->in[0], false, s->n[p], err);
     return st;
 }
 
@@ -97,13 +93,13 @@ static uint64_t gates_bytes(const struct call *c)
     return s->gated ? ((uint64_t)tokens_of(c->in[0]) * (uint64_t)s->n[0] * sizeof(float) + 63) & ~(uint64_t)63 : 0;
 }
 
-/* of the layers; behind it the sums that become gates */
+/* the sums that become gates; behind them what the layers need */
 static uint64_t scratch_projections(const struct call *c)
 {
     const struct projections_spec *s = c->node->spec;
     uint64_t most = 0;
     for (int p = 0; p < s->parts && s->linear[p]; p++) {
-        const uint64_t bytes = (linear_scratch(s->linear[p], tokens_of(c->in[0]), c->threads) + 63) & ~(uint64_t)63;
+        const uint64_t bytes = linear_scratch(s->linear[p], tokens_of(c->in[0]), c->threads);
         if (bytes > most) most = bytes;
     }
     return most + gates_bytes(c);
@@ -113,16 +109,15 @@ static enum status eval_projections(struct call *c, struct err *err)
 {
     const struct projections_spec *s = c->node->spec;
     const int64_t tokens = tokens_of(c->in[0]);
-    float *gates = s->gated ? (float *)(void *)((char *)c->scratch + scratch_projections(c) - gates_bytes(c)) : NULL;
+    float *gates = c->scratch, *y = c->out[0]->data;
     struct gemm_epilogue ep[GPU_PARTS];
     struct linear_part parts[GPU_PARTS];
     (void)err;
     for (int p = 0; p < s->parts; p++) {
         ep[p] = (struct gemm_epilogue){ .bias = s->bias[p], .act = { .kind = ACT_NONE } };
-        parts[p] = (struct linear_part){ .layer = s->linear[p], .y = !s->gated ? c->out[p]->data : p ? c->out[0]->data : gates, .ldy = s->n[p], .ep = ep + p };
+        parts[p] = (struct linear_part){ .layer = s->linear[p], .y = !s->gated ? c->out[p]->data : p ? y : gates, .ldy = s->n[p], .ep = ep + p };
     }
-    linear_run_parts(parts, s->parts, c->in[0]->data, s->k, tokens, c->scratch, c->threads);
-    float *y = c->out[0]->data;
+    linear_run_parts(parts, s->parts, c->in[0]->data, s->k, tokens, (char *)c->scratch + gates_bytes(c), c->threads);
     if (s->gated) c->llm->gate_f32(y, s->n[0], gates, s->n[0], y, s->n[0], tokens, s->n[0], s->gate.kind, s->gate.limit, c->threads);
     return ST_OK;
 }

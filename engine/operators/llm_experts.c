@@ -86,17 +86,15 @@ static void run_expert(const struct call *c, struct experts_work *w, int e)
     if (n == 0) return;
     size_t row = (size_t)s->width * sizeof(float);
     for (int64_t i = 0; i < n; i++) memcpy(w->gathered + i * s->width, (const float *)c->in[0]->data + list[i] / s->used * s->width, row);
-    struct gemm_epilogue ep = { .bias = l->gate_bias };
-    linear_run(l->gate, w->gate, s->ffn * (l->up ? 1 : 2), w->gathered, s->width, n, &ep, w->linear, c->threads);
+    const struct gemm_epilogue gate = { .bias = l->gate_bias }, up = { .bias = l->up_bias }, down = { .bias = l->down_bias };
+    const struct linear_part parts[] = { { l->gate, w->gate, s->ffn * (l->up ? 1 : 2), &gate }, { l->up, w->up, s->ffn, &up } };
+    linear_run_parts(parts, l->up ? 2 : 1, w->gathered, s->width, n, w->linear, c->threads);
     if (l->up) {
-        ep.bias = l->up_bias;
-        linear_run(l->up, w->up, s->ffn, w->gathered, s->width, n, &ep, w->linear, c->threads);
         c->llm->gate_f32(w->gate, s->ffn, w->gate, s->ffn, w->up, s->ffn, n, s->ffn, s->gate.kind, s->gate.limit, c->threads);
     } else {
         c->llm->gate_f32(w->up, s->ffn, w->gate, 2 * s->ffn, w->gate + s->ffn, 2 * s->ffn, n, s->ffn, s->gate.kind, s->gate.limit, c->threads);
     }
-    ep.bias = l->down_bias;
-    linear_run(l->down, w->gathered, s->width, l->up ? w->gate : w->up, s->ffn, n, &ep, w->linear, c->threads);
+    linear_run(l->down, w->gathered, s->width, l->up ? w->gate : w->up, s->ffn, n, &down, w->linear, c->threads);
     for (int64_t i = 0; i < n; i++) memcpy(w->result + list[i] * s->width, w->gathered + i * s->width, row);
 }
 

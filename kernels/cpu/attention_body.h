@@ -233,7 +233,7 @@ static struct query *set_query(const struct group *g, int set, int lane)      /*
 static void group_put_lanes(const struct attention_spec *s, struct group *g, float *numbers)
 {
     g->sets = sets_of_lanes(s, g->total);
-    for (int n = 0; n < g->sets; n++, numbers += lanes_floats(s)) {
+    for (int n = 0; n < g->sets; n++, numbers += attention_lane(s) * LANES) {
         const float *q[LANES];
         g->lanes[n] = lanes_at(s, numbers);
         for (int i = 0; i < LANES; i++) {

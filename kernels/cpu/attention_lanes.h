@@ -6,6 +6,7 @@
 #define KERNELS_CPU_ATTENTION_LANES_H
 
 #include "kernels/cpu/attention_pages.h"
+#include "kernels/cpu/levels.h"
 #include "kernels/cpu/vec_math.h"
 #include "kernels/cpu/vec_turn.h"
 
@@ -16,8 +17,6 @@ struct lanes {
     int64_t from[LANES], to[LANES];      /* positions that a lane sees: [from, to) */
     int64_t low, high, whole_from, whole_to;      /* that any sees; that all see */
 };
-
-static uint64_t lanes_floats(const struct attention_spec *s) { return (uint64_t)(s->head_dim + 1 + PAGE + s->head_dim_v) * LANES; }
 
 static struct lanes lanes_at(const struct attention_spec *s, float *numbers)
 {
@@ -135,8 +134,6 @@ VEC_INLINE void lanes_add_all(float *values, vec old, const float *weights, cons
     for (; d + LANES_DIMS <= dim; d += LANES_DIMS) lanes_add(LANES_DIMS, values + d * LANES, old, weights, v + d, dim, seen);
     for (; d < dim; d++) lanes_add(1, values + d * LANES, old, weights, v + d, dim, seen);
 }
-static void lanes_add_whole(float *values, vec old, const float *weights, const float *v, int dim) { lanes_add_all(values, old, weights, v, dim, NULL); }
-static void lanes_add_seen(float *values, vec old, const float *weights, const float *v, int dim, const float *seen) { lanes_add_all(values, old, weights, v, dim, seen); }
 
 /* seen[t]: 1 in the lanes that see position first + t, else 0 */
 static void lanes_seen(const struct lanes *l, int64_t first, float *seen)
@@ -170,8 +167,8 @@ static void lanes_take_page(const struct attention_spec *s, struct lanes *l, int
         vec_store(weights + t * LANES, e);
         vec_store(l->sums + t * LANES, vec_fma(vec_load(l->sums + t * LANES), old, e));
     }
-    if (whole) lanes_add_whole(l->values, old, weights, v, s->head_dim_v);
-    else lanes_add_seen(l->values, old, weights, v, s->head_dim_v, seen);
+    if (whole) lanes_add_all(l->values, old, weights, v, s->head_dim_v, NULL);
+    else lanes_add_all(l->values, old, weights, v, s->head_dim_v, seen);
 }
 
 #endif

@@ -35,11 +35,12 @@ static inline uint64_t attention_queries(const struct attention_spec *s)
 }
 /* floats of a query's sums and values */
 static inline uint64_t attention_state(const struct attention_spec *s) { return (uint64_t)(s->head_dim_v + 15) / 16 * 16 + ATTENTION_PAGE; }
+/* floats of a query that has a lane (kernels/cpu/attention_lanes.h) */
+static inline uint64_t attention_lane(const struct attention_spec *s) { return (uint64_t)(s->head_dim + 1 + ATTENTION_PAGE + s->head_dim_v); }
 static inline uint64_t attention_lane_bytes(const struct attention_spec *s)
 {
     const uint64_t dims = (uint64_t)(s->head_dim + 15 + s->head_dim_v + 15);
-    const uint64_t lane = (uint64_t)(s->head_dim + s->head_dim_v + ATTENTION_PAGE + 1);
-    const uint64_t numbers = dims * ATTENTION_PAGE + attention_queries(s) * (2 * attention_state(s) + ATTENTION_PAGE + lane);
+    const uint64_t numbers = dims * ATTENTION_PAGE + attention_queries(s) * (2 * attention_state(s) + ATTENTION_PAGE + attention_lane(s));
     return (numbers * sizeof(float) + attention_queries(s) * (ATTENTION_QUERY_BYTES + ATTENTION_SET_BYTES) + 63) & ~(uint64_t)63;
 }
 /* Where spans of keys are shared out (kernels/cpu/attention_body.h): groups of queries fewer than this many a thread, and what they see of so many spans of a group at a time. */

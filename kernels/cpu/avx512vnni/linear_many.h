@@ -14,7 +14,7 @@ enum {
     GROUP_ROWS = 7, GROUP_TWO_ROWS = 5,  /* the most of a group; of formats with two scales, whose sums are taken up twice a block */
     LEAST_ROWS = 3,                      /* the fewest that sharing out any number of rows leads to */
     ROWS_MOST = 260,                     /* at a time: 512 are two turns; fewer where x would not stay in a second-level cache */
-    ROWS_NEAR = 1536 << 10,               /* bytes of x that do */
+    ROWS_NEAR = 1536 << 10,              /* bytes of x that do */
     SPAN = 16,                           /* blocks: with two panels' half of a first-level cache */
     PAIR = 2 * PANEL_ROWS
 };
